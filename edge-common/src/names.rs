@@ -1,0 +1,47 @@
+//! Names of programs and maps as they stand in the object file and below `pin_path`, and the version of all that both
+//! sides must agree on.
+
+/// Raised whenever a layout or a meaning in this crate changes. Pinned maps of another version are never reinterpreted.
+pub const ABI: u32 = 1;
+
+/// The XDP program.
+pub const PROGRAM: &str = "edge";
+/// Reads the kernel's two clocks at one moment; only ever run by hand (`BPF_PROG_TEST_RUN`).
+pub const CLOCK_PROGRAM: &str = "edge_clock";
+
+/// One [`Settings`](crate::settings::Settings).
+pub const SETTINGS: &str = "SETTINGS";
+/// Lines of [`Line4`](crate::table::Line4): blocked IPv4 addresses.
+pub const BLOCKED4: &str = "BLOCKED4";
+/// One [`Hits`](crate::table::Hits) for each slot of `BLOCKED4`.
+pub const HITS4: &str = "HITS4";
+/// Lines of [`LineUnit6`](crate::table::LineUnit6): blocked IPv6 /64 networks.
+pub const UNITS6: &str = "UNITS6";
+/// One [`Hits`](crate::table::Hits) for each slot of `UNITS6`.
+pub const UNIT_HITS6: &str = "UNIT_HITS6";
+/// Lines of [`LineHost6`](crate::table::LineHost6): blocked single IPv6 addresses.
+pub const HOSTS6: &str = "HOSTS6";
+/// One [`Hits`](crate::table::Hits) for each slot of `HOSTS6`.
+pub const HOST_HITS6: &str = "HOST_HITS6";
+/// One byte of [`AreaFlags`](crate::table::AreaFlags) for each IPv4 /16.
+pub const AREAS4: &str = "AREAS4";
+/// One byte of [`AreaFlags`](crate::table::AreaFlags) for each hash of an IPv6 /32.
+pub const AREAS6: &str = "AREAS6";
+/// Trie of [`NetEntry`](crate::table::NetEntry): blocked IPv4 prefixes.
+pub const NETS4: &str = "NETS4";
+/// Trie of [`NetEntry`](crate::table::NetEntry): blocked IPv6 prefixes.
+pub const NETS6: &str = "NETS6";
+/// Trie of [`Trust`](crate::table::Trust): IPv4 prefixes that are allowed, protected or this host's own.
+pub const TRUST4: &str = "TRUST4";
+/// Trie of [`Trust`](crate::table::Trust): IPv6 prefixes that are allowed, protected or this host's own.
+pub const TRUST6: &str = "TRUST6";
+/// Per CPU: one [`Counters`](crate::reason::Counters).
+pub const COUNTERS: &str = "COUNTERS";
+/// One [`ClockSample`](crate::time::ClockSample).
+pub const CLOCK: &str = "CLOCK";
+
+/// Every map of the object, in the order in which `edge` lists them.
+pub const MAPS: [&str; 15] = [
+    SETTINGS, BLOCKED4, HITS4, UNITS6, UNIT_HITS6, HOSTS6, HOST_HITS6, AREAS4, AREAS6, NETS4, NETS6, TRUST4, TRUST6,
+    COUNTERS, CLOCK,
+];

@@ -1,0 +1,281 @@
+//! Cache-line tables: how a key finds its two candidate lines, and how entries are packed into them.
+//!
+//! A look-up costs at most two cache misses and no helper call. The agent is the only writer, through a memory
+//! mapping; each entry comes into force and ends with one store of 8 bytes. Lines are never rearranged: what finds
+//! both its lines full becomes a prefix of full length in the trie.
+
+use crate::{
+    address::{Addr4, Addr6},
+    time::Until,
+};
+
+/// Where a table's keys lie. The seeds are random for each table, so that nobody can aim addresses at one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Geometry {
+    /// Number of lines, under 2^32.
+    pub lines: u64,
+    /// Odd.
+    pub seed_a: u64,
+    /// Odd.
+    pub seed_b: u64,
+}
+
+impl Geometry {
+    /// The two lines in which `key` may lie.
+    #[inline(always)]
+    pub const fn candidates(&self, key: u64) -> [u32; 2] {
+        let mixed = key.wrapping_mul(self.seed_a);
+        let again = (mixed ^ (mixed >> 29)).wrapping_mul(self.seed_b);
+        [self.line(mixed), self.line(again)]
+    }
+
+    /// Both halves of an IPv6 address as one key for [`candidates`](Self::candidates).
+    #[inline(always)]
+    pub const fn fold(&self, address: Addr6) -> u64 {
+        let mixed = address.unit().wrapping_mul(self.seed_b);
+        (mixed ^ (mixed >> 31)).wrapping_add(address.low())
+    }
+
+    #[inline(always)]
+    const fn line(&self, mixed: u64) -> u32 {
+        (((mixed >> 32) * self.lines) >> 32) as u32
+    }
+}
+
+/// Packets and bytes dropped since the entry was made; both are added to by every CPU at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Hits {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Eight IPv4 entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Line4 {
+    pub entries: [Entry4; 8],
+}
+
+/// An IPv4 address and its end in one word. An empty slot reads as 0.0.0.0 with an end that never holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Entry4(u64);
+
+impl Entry4 {
+    pub const EMPTY: Entry4 = Entry4(0);
+
+    pub const fn new(address: Addr4, until: Until) -> Entry4 {
+        Entry4((address.bits() as u64) << 32 | until.bits() as u64)
+    }
+
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Entry4 {
+        Entry4(bits)
+    }
+
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn is_of(self, address: Addr4) -> bool {
+        (self.0 >> 32) as u32 == address.bits()
+    }
+
+    pub const fn address(self) -> Addr4 {
+        Addr4::from_wire(((self.0 >> 32) as u32).to_be())
+    }
+
+    #[inline(always)]
+    pub const fn until(self) -> Until {
+        Until::from_bits(self.0 as u32)
+    }
+}
+
+/// Four IPv6 /64 entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct LineUnit6 {
+    pub entries: [EntryUnit6; 4],
+}
+
+/// An IPv6 /64. The key is written before the end, the end cleared before the key: the end is the one store that
+/// puts the entry into force and ends it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EntryUnit6 {
+    pub unit: u64,
+    /// [`Until`] in the low 32 bits, 0 in the others.
+    pub until: u64,
+}
+
+/// Two IPv6 address entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct LineHost6 {
+    pub entries: [EntryHost6; 2],
+}
+
+/// An IPv6 address; written in the order of [`EntryUnit6`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EntryHost6 {
+    pub unit: u64,
+    pub low: u64,
+    /// [`Until`] in the low 32 bits, 0 in the others.
+    pub until: u64,
+    pub reserved: u64,
+}
+
+/// A blocked prefix in a trie. Its end is the latest of its own and of those that cover it, since the trie finds only
+/// the longest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NetEntry {
+    /// [`Until`] in the low 32 bits, 0 in the others.
+    pub until: u64,
+    pub hits: Hits,
+}
+
+/// What is said of a prefix in a trust trie: bits, those of covering prefixes included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Trust(u64);
+
+impl Trust {
+    pub const NONE: Trust = Trust(0);
+    /// On the allow list: everything passes.
+    pub const ALLOWED: Trust = Trust(1);
+    /// Never blocked, but no pass: the source of a packet proves nothing.
+    pub const PROTECTED: Trust = Trust(2);
+    /// An address of this host, or loopback: it cannot come from a wire.
+    pub const OWN: Trust = Trust(4);
+
+    pub const fn from_bits(bits: u64) -> Trust {
+        Trust(bits)
+    }
+
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn has(self, other: Trust) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub const fn with(self, other: Trust) -> Trust {
+        Trust(self.0 | other.0)
+    }
+}
+
+/// Of an area (an IPv4 /16, or all IPv6 /32 of one hash): whether any prefix covers it or lies inside it, so that the
+/// tries are walked only where they can say something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct AreaFlags(u8);
+
+impl AreaFlags {
+    pub const TRUST: AreaFlags = AreaFlags(1);
+    pub const NETS: AreaFlags = AreaFlags(2);
+
+    /// Areas of each family.
+    pub const AREAS: u32 = 65_536;
+    /// Eight areas share a word of the map.
+    pub const WORDS: u32 = Self::AREAS / 8;
+
+    /// The map's index and the shift within its word.
+    #[inline(always)]
+    pub const fn place(area: u32) -> (u32, u32) {
+        (area >> 3, (area & 7) * 8)
+    }
+
+    #[inline(always)]
+    pub const fn in_word(word: u64, area: u32) -> AreaFlags {
+        AreaFlags((word >> Self::place(area).1) as u8)
+    }
+
+    #[inline(always)]
+    pub const fn has(self, other: AreaFlags) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The area of an IPv6 address by its top 32 bits.
+    #[inline(always)]
+    pub const fn area6(top: u32, seed: u64) -> u32 {
+        ((top as u64).wrapping_mul(seed) >> 48) as u32
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Line4>() == 64 && align_of::<Line4>() == 64);
+    assert!(size_of::<LineUnit6>() == 64 && align_of::<LineUnit6>() == 64);
+    assert!(size_of::<LineHost6>() == 64 && align_of::<LineHost6>() == 64);
+    assert!(size_of::<NetEntry>() == 24 && align_of::<NetEntry>() == 8);
+    assert!(size_of::<Hits>() == 16);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn an_entry_gives_back_what_was_put_in() {
+        let address = Addr4::from(Ipv4Addr::new(192, 0, 2, 1));
+        let entry = Entry4::new(address, Until::at(5 << 28));
+        assert!(entry.is_of(address));
+        assert!(!entry.is_of(Addr4::from(Ipv4Addr::new(192, 0, 2, 2))));
+        assert_eq!(entry.address(), address);
+        assert_eq!(entry.until(), Until::at(5 << 28));
+        assert_eq!(Entry4::EMPTY.until(), Until::EMPTY);
+    }
+
+    #[test]
+    fn candidates_lie_in_the_table_and_spread() {
+        let geometry = Geometry { lines: 1000, seed_a: 0x9E37_79B9_7F4A_7C15, seed_b: 0xBF58_476D_1CE4_E5B9 };
+        let mut load = [0u32; 1000];
+        for key in 0..100_000u64 {
+            for line in geometry.candidates(key) {
+                load[line as usize] += 1;
+            }
+        }
+        assert!(load.iter().all(|n| (100..400).contains(n)), "{:?}", load.iter().minmax_pair());
+    }
+
+    trait MinMax {
+        fn minmax_pair(self) -> (Option<u32>, Option<u32>);
+    }
+    impl<'a, I: Iterator<Item = &'a u32> + Clone> MinMax for I {
+        fn minmax_pair(self) -> (Option<u32>, Option<u32>) {
+            (self.clone().min().copied(), self.max().copied())
+        }
+    }
+
+    #[test]
+    fn fold_tells_both_halves_apart() {
+        let geometry = Geometry { lines: 8, seed_a: 3, seed_b: 0xBF58_476D_1CE4_E5B9 };
+        let key = |text: &str| geometry.fold(Addr6::from(text.parse::<Ipv6Addr>().unwrap()));
+        assert_ne!(key("2001:db8::1"), key("2001:db8::2"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+    }
+
+    #[test]
+    fn area_flags_lie_where_place_says() {
+        for area in [0u32, 7, 8, 65_535] {
+            let (index, shift) = AreaFlags::place(area);
+            assert!(index < AreaFlags::WORDS);
+            let word = u64::from(AreaFlags::NETS.bits()) << shift;
+            assert!(AreaFlags::in_word(word, area).has(AreaFlags::NETS));
+            assert!(!AreaFlags::in_word(word, area).has(AreaFlags::TRUST));
+            assert!(!AreaFlags::in_word(word, area ^ 1).has(AreaFlags::NETS));
+        }
+        assert!(AreaFlags::area6(u32::MAX, u64::MAX) < AreaFlags::AREAS);
+    }
+}

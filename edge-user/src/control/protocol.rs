@@ -1,0 +1,208 @@
+//! Commands and their answers. Each frame is a length (u32, little endian) and that many bytes of JSON: one
+//! [`Request`] from the CLI, one [`Answer`] back, then the connection ends. The documents are those of the interface,
+//! section 4.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    block::{Origin, Target},
+    clock::Wall,
+    error::Failure,
+};
+
+/// The largest frame either side accepts.
+pub const MAX_FRAME: usize = 256 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    pub command: Command,
+    /// The caller's own address, where it came over SSH: a block that hits it is warned of.
+    pub caller: Option<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    Status,
+    Block(BlockRequest),
+    Unblock(UnblockRequest),
+    List {
+        origin: Option<Origin>,
+        limit: Option<usize>,
+    },
+    Why {
+        address: IpAddr,
+    },
+    Allow {
+        targets: Vec<Target>,
+    },
+    Disallow {
+        targets: Vec<Target>,
+    },
+    /// Detach and unpin everything, then end.
+    Unload,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRequest {
+    pub targets: Vec<Target>,
+    /// `None`: until lifted.
+    pub for_seconds: Option<u64>,
+    pub reason: Option<String>,
+    pub origin: Origin,
+    /// Lifts only the rule of widths.
+    pub force: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnblockRequest {
+    /// `None`: all of them.
+    pub targets: Option<Vec<Target>>,
+    /// `None`: of every origin.
+    pub origin: Option<Origin>,
+}
+
+pub type Answer = Result<Reply, Failure>;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Status(Box<Status>),
+    List(Vec<Entry>),
+    Why(Box<Why>),
+    /// A command that changes something: one outcome for each target, in the order given.
+    Changed(Changed),
+    Done,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Targets that were changed (blocked, lifted, allowed, disallowed).
+    pub changed: Vec<Target>,
+    /// Targets that already were as asked for.
+    pub unchanged: Vec<Target>,
+    /// Sentences for the user, as that the block hits the caller's own address.
+    pub warnings: Vec<String>,
+}
+
+/// One row of `list`: one block of one origin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub address: Target,
+    pub origin: Origin,
+    pub reason: String,
+    pub created: Wall,
+    pub expires: Option<Wall>,
+    pub offence: u32,
+    /// Dropped since the block was made, as the kernel counts now.
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: f64,
+    pub dry_run: bool,
+    pub interfaces: Vec<Interface>,
+    pub blocked: Blocked,
+    pub enforced: Enforced,
+    pub drift: u64,
+    pub connections: ConnectionTotals,
+    pub packets: Packets,
+    pub reload: Reload,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// The kernel's id of the program.
+    pub program_id: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    pub total: u64,
+    /// Single addresses.
+    pub ipv4: u64,
+    pub ipv6: u64,
+    /// The rest.
+    pub prefixes: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    pub total: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionTotals {
+    pub tracked_addresses: u64,
+    pub total: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packets {
+    pub passed: u64,
+    pub dropped: u64,
+    pub by_reason: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    pub generation: u64,
+    /// `ok`, `partial`, `reverted` or `refused`.
+    pub last_result: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Why {
+    pub address: IpAddr,
+    /// `pass` or `drop`.
+    pub verdict: String,
+    /// A name of [`edge_common::reason::Reason`].
+    pub reason: String,
+    pub allowed: bool,
+    /// Whether and why it can never be blocked.
+    pub protected: Option<String>,
+    /// The block that holds now, the one that ends last where there are several.
+    pub block: Option<Entry>,
+    pub connections: Connections,
+    pub rates: Rates,
+    pub dropped: Dropped,
+    pub offences: Vec<Offence>,
+    /// Weighted failures within the window now, and how many lead to a block.
+    pub score: u32,
+    pub threshold: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    pub current: u64,
+    pub cap: Option<u64>,
+}
+
+/// Rate states; empty while no rate is limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rates {}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Packets by reason.
+    pub by_reason: BTreeMap<String, u64>,
+}
+
+/// One piece of evidence, or one block of the past.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offence {
+    pub time: Wall,
+    /// A name of [`crate::offense::Kind`].
+    pub kind: String,
+    /// The account that was tried, as given; `None` where no name came with it.
+    pub subject: Option<String>,
+}

@@ -1,0 +1,27 @@
+//! edge: drops blocked clients inside the kernel and learns from its own auth endpoints whom to block.
+//!
+//! A guided tour, along the ways that four things travel:
+//!
+//! - a **packet**: `edge-ebpf` judges it by tables that [`datapath`] fills;
+//! - a **failed login**: [`server`] (the unprivileged child) → its link → [`agent`] → [`offense`] decides → [`enforce`]
+//!   writes → the next packet drops;
+//! - **`edge block`**: [`cli`] → [`control`] → the same [`enforce`];
+//! - a **start**: [`config`] reads, [`store`] remembers, [`netlink`] tells what is protected, [`datapath`] builds the
+//!   tables and swaps the program in place.
+//!
+//! Only [`datapath`] imports aya. One task owns [`enforce`] and with it every map.
+
+pub mod agent;
+pub mod block;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod datapath;
+pub mod enforce;
+pub mod error;
+pub mod metrics;
+pub mod netlink;
+pub mod offense;
+pub mod server;
+pub mod store;
