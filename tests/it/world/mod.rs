@@ -1,0 +1,1 @@
+//! The real binary between real clients.

@@ -1,0 +1,363 @@
+//! The real binary as a process in a lab: its config, certificate, secret and users in a folder of its own, its start,
+//! its end. Dropping it kills what it started and removes what that had attached.
+
+use std::{
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    Output,
+    net::{HOST_INTERFACE, HOST4, HOST6, Lab},
+    run, wait_for,
+};
+
+/// The account that [`Edge::new`] makes, and its password.
+pub const USER: &str = "alice";
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// Longer than any start takes, even on a machine busy with other things.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// The binary: `EDGE_BIN`, else the one that was built beside this program.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("EDGE_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let own = std::env::current_exe()?;
+    own.ancestors()
+        .skip(1)
+        .map(|folder| folder.join("edge"))
+        .find(|path| path.is_file())
+        .with_context(|| format!("no `edge` was built beside {}; `cargo build` makes it", own.display()))
+}
+
+/// A configuration as sections of `key = value`, each value in TOML's own words.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    sections: Vec<(String, Vec<(String, String)>)>,
+}
+
+impl Config {
+    /// Sets one key, in place of what stood there; the section `""` is the top.
+    pub fn set(&mut self, section: &str, key: &str, value: &str) -> &mut Config {
+        self.unset(section, key);
+        let index = self.sections.iter().position(|(name, _)| name == section).unwrap_or_else(|| {
+            self.sections.push((section.to_owned(), Vec::new()));
+            self.sections.len() - 1
+        });
+        self.sections[index].1.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sets one key to a string.
+    pub fn text(&mut self, section: &str, key: &str, value: impl AsRef<Path>) -> &mut Config {
+        self.set(section, key, &format!("{:?}", value.as_ref().display().to_string()))
+    }
+
+    pub fn unset(&mut self, section: &str, key: &str) -> &mut Config {
+        for (_, keys) in self.sections.iter_mut().filter(|(name, _)| name == section) {
+            keys.retain(|(name, _)| name != key);
+        }
+        self
+    }
+
+    /// Takes out a section and those below it.
+    pub fn without(&mut self, section: &str) -> &mut Config {
+        let below = format!("{section}.");
+        self.sections.retain(|(name, _)| name != section && !name.starts_with(&below));
+        self
+    }
+
+    pub fn render(&self) -> String {
+        let mut sections: Vec<_> = self.sections.iter().collect();
+        sections.sort_by_key(|(name, _)| !name.is_empty());
+        let mut text = String::new();
+        for (name, keys) in sections {
+            if !name.is_empty() {
+                text.push_str(&format!("\n[{name}]\n"));
+            }
+            for (key, value) in keys {
+                text.push_str(&format!("{key} = {value}\n"));
+            }
+        }
+        text
+    }
+}
+
+/// One edge of a lab: its files, and its process while it runs.
+#[derive(Debug)]
+pub struct Edge {
+    /// What `write_config` writes; change it, then start.
+    pub config: Config,
+    folder: TempDir,
+    binary: PathBuf,
+    namespace: PathBuf,
+    process: Option<Child>,
+}
+
+impl Edge {
+    /// Files for an edge that filters the lab's host and serves there on port 443 of both families; not started. The
+    /// account [`USER`] with the role `chat` exists.
+    pub fn new(lab: &Lab) -> Result<Edge> {
+        let edge = Edge::bare(lab)?;
+        certificate(&edge.path("cert.pem"), &edge.path("key.pem"))?;
+        let secret = edge.cli(&["secret", "generate"])?.good().context("edge secret generate")?;
+        fs::write(edge.path("jwt"), secret)?;
+        fs::set_permissions(edge.path("jwt"), Permissions::from_mode(0o600))?;
+        edge.write_config()?;
+        edge.add_user(USER, PASSWORD, &["chat"])?;
+        Ok(edge)
+    }
+
+    /// The same without certificate, secret and user: nothing was run yet.
+    pub fn bare(lab: &Lab) -> Result<Edge> {
+        let folder = tempfile::Builder::new().prefix(&format!("{}-", lab.name)).tempdir()?;
+        // The server is another user and comes through here.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+        let config = default_config(folder.path(), &lab.pin_path());
+        Ok(Edge { config, folder, binary: binary()?, namespace: lab.host.path(), process: None })
+    }
+
+    /// A new one, started and ready.
+    pub fn start(lab: &Lab) -> Result<Edge> {
+        Edge::start_with(lab, |_| {})
+    }
+
+    /// A new one with another config, started and ready.
+    pub fn start_with(lab: &Lab, change: impl FnOnce(&mut Config)) -> Result<Edge> {
+        let mut edge = Edge::new(lab)?;
+        change(&mut edge.config);
+        edge.run()?;
+        Ok(edge)
+    }
+
+    /// A file in this edge's own folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write_config(&self) -> Result<PathBuf> {
+        let path = self.path("edge.toml");
+        fs::write(&path, self.config.render())?;
+        Ok(path)
+    }
+
+    pub fn add_user(&self, name: &str, password: &str, roles: &[&str]) -> Result<()> {
+        let mut args = vec!["user", "add", name];
+        for role in roles {
+            args.extend(["--role", role]);
+        }
+        self.cli_with(&args, format!("{password}\n").as_bytes())?.good().with_context(|| format!("user add {name}"))?;
+        Ok(())
+    }
+
+    /// Writes the config, starts `edge run`, and waits until it says that it is ready.
+    pub fn run(&mut self) -> Result<()> {
+        self.spawn()?;
+        wait_for("edge to be ready", READY_WITHIN, || {
+            if let Some(status) = self.exited()? {
+                bail!("edge run ended ({status}):\n{}", self.log());
+            }
+            Ok((self.cli(&["status"])?.code == 0).then_some(()))
+        })
+        .with_context(|| format!("log of edge run:\n{}", self.log()))
+    }
+
+    /// Writes the config and starts `edge run`; readiness is the caller's business.
+    pub fn spawn(&mut self) -> Result<()> {
+        self.write_config()?;
+        let log = File::options().create(true).append(true).open(self.path("edge.log"))?;
+        // Should the test be killed, its agent ends too.
+        let child = self
+            .command("setpriv", &["--pdeathsig", "KILL", "--"])
+            .arg(&self.binary)
+            .args(["run", "--config"])
+            .arg(self.path("edge.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.process = Some(child);
+        Ok(())
+    }
+
+    /// Runs `edge run` to its end, as it is expected where it cannot start. It is killed if it starts all the same.
+    pub fn run_in_vain(&mut self) -> Result<Output> {
+        self.run_in_vain_under(&[])
+    }
+
+    /// The same behind another command, as `setpriv`.
+    pub fn run_in_vain_under(&mut self, wrapper: &[&str]) -> Result<Output> {
+        self.write_config()?;
+        let mut command = self.command("timeout", &["--signal=KILL", "30"]);
+        command.args(wrapper).arg(&self.binary).arg("run").arg("--config").arg(self.path("edge.toml"));
+        run(&mut command, b"")
+    }
+
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("edge is not running")?.id())
+    }
+
+    /// The server: the agent's only child.
+    pub fn server_pid(&self) -> Result<u32> {
+        let agent = self.pid()?;
+        let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
+        let by_thread = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        let all = fs::read_dir(format!("/proc/{agent}/task"))?.flatten().map(by_thread).collect::<String>();
+        all.split_whitespace()
+            .next()
+            .or(children.split_whitespace().next())
+            .context("no server")?
+            .parse()
+            .context("pid")
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.process.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM; gives the exit code.
+    pub fn stop(&mut self) -> Result<i32> {
+        let mut child = self.process.take().context("edge is not running")?;
+        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+        let ended = wait_for("edge to end", Duration::from_secs(10), || Ok(child.try_wait()?));
+        if ended.is_err() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(ended?.code().unwrap_or(-1))
+    }
+
+    /// The exit status, if the process is gone.
+    fn exited(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        let status = self.process.as_mut().context("edge is not running")?.try_wait()?;
+        if status.is_some() {
+            self.process = None;
+        }
+        Ok(status)
+    }
+
+    /// What the agent and the server logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("edge.log")).unwrap_or_default()
+    }
+
+    /// `edge ARGS` with this edge's config, in its namespace.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        self.cli_with(args, b"")
+    }
+
+    /// The same with something on standard input.
+    pub fn cli_with(&self, args: &[&str], input: &[u8]) -> Result<Output> {
+        self.cli_under(&[], args, input)
+    }
+
+    /// The same behind another command, as `setpriv`.
+    pub fn cli_under(&self, wrapper: &[&str], args: &[&str], input: &[u8]) -> Result<Output> {
+        let words = wrapper.iter().map(Path::new).chain([self.binary.as_path()]).collect::<Vec<_>>();
+        let mut command = self.command(words[0], &[]);
+        command.args(&words[1..]).args(args).arg("--config").arg(self.path("edge.toml"));
+        run(&mut command, input)
+    }
+
+    /// The document that `edge ARGS -o json` prints; an error unless the exit code is 0.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let (code, document) = self.json_any(args)?;
+        if code != 0 {
+            bail!("edge {} -o json: exit code {code}: {document}", args.join(" "));
+        }
+        Ok(document)
+    }
+
+    /// Exit code and document, whatever the code.
+    pub fn json_any(&self, args: &[&str]) -> Result<(i32, Value)> {
+        let output = self.cli(&[args, &["-o", "json"]].concat())?;
+        let document = serde_json::from_str(&output.stdout).with_context(|| {
+            format!("edge {} -o json printed no JSON but `{}` and {}", args.join(" "), output.stdout, output.stderr)
+        })?;
+        Ok((output.code, document))
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.namespace.display())).arg("--").arg(program).args(args);
+        for variable in ["EDGE_CONFIG", "EDGE_SOCKET", "NOTIFY_SOCKET", "SSH_CONNECTION", "SSH_CLIENT", "RUST_LOG"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        let _ = self.cli(&["unload"]);
+    }
+}
+
+fn default_config(folder: &Path, pin_path: &Path) -> Config {
+    let mut config = Config::default();
+    config
+        .text("", "mode", "production")
+        .set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\"]"))
+        .text("filter", "pin_path", pin_path)
+        // Tables for a million would cost each test some 100 MB.
+        .set("filter", "max_blocked", "10_000")
+        .set("filter", "max_prefixes", "1_000")
+        .set("server", "listen", &format!("[\"{HOST4}:443\", \"[{HOST6}]:443\"]"))
+        .text("server.tls", "cert_file", folder.join("cert.pem"))
+        .text("server.tls", "key_file", folder.join("key.pem"))
+        .text("auth", "issuer", "https://edge.test")
+        .text("auth", "audience", "test")
+        .text("auth", "secret_file", folder.join("jwt"))
+        .text("metrics", "listen", "127.0.0.1:9464")
+        .text("store", "path", folder.join("edge.db"))
+        .text("admin", "socket", folder.join("edge.sock"))
+        .text("log", "format", "text");
+    config
+}
+
+/// A certificate for the lab's host addresses that signs itself, so that a client can trust it by name.
+pub fn certificate(cert: &Path, key: &Path) -> Result<()> {
+    let names = format!("subjectAltName=DNS:edge.test,IP:{HOST4},IP:{HOST6}");
+    let mut command = Command::new("openssl");
+    command
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=edge.test", "-addext", &names, "-keyout"])
+        .arg(key)
+        .arg("-out")
+        .arg(cert);
+    run(&mut command, b"")?.good().context("openssl req")?;
+    fs::set_permissions(key, Permissions::from_mode(0o600))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_is_rendered_with_its_top_first_and_each_key_once() {
+        let mut config = Config::default();
+        config.set("filter", "dry_run", "true").text("", "mode", "production").set("filter", "dry_run", "false");
+        config.set("server", "listen", "[]").set("server.tls", "self_signed", "true").without("server");
+        assert_eq!(config.render(), "mode = \"production\"\n\n[filter]\ndry_run = false\n");
+    }
+}
