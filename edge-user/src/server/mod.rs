@@ -2,3 +2,8 @@
 //! it can say to the agent are the messages of [`link`].
 
 pub mod link;
+pub mod sandbox;
+pub mod secret;
+pub mod spawn;
+pub mod tls;
+pub mod users;
