@@ -1,0 +1,66 @@
+//! `cargo xtask check`: everything that a machine can say of the text of this repository. All checks run; the failed ones
+//! are named at the end.
+
+use anyhow::{Result, bail};
+
+use crate::{
+    dependencies, rules, setup,
+    shell::{cargo, run, target},
+};
+
+type Check = (&'static str, fn() -> Result<()>);
+
+/// The cheap ones first.
+const CHECKS: [Check; 6] = [
+    ("house rules", rules::check),
+    ("formatting", formatting),
+    ("dependency policy", dependencies::check),
+    ("lints of the host side", host_lints),
+    ("lints of the kernel side", kernel_lints),
+    ("docs", docs),
+];
+
+pub fn check() -> Result<()> {
+    setup::for_build()?;
+    let mut failed = Vec::new();
+    for (name, check) in CHECKS {
+        eprintln!("check: {name}");
+        if let Err(error) = check() {
+            eprintln!("{error:#}");
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("check: {} of {} failed: {}", failed.len(), CHECKS.len(), failed.join(", "));
+    }
+    eprintln!("check: all {} passed", CHECKS.len());
+    Ok(())
+}
+
+fn formatting() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn host_lints() -> Result<()> {
+    let whole = ["clippy", "--locked", "--workspace", "--all-targets", "--features", "xtask/live"];
+    run(cargo().args(whole).args(["--", "-D", "warnings"]))
+}
+
+/// The stable compiler builds the core library for BPF only if told that it may; in a directory of its own, since that
+/// word would have everything else built anew.
+fn kernel_lints() -> Result<()> {
+    let kernel = ["clippy", "--locked", "--package", "edge-ebpf", "--bin", "edge", "--release"];
+    run(cargo()
+        .args(kernel)
+        .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"])
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_TARGET_DIR", target().join("kernel-lints")))
+}
+
+fn docs() -> Result<()> {
+    let libraries = ["edge-common", "edge-ebpf", "edge-user", "edge-tests"];
+    run(cargo()
+        .args(["doc", "--locked", "--no-deps", "--lib"])
+        .args(libraries.iter().flat_map(|package| ["--package", package]))
+        .env("RUSTDOCFLAGS", "-D warnings"))
+}

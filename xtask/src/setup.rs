@@ -1,0 +1,137 @@
+//! `cargo xtask setup`: installs what building and testing need and this machine lacks. Looks first, so that it costs
+//! nothing where nothing is missing; says what it installs and why. The other commands call the part they need.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::shell::{as_root, find, output, root, run, succeeds};
+
+/// Its LLVM must be of rustc's major version.
+const BPF_LINKER: &str = "0.13.0";
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+const LLVM_PACKAGES: [&str; 5] = ["llvm-22-dev", "libpolly-22-dev", "zlib1g-dev", "libzstd-dev", "libxml2-dev"];
+const NEXTEST: &str = "0.9.143";
+
+/// A program that a Debian package brings.
+struct Tool {
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {
+    Tool { program, package, why }
+}
+
+const TEST_TOOLS: [Tool; 5] = [
+    tool("ip", "iproute2", "makes the network namespaces of demo and tests"),
+    tool("curl", "curl", "is the client that logs in"),
+    tool("openssl", "openssl", "speaks TLS by hand in tests"),
+    tool("xdp-filter", "xdp-tools", "occupies an XDP hook in tests, and is the peer of `bench xdp`"),
+    tool("bpftool", "bpftool", "shows programs and maps while looking for a fault"),
+];
+
+const BENCH_TOOLS: [Tool; 2] = [
+    tool("fail2ban-server", "fail2ban", "is the peer of `bench block-latency`"),
+    tool("nft", "nftables", "is what fail2ban blocks with"),
+];
+
+pub fn everything() -> Result<()> {
+    for_build()?;
+    for_tests()?;
+    packages(&BENCH_TOOLS)?;
+    eprintln!("setup: everything is there");
+    Ok(())
+}
+
+/// What `cargo build` needs.
+pub fn for_build() -> Result<()> {
+    rust_source()?;
+    bpf_linker()
+}
+
+/// What demo and tests need besides.
+pub fn for_tests() -> Result<()> {
+    packages(&TEST_TOOLS)?;
+    nextest()?;
+    bpf_file_system()
+}
+
+/// What the benchmarks need besides.
+pub fn for_bench() -> Result<()> {
+    for_tests()?;
+    packages(&BENCH_TOOLS)
+}
+
+fn rust_source() -> Result<()> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;
+    if Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir() {
+        return Ok(());
+    }
+    eprintln!("setup: the component rust-src is missing; the kernel side is built with a core library of its own");
+    run(Command::new("rustup").args(["component", "add", "rust-src"]).current_dir(root())).context(
+        "the component rust-src cannot be had here; the way round on Debian: `apt-get install rustc-web \
+         libstd-rust-web-dev-bpf`, which brings a core library for BPF",
+    )
+}
+
+fn bpf_linker() -> Result<()> {
+    if output(Command::new("bpf-linker").arg("--version")).is_ok_and(|version| version.contains(BPF_LINKER)) {
+        return Ok(());
+    }
+    eprintln!("setup: bpf-linker {BPF_LINKER} is missing; it links the kernel side");
+    if succeeds(Command::new("cargo").args(["binstall", "-V"]).current_dir(root()))
+        && run(Command::new("cargo").args(["binstall", "--no-confirm", &format!("bpf-linker@{BPF_LINKER}")])).is_ok()
+    {
+        return Ok(());
+    }
+    if !Path::new(LLVM_PREFIX).join("lib/libLLVM.so").exists() || !Path::new("/usr/include/libxml2").exists() {
+        eprintln!("setup: no prebuilt bpf-linker to be had; LLVM's development files are needed to build it");
+        apt_install(&LLVM_PACKAGES)?;
+    }
+    let install = ["install", "bpf-linker", "--version", BPF_LINKER, "--force"];
+    run(Command::new("cargo")
+        .args(install)
+        .args(["--no-default-features", "--features", "llvm-22"])
+        .env("LLVM_PREFIX", LLVM_PREFIX)
+        .current_dir(root()))
+}
+
+fn nextest() -> Result<()> {
+    if succeeds(Command::new("cargo").args(["nextest", "--version"]).current_dir(root())) {
+        return Ok(());
+    }
+    eprintln!("setup: cargo-nextest is missing; it runs the tests, each in a process of its own");
+    run(Command::new("cargo").args(["install", "cargo-nextest", "--version", NEXTEST, "--locked"]).current_dir(root()))
+}
+
+fn packages(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| find(tool.program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for tool in &missing {
+        eprintln!("setup: {} (package {}) is missing; it {}", tool.program, tool.package, tool.why);
+    }
+    apt_install(&missing.iter().map(|tool| tool.package).collect::<Vec<_>>())
+}
+
+fn apt_install(names: &[&str]) -> Result<()> {
+    if find("apt-get").is_none() {
+        bail!("there is no apt-get here: install what Debian calls {} by this system's own means", names.join(", "));
+    }
+    run(as_root("apt-get")?.args(["update", "--quiet"]))?;
+    run(as_root("env")?.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet"]).args(names))
+        .with_context(|| format!("cannot install {}", names.join(", ")))
+}
+
+/// Pinned maps need it, and not every machine mounts it.
+fn bpf_file_system() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/mounts").context("cannot read /proc/mounts")?;
+    if mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
+        return Ok(());
+    }
+    eprintln!("setup: the BPF file system is not mounted; programs and maps are pinned in it");
+    run(as_root("mount")?.args(["-t", "bpf", "bpf", "/sys/fs/bpf"]))
+}
