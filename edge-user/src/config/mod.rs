@@ -1,10 +1,36 @@
 //! The configuration: what was typed (`raw`), what it means with all errors at once (`validate`).
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+pub mod duration;
+mod files;
+mod raw;
+mod validate;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
 use crate::block::Target;
+
+pub use files::read_secret;
+pub use raw::{ConfigErrors, Problem};
+pub use validate::interface_name;
+
+/// The config file where none is named.
+pub const DEFAULT_FILE: &str = "/etc/edge/edge.toml";
+/// The admin socket where none is named.
+pub const DEFAULT_SOCKET: &str = "/run/edge/edge.sock";
+
+/// What the command line puts in place of what the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Empty: as the file says.
+    pub interfaces: Vec<String>,
+    pub socket: Option<PathBuf>,
+}
 
 /// A configuration that was read and checked.
 #[derive(Clone, Debug)]
@@ -20,6 +46,49 @@ pub struct Config {
     pub store: Store,
     pub admin: Admin,
     pub log: Log,
+}
+
+impl Config {
+    /// Reads and checks the file alone; the files that it names are not looked at.
+    pub fn load(file: &Path, overrides: &Overrides) -> Result<Config, ConfigErrors> {
+        let text = read(file)?;
+        Config::parse(file, &text, overrides)
+    }
+
+    /// The same, and all that is wrong with the files it names.
+    pub fn load_with_files(file: &Path, overrides: &Overrides) -> Result<Config, ConfigErrors> {
+        let text = read(file)?;
+        let mut problems = raw::Problems::of(&text);
+        let (config, places) = validate::config(file, &text, overrides, &mut problems);
+        files::check(&config, &places, &mut problems);
+        finished(config, problems)
+    }
+
+    /// From text that is already read; `file` only names it.
+    pub fn parse(file: &Path, text: &str, overrides: &Overrides) -> Result<Config, ConfigErrors> {
+        let mut problems = raw::Problems::of(text);
+        let (config, _) = validate::config(file, text, overrides, &mut problems);
+        finished(config, problems)
+    }
+
+    /// The admin socket that a file names, whatever else is wrong with it.
+    pub fn socket_in(file: &Path) -> Result<PathBuf, ConfigErrors> {
+        read(file).map(|text| validate::socket(&text))
+    }
+}
+
+fn read(file: &Path) -> Result<String, ConfigErrors> {
+    std::fs::read_to_string(file).map_err(|error| {
+        let message = format!("cannot be read: {error}; name another with --config, or write this one");
+        ConfigErrors::unreadable(file.to_owned(), message)
+    })
+}
+
+fn finished(config: Config, problems: raw::Problems<'_>) -> Result<Config, ConfigErrors> {
+    if problems.is_empty() {
+        return Ok(config);
+    }
+    Err(ConfigErrors { file: config.file, problems: problems.into_sorted() })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +197,7 @@ impl Store {
     }
 }
 
-fn suffixed(path: &std::path::Path, suffix: &str) -> PathBuf {
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -151,4 +220,139 @@ pub enum LogFormat {
     Journald,
     Json,
     Text,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigErrors> {
+        Config::parse(Path::new("edge.toml"), text, &Overrides::default())
+    }
+
+    fn lines(text: &str) -> Vec<String> {
+        parse(text).unwrap_err().to_string().lines().map(str::to_owned).collect()
+    }
+
+    const LEAST: &str = "[filter]\ninterfaces = [\"eth0\"]\n";
+
+    #[test]
+    fn three_mistakes_are_three_lines_with_their_places() {
+        let found = lines(
+            "mode = \"prod\"\n\n[filter]\ninterfaces = [\"eth0\"]\nmax_blockd = 5\n[learn]\n  threshold = 0\n[[route]]\npath = \"/\"\n",
+        );
+        assert_eq!(found.len(), 4, "{found:#?}");
+        assert_eq!(found[0], "edge.toml:1:8: mode: `prod` is not known; write `production` or `development`");
+        assert_eq!(found[1], "edge.toml:5:1: filter.max_blockd: unknown key; did you mean `max_blocked`");
+        assert!(found[2].starts_with("edge.toml:7:15: learn.threshold: 0 is out of range; write"), "{}", found[2]);
+        assert!(found[3].starts_with("edge.toml:8:3: route: unknown key; known here: mode, filter"), "{}", found[3]);
+    }
+
+    #[test]
+    fn broken_toml_hides_nothing_else() {
+        let found = lines("[filter]\ninterfaces = [\"eth0\"]\nattach = \n[learn]\nwindow = \"5\"\n");
+        assert!(found.iter().any(|line| line.starts_with("edge.toml:3:")), "{found:#?}");
+        assert!(found.iter().any(|line| line.contains("learn.window: `5` is no duration")), "{found:#?}");
+    }
+
+    #[test]
+    fn every_default_is_that_of_the_interface() {
+        let config = parse(&format!("{LEAST}[server]\n")).unwrap();
+        let seconds = Duration::from_secs;
+        assert_eq!(config.mode, Mode::Production);
+        let Filter { interfaces, attach, allow, block, max_blocked, max_prefixes, ipv6_unit, pin_path } = config.filter;
+        assert_eq!(interfaces, Interfaces::Named(vec!["eth0".to_owned()]));
+        assert_eq!(attach, Attach::Auto);
+        assert!(allow.is_empty() && block.is_empty());
+        assert_eq!((max_blocked, max_prefixes, ipv6_unit), (1_000_000, 131_072, 64));
+        assert_eq!(pin_path, Path::new("/sys/fs/bpf/edge"));
+        let server = config.server.unwrap();
+        assert_eq!(server.listen, ["0.0.0.0:443".parse().unwrap()]);
+        assert!(server.trusted_proxies.is_empty());
+        assert_eq!((server.header_timeout, server.idle_timeout), (seconds(10), seconds(60)));
+        assert_eq!(server.max_handshakes, 256);
+        assert!(matches!(server.tls, Tls::Files { .. }));
+        assert_eq!(server.auth.audience, "api");
+        assert_eq!(server.auth.secret_file, Path::new("/etc/edge/secrets/jwt"));
+        assert_eq!((server.auth.access_ttl, server.auth.refresh_ttl), (seconds(86_400), seconds(30 * 86_400)));
+        assert_eq!((server.auth.leeway, server.auth.hashes_in_flight), (seconds(30), 4));
+        let learn = Learn {
+            threshold: 5,
+            window: seconds(600),
+            block_for: seconds(900),
+            factor: 4,
+            block_for_max: seconds(7 * 86_400),
+            forget_after: seconds(30 * 86_400),
+            weights: Weights { login: 1, token: 1 },
+        };
+        assert_eq!(config.learn, learn);
+        assert_eq!(config.metrics.listen, "127.0.0.1:9464".parse().unwrap());
+        assert_eq!(config.store.path, Path::new("/var/lib/edge/edge.db"));
+        assert_eq!(config.admin.socket, Path::new(DEFAULT_SOCKET));
+        assert_eq!(config.admin.group, "edge");
+        assert_eq!(config.log.format, LogFormat::Auto);
+    }
+
+    #[test]
+    fn without_a_server_nothing_is_served() {
+        assert!(parse(LEAST).unwrap().server.is_none());
+        assert!(parse(&format!("{LEAST}[auth]\naudience = \"x\"\n")).unwrap().server.is_none());
+    }
+
+    #[test]
+    fn only_the_interface_has_no_default() {
+        let found = lines("");
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].starts_with("edge.toml:1:1: filter.interfaces: is missing; write"), "{}", found[0]);
+        let overrides = Overrides { interfaces: vec!["veth0".to_owned()], socket: Some(PathBuf::from("/tmp/s")) };
+        let config = Config::parse(Path::new("edge.toml"), "", &overrides).unwrap();
+        assert_eq!(config.filter.interfaces, Interfaces::Named(vec!["veth0".to_owned()]));
+        assert_eq!(config.admin.socket, Path::new("/tmp/s"));
+    }
+
+    #[test]
+    fn every_wrong_element_of_a_list_is_named_at_its_own_place() {
+        let found = lines("[filter]\ninterfaces = [\"eth0\"]\nallow = [\"10.0.0.1\", \"10.0.0.300\", \"nonsense\"]\n");
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(found[0].starts_with("edge.toml:3:22: filter.allow: `10.0.0.300` is no address"), "{}", found[0]);
+        assert!(found[1].starts_with("edge.toml:3:36: filter.allow: `nonsense`"), "{}", found[1]);
+    }
+
+    #[test]
+    fn production_refuses_what_development_allows() {
+        let tls = "[server.tls]\nself_signed = true\n";
+        let found = lines(&format!("{LEAST}[server]\n{tls}"));
+        assert!(found[0].contains("server.tls.self_signed: is refused in production"), "{}", found[0]);
+        let config = parse(&format!("mode = \"development\"\n{LEAST}[server]\n{tls}")).unwrap();
+        assert!(matches!(config.server.unwrap().tls, Tls::SelfSigned));
+    }
+
+    #[test]
+    fn the_files_it_names_are_checked_with_the_rest() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("edge.toml");
+        let secret = directory.path().join("jwt");
+        std::fs::write(&secret, "short").unwrap();
+        let text = format!(
+            "{LEAST}max_blocked = true\n[server.tls]\ncert_file = \"/nonexistent/c\"\nkey_file = \"/nonexistent/k\"\n[auth]\nsecret_file = \"{}\"\n",
+            secret.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let errors = Config::load_with_files(&file, &Overrides::default()).unwrap_err();
+        let keys: Vec<(&str, usize)> = errors.problems.iter().map(|p| (p.key.as_str(), p.line)).collect();
+        for expected in [
+            ("filter.max_blocked", 3),
+            ("server.tls.cert_file", 5),
+            ("server.tls.key_file", 6),
+            ("auth.secret_file", 8),
+        ] {
+            assert!(keys.contains(&expected), "{expected:?} in {errors}");
+        }
+    }
+
+    #[test]
+    fn the_socket_is_found_in_a_broken_file() {
+        assert_eq!(validate::socket("[admin]\nsocket = \"/tmp/x\"\nnonsense = 1\n[bad"), Path::new("/tmp/x"));
+        assert_eq!(validate::socket(""), Path::new(DEFAULT_SOCKET));
+    }
 }

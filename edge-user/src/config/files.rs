@@ -1,0 +1,198 @@
+//! The files that the config names: the signing secret, certificate and key; what production forbids of them.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+use super::{Auth, Config, Mode, Tls, raw::Problems, validate::FilePlaces};
+use crate::error::{Blame, Failure};
+
+const MAX_SECRET_BYTES: u64 = 64 << 10;
+/// RFC 7518, section 3.2: a key for HS256 has at least the size of the hash.
+const MIN_SECRET_BYTES: usize = 32;
+
+/// Examples that stand in well-known documentation, or begin what their tools generate as a placeholder.
+const PUBLISHED: [&str; 10] = [
+    "your-256-bit-secret",
+    "a-string-secret-at-least-256-bits-long",
+    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+    "django-insecure-",
+    "super-secret-jwt-token-with-at-least-32-characters-long",
+    "base64:",
+    "changeme",
+    "change-me",
+    "your-super-secret",
+    "3b7cd727ee24e8444053437c36cc66c3",
+];
+
+/// The signing secret: `EDGE_AUTH_SECRET`, else the systemd credential with the file's name, else the file; white
+/// space around it does not belong to it.
+pub fn read_secret(auth: &Auth) -> Result<SecretString, Failure> {
+    if let Ok(secret) = std::env::var("EDGE_AUTH_SECRET") {
+        return trimmed(Zeroizing::new(secret), "EDGE_AUTH_SECRET");
+    }
+    let file = secret_path(auth);
+    let text = read_small(&file).map_err(|error| {
+        let message = format!(
+            "the signing secret {} cannot be read: {error}; write one with `edge secret generate`",
+            file.display()
+        );
+        Failure::new(Blame::Usage, message)
+    })?;
+    trimmed(text, &file.display().to_string())
+}
+
+/// Adds what is wrong with each file, at the key that names it.
+pub fn check(config: &Config, places: &FilePlaces, problems: &mut Problems<'_>) {
+    let Some(server) = &config.server else { return };
+    let production = config.mode == Mode::Production;
+    match read_secret(&server.auth) {
+        Err(failure) => problems.at(&places.secret, failure.message),
+        Ok(secret) if production => {
+            if let Err(message) = strong(secret.expose_secret()) {
+                problems.at(&places.secret, message);
+            }
+        }
+        Ok(_) => {}
+    }
+    if production && std::env::var_os("EDGE_AUTH_SECRET").is_none() && open_to_others(&secret_path(&server.auth)) {
+        problems.at(&places.secret, readable(&secret_path(&server.auth)));
+    }
+    if let Tls::Files { cert_file, key_file } = &server.tls {
+        check_pair(cert_file, key_file, places, problems);
+        if production && open_to_others(key_file) {
+            problems.at(&places.key, readable(key_file));
+        }
+    }
+}
+
+fn check_pair(cert_file: &Path, key_file: &Path, places: &FilePlaces, problems: &mut Problems<'_>) {
+    let cert = fs::read_to_string(cert_file);
+    let key = fs::read_to_string(key_file).map(Zeroizing::new);
+    if let Err(error) = &cert {
+        let right = "write the path of a certificate chain in PEM";
+        problems.at(&places.cert, format!("{} cannot be read: {error}; {right}", cert_file.display()));
+    }
+    if let Err(error) = &key {
+        let right = "write the path of its private key in PEM";
+        problems.at(&places.key, format!("{} cannot be read: {error}; {right}", key_file.display()));
+    }
+}
+
+/// Whether it could be guessed; the error says what would be right.
+fn strong(secret: &str) -> Result<(), String> {
+    let right = "make one with `edge secret generate`";
+    let lower = secret.to_ascii_lowercase();
+    let wrong = if PUBLISHED.iter().any(|known| lower.starts_with(known)) {
+        "is an example that was published".to_owned()
+    } else if secret.len() < MIN_SECRET_BYTES {
+        format!("has {} bytes, under {MIN_SECRET_BYTES}", secret.len())
+    } else if repeats(secret.as_bytes()) {
+        "repeats itself".to_owned()
+    } else if is_sequence(secret.as_bytes()) {
+        "is a sequence".to_owned()
+    } else if is_words(secret) {
+        "is made of words".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(format!("the signing secret {wrong}; {right}"))
+}
+
+/// One pattern over and over, or hardly any different bytes.
+fn repeats(secret: &[u8]) -> bool {
+    let period = (1..=secret.len() / 2).any(|period| secret.iter().zip(&secret[period..]).all(|(a, b)| a == b));
+    let mut seen = [false; 256];
+    secret.iter().for_each(|byte| seen[usize::from(*byte)] = true);
+    period || seen.iter().filter(|seen| **seen).count() < 8
+}
+
+/// Most steps from byte to byte are the same small one: `0123…`, `abcd…`, `zyxw…`.
+fn is_sequence(secret: &[u8]) -> bool {
+    let steps = secret.len().saturating_sub(1);
+    let small = secret.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
+    steps > 0 && small * 4 >= steps * 3
+}
+
+/// Letters in one case with separators between, no digit among them: a phrase. A random text of this length has both.
+fn is_words(secret: &str) -> bool {
+    let letters = secret.chars().all(|c| c.is_alphabetic() || matches!(c, '-' | '_' | ' ' | '.'));
+    let mixed = secret.chars().any(char::is_uppercase) && secret.chars().any(char::is_lowercase);
+    letters && !mixed
+}
+
+fn secret_path(auth: &Auth) -> PathBuf {
+    let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
+        .and_then(|directory| auth.secret_file.file_name().map(|name| PathBuf::from(directory).join(name)));
+    match credential {
+        Some(file) if file.exists() => file,
+        _ => auth.secret_file.clone(),
+    }
+}
+
+fn read_small(file: &Path) -> std::io::Result<Zeroizing<String>> {
+    let length = fs::metadata(file)?.len();
+    if length > MAX_SECRET_BYTES {
+        return Err(std::io::Error::other(format!("it has {length} bytes, over {MAX_SECRET_BYTES}")));
+    }
+    fs::read_to_string(file).map(Zeroizing::new)
+}
+
+fn trimmed(text: Zeroizing<String>, from: &str) -> Result<SecretString, Failure> {
+    match text.trim() {
+        "" => Err(Failure::usage(format!("{from} is empty; write a signing secret, as `edge secret generate` prints"))),
+        secret => Ok(SecretString::from(secret)),
+    }
+}
+
+fn open_to_others(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|data| data.is_file() && data.mode() & 0o006 != 0)
+}
+
+fn readable(file: &Path) -> String {
+    format!("{0} is open to every user; run chmod 600 {0}", file.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weak_secrets_are_told_from_random_ones() {
+        for weak in [
+            "short",
+            "0123456789012345678901234567890",
+            "01234567890123456789012345678901",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "abababababababababababababababababab",
+            "abcdefghijklmnopqrstuvwxyz0123456789",
+            "correct-horse-battery-staple-correct",
+            "your-256-bit-secret",
+            "a-string-secret-at-least-256-bits-long",
+            "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+            "super-secret-jwt-token-with-at-least-32-characters-long",
+            "django-insecure-4k3j5h34kj5h3k4jh534k5jh3k4jh5",
+        ] {
+            assert!(strong(weak).is_err(), "{weak}");
+        }
+        for good in ["k3JX0vQm1d9yR7sT5uW2xZ8aBcDeFgHi4jKlMnOpQrS", "8f14e45fceea167a5a36dedd4bea2543c9f0f895fb98ab91"]
+        {
+            assert_eq!(strong(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn white_space_around_a_secret_does_not_belong_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("jwt");
+        fs::write(&file, "  the-secret\n").unwrap();
+        let text = read_small(&file).unwrap();
+        assert_eq!(trimmed(text, "x").unwrap().expose_secret(), "the-secret");
+        assert!(trimmed(Zeroizing::new(" \n".to_owned()), "x").is_err());
+    }
+}

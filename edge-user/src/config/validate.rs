@@ -1,0 +1,293 @@
+//! What the typed document means: defaults, bounds, and what production forbids. Every problem is reported, none ends
+//! the reading.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    Admin, Attach, Auth, Config, Filter, Interfaces, Learn, Log, LogFormat, Metrics, Mode, Overrides, Server, Store,
+    Tls, Weights,
+    raw::{Node, Place, Problems, Section},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// The places of the files that the config names, for those who look into them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePlaces {
+    pub secret: Place,
+    pub cert: Place,
+    pub key: Place,
+}
+
+/// Reads the document. The result is meaningful only if no problem was added.
+pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Problems<'_>) -> (Config, FilePlaces) {
+    let mut document = Section::document(text, problems);
+    let modes = [("production", Mode::Production), ("development", Mode::Development)];
+    let mode = document.read("mode", problems, Mode::Production, |node, p| node.choice(p, &modes));
+    let filter = filter(document.section("filter", problems), overrides, problems);
+    let mut server_section = document.section("server", problems);
+    let (auth, secret) = auth(document.section("auth", problems), problems);
+    let (tls, cert, key) = tls(server_section.section("tls", problems), mode, problems);
+    let server = server(server_section, tls, auth, problems);
+    let config = Config {
+        file: file.to_owned(),
+        mode,
+        filter,
+        server,
+        learn: learn(document.section("learn", problems), problems),
+        metrics: metrics(document.section("metrics", problems), problems),
+        store: store(document.section("store", problems), problems),
+        admin: admin(document.section("admin", problems), overrides, problems),
+        log: log(document.section("log", problems), problems),
+    };
+    document.finish(problems);
+    (config, FilePlaces { secret, cert, key })
+}
+
+/// The socket that the config names, whatever else is wrong with it.
+pub fn socket(text: &str) -> PathBuf {
+    let mut problems = Problems::of(text);
+    let mut document = Section::document(text, &mut problems);
+    let section = document.section("admin", &mut problems);
+    admin(section, &Overrides::default(), &mut problems).socket
+}
+
+fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> Filter {
+    let given = section.read_placed("interfaces", problems, interfaces);
+    let interfaces = match given {
+        _ if !overrides.interfaces.is_empty() => Interfaces::Named(overrides.interfaces.clone()),
+        Some((interfaces, _)) => interfaces.unwrap_or(Interfaces::Auto),
+        None => {
+            let place = section.place("interfaces");
+            problems
+                .at(&place, "is missing; write interfaces = [\"eth0\"], or [\"auto\"] for those with a default route");
+            Interfaces::Auto
+        }
+    };
+    let attach = [("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)];
+    let filter = Filter {
+        interfaces,
+        attach: section.read("attach", problems, Attach::Auto, |node, p| node.choice(p, &attach)),
+        allow: section.read("allow", problems, Vec::new(), |node, p| node.list(p, target)),
+        block: section.read("block", problems, Vec::new(), |node, p| node.list(p, target)),
+        max_blocked: number(&mut section, "max_blocked", problems, 1_000_000, 1..=100_000_000),
+        max_prefixes: number(&mut section, "max_prefixes", problems, 131_072, 1..=16_777_216),
+        ipv6_unit: number(&mut section, "ipv6_unit", problems, 64, 32..=64) as u8,
+        pin_path: section.read("pin_path", problems, PathBuf::from("/sys/fs/bpf/edge"), |node, p| node.path(p)),
+    };
+    section.finish(problems);
+    filter
+}
+
+fn interfaces(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Interfaces> {
+    let names = node.list(problems, |node, problems| {
+        let name = node.text(problems)?;
+        match interface_name(name) {
+            Ok(()) => Some(name.to_owned()),
+            Err(message) => node.wrong(problems, message),
+        }
+    })?;
+    match names.as_slice() {
+        [] => {
+            node.wrong(problems, "names no interface; write [\"eth0\"], or [\"auto\"] for those with a default route")
+        }
+        [auto] if auto == "auto" => Some(Interfaces::Auto),
+        several if several.iter().any(|name| name == "auto") => {
+            node.wrong(problems, "\"auto\" stands beside names; write [\"auto\"] alone, or names alone")
+        }
+        _ => Some(Interfaces::Named(names)),
+    }
+}
+
+/// What the kernel takes as a name (`dev_valid_name`, `IFNAMSIZ`).
+pub fn interface_name(name: &str) -> Result<(), String> {
+    let valid = !name.is_empty()
+        && name.len() < 16
+        && name != "."
+        && name != ".."
+        && !name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+    if valid { Ok(()) } else { Err(format!("`{name}` can be no interface; write a name of 1 to 15 letters, as eth0")) }
+}
+
+fn target(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<crate::block::Target> {
+    match node.text(problems)?.parse() {
+        Ok(target) => Some(target),
+        Err(error) => node.wrong(problems, error.to_string()),
+    }
+}
+
+fn server(mut section: Section<'_>, tls: Tls, auth: Auth, problems: &mut Problems<'_>) -> Option<Server> {
+    let everywhere = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 443))];
+    let server = Server {
+        listen: section.read("listen", problems, everywhere, |node, p| {
+            let addresses = node.list(p, socket_address)?;
+            if addresses.is_empty() {
+                node.wrong(p, "names no address; write [\"0.0.0.0:443\"]")
+            } else {
+                Some(addresses)
+            }
+        }),
+        trusted_proxies: section.read("trusted_proxies", problems, Vec::new(), |node, p| {
+            node.list(p, |node, p| target(node, p).map(|target| target.net()))
+        }),
+        header_timeout: duration(&mut section, "header_timeout", problems, 10 * SECOND, SECOND..=HOUR),
+        idle_timeout: duration(&mut section, "idle_timeout", problems, MINUTE, SECOND..=DAY),
+        max_handshakes: number(&mut section, "max_handshakes", problems, 256, 1..=65_536) as usize,
+        tls,
+        auth,
+    };
+    let present = section.present;
+    section.finish(problems);
+    present.then_some(server)
+}
+
+fn tls(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Tls, Place, Place) {
+    let cert = section.read_placed("cert_file", problems, |node, p| node.path(p));
+    let key = section.read_placed("key_file", problems, |node, p| node.path(p));
+    let self_signed = section.read_placed("self_signed", problems, |node, p| node.flag(p));
+    let places = [&cert, &key].map(|given| given.as_ref().map(|(_, place)| place.clone()));
+    let [cert_place, key_place] = places;
+    let mut asked = false;
+    if let Some((Some(true), place)) = &self_signed {
+        asked = true;
+        if mode == Mode::Production {
+            problems.at(place, "is refused in production; write cert_file and key_file, or mode = \"development\"");
+        } else if cert.is_some() || key.is_some() {
+            problems.at(place, "stands beside cert_file or key_file; write either the files or self_signed = true");
+        }
+    }
+    if !asked && cert.is_some() != key.is_some() {
+        let (missing, place) = if cert.is_none() { ("cert_file", &key_place) } else { ("key_file", &cert_place) };
+        let offset = place.as_ref().map_or(section.offset, |place| place.offset);
+        problems.add(offset, section.place(missing).key, "is missing; write cert_file and key_file together");
+    }
+    let path = |given: Option<(Option<PathBuf>, Place)>, default: &str| {
+        given.and_then(|(path, _)| path).unwrap_or_else(|| PathBuf::from(default))
+    };
+    let tls = if asked {
+        Tls::SelfSigned
+    } else {
+        Tls::Files {
+            cert_file: path(cert, "/etc/edge/tls/fullchain.pem"),
+            key_file: path(key, "/etc/edge/tls/privkey.pem"),
+        }
+    };
+    let cert_place = cert_place.unwrap_or_else(|| section.place("cert_file"));
+    let key_place = key_place.unwrap_or_else(|| section.place("key_file"));
+    section.finish(problems);
+    (tls, cert_place, key_place)
+}
+
+fn auth(mut section: Section<'_>, problems: &mut Problems<'_>) -> (Auth, Place) {
+    section.read("algorithm", problems, (), |node, p| node.choice(p, &[("HS256", ())]));
+    let secret = section.read_placed("secret_file", problems, |node, p| node.path(p));
+    let place = secret.as_ref().map_or_else(|| section.place("secret_file"), |(_, place)| place.clone());
+    let auth = Auth {
+        issuer: section.read("issuer", problems, "edge".to_owned(), |node, p| node.string(p)),
+        audience: section.read("audience", problems, "api".to_owned(), |node, p| node.string(p)),
+        secret_file: secret.and_then(|(path, _)| path).unwrap_or_else(|| PathBuf::from("/etc/edge/secrets/jwt")),
+        access_ttl: duration(&mut section, "access_ttl", problems, DAY, SECOND..=YEAR),
+        refresh_ttl: duration(&mut section, "refresh_ttl", problems, 30 * DAY, SECOND..=10 * YEAR),
+        leeway: duration(&mut section, "leeway", problems, 30 * SECOND, Duration::ZERO..=MINUTE),
+        hashes_in_flight: number(&mut section, "hashes_in_flight", problems, 4, 1..=1_024) as usize,
+    };
+    section.finish(problems);
+    (auth, place)
+}
+
+fn learn(mut section: Section<'_>, problems: &mut Problems<'_>) -> Learn {
+    let mut weights = section.section("weights", problems);
+    let learn = Learn {
+        threshold: number(&mut section, "threshold", problems, 5, 1..=1_000_000),
+        window: duration(&mut section, "window", problems, 10 * MINUTE, SECOND..=YEAR),
+        block_for: duration(&mut section, "block_for", problems, 15 * MINUTE, SECOND..=10 * YEAR),
+        factor: number(&mut section, "factor", problems, 4, 1..=1_000),
+        block_for_max: duration(&mut section, "block_for_max", problems, 7 * DAY, SECOND..=10 * YEAR),
+        forget_after: duration(&mut section, "forget_after", problems, 30 * DAY, SECOND..=10 * YEAR),
+        weights: Weights {
+            login: number(&mut weights, "login", problems, 1, 0..=1_000_000),
+            token: number(&mut weights, "token", problems, 1, 0..=1_000_000),
+        },
+    };
+    weights.finish(problems);
+    if learn.block_for > learn.block_for_max {
+        let place = section.place("block_for_max");
+        problems.at(&place, "is shorter than block_for; write the longest block, at least as long as block_for");
+    }
+    section.finish(problems);
+    learn
+}
+
+fn metrics(mut section: Section<'_>, problems: &mut Problems<'_>) -> Metrics {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9464));
+    let metrics = Metrics { listen: section.read("listen", problems, default, socket_address) };
+    section.finish(problems);
+    metrics
+}
+
+fn store(mut section: Section<'_>, problems: &mut Problems<'_>) -> Store {
+    let store =
+        Store { path: section.read("path", problems, PathBuf::from("/var/lib/edge/edge.db"), |node, p| node.path(p)) };
+    section.finish(problems);
+    store
+}
+
+fn admin(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> Admin {
+    let socket = section.read("socket", problems, PathBuf::from(super::DEFAULT_SOCKET), |node, p| node.path(p));
+    let admin = Admin {
+        socket: overrides.socket.clone().unwrap_or(socket),
+        group: section.read("group", problems, "edge".to_owned(), |node, p| node.string(p)),
+    };
+    section.finish(problems);
+    admin
+}
+
+fn log(mut section: Section<'_>, problems: &mut Problems<'_>) -> Log {
+    let formats = [
+        ("auto", LogFormat::Auto),
+        ("journald", LogFormat::Journald),
+        ("json", LogFormat::Json),
+        ("text", LogFormat::Text),
+    ];
+    let log = Log { format: section.read("format", problems, LogFormat::Auto, |node, p| node.choice(p, &formats)) };
+    section.finish(problems);
+    log
+}
+
+fn number(
+    section: &mut Section<'_>,
+    key: &'static str,
+    problems: &mut Problems<'_>,
+    default: u32,
+    allowed: RangeInclusive<u32>,
+) -> u32 {
+    section.read(key, problems, default, |node, problems| node.number(problems, allowed))
+}
+
+fn duration(
+    section: &mut Section<'_>,
+    key: &'static str,
+    problems: &mut Problems<'_>,
+    default: Duration,
+    allowed: RangeInclusive<Duration>,
+) -> Duration {
+    section.read(key, problems, default, |node, problems| node.duration(problems, allowed))
+}
+
+fn socket_address(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<SocketAddr> {
+    let address: SocketAddr = node.parsed(problems, "an address and a port, as 0.0.0.0:443 or [::]:443")?;
+    match address.ip() {
+        IpAddr::V6(six) if six.is_multicast() => node.wrong(problems, "is multicast; write an address of this host"),
+        IpAddr::V4(four) if four.is_multicast() => node.wrong(problems, "is multicast; write an address of this host"),
+        _ => Some(address),
+    }
+}
