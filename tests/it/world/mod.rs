@@ -1,1 +1,88 @@
-//! The real binary between real clients.
+//! The real binary between real clients, as a user, an operator and an attacker meet it.
+
+mod blocks;
+mod commands;
+mod failures;
+mod frames;
+mod lifecycle;
+mod privileges;
+mod story;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use edge_tests::{
+    agent::{Edge, PASSWORD, USER},
+    client::{Client, Seen},
+};
+use serde_json::Value;
+
+/// Longer than anything takes that the agent does by itself, even on a machine busy with other things.
+const SOON: Duration = Duration::from_secs(10);
+
+/// The name under which the failed logins of these tests are tried.
+const GUESSED: &str = "root";
+
+/// Five wrong passwords, each answered with 401; the fifth reaches the threshold.
+fn fail_five_times(client: &Client<'_>) -> Result<()> {
+    for attempt in 1..=5 {
+        let seen = client.login(GUESSED, "wrong password")?;
+        ensure!(seen.status() == Some(401), "attempt {attempt}: {seen:?}");
+        ensure!(seen.json()?["error"] == "invalid_credentials", "attempt {attempt}: {seen:?}");
+    }
+    Ok(())
+}
+
+/// A good login; gives its access token.
+fn log_in(client: &Client<'_>) -> Result<String> {
+    let seen = client.login(USER, PASSWORD)?;
+    ensure!(seen.status() == Some(200), "{seen:?}");
+    Ok(seen.json()?["access_token"].as_str().context("no access_token")?.to_owned())
+}
+
+fn served(client: &Client<'_>) -> Result<()> {
+    let seen = client.get("/health")?;
+    ensure!(seen.status() == Some(200), "{} is not served: {seen:?}", client.address);
+    Ok(())
+}
+
+fn shut_out(client: &Client<'_>) -> Result<()> {
+    let seen = client.get("/health")?;
+    ensure!(seen == Seen::Timeout, "{} is not shut out: {seen:?}", client.address);
+    Ok(())
+}
+
+/// The packets of a reason, as `edge status` counts them.
+fn packets(edge: &Edge, reason: &str) -> Result<u64> {
+    let status = edge.json(&["status"])?;
+    status["packets"]["by_reason"][reason].as_u64().with_context(|| format!("no {reason} in {status}"))
+}
+
+/// The one entry of `edge list`.
+fn only_block(edge: &Edge) -> Result<Value> {
+    let list = edge.json(&["list"])?;
+    let entries = list.as_array().context("list is no array")?;
+    ensure!(entries.len() == 1, "not one entry: {list}");
+    Ok(entries[0].clone())
+}
+
+/// A block's length in seconds.
+fn length(entry: &Value) -> Result<f64> {
+    let length = time(&entry["expires"])?.duration_since(time(&entry["created"])?);
+    Ok(length.as_secs_f64())
+}
+
+/// A time as the interface writes it: RFC 3339, UTC, milliseconds.
+fn time(value: &Value) -> Result<jiff::Timestamp> {
+    let text = value.as_str().with_context(|| format!("no time: {value}"))?;
+    ensure!(text.len() == "2026-01-02T03:04:05.000Z".len() && text.ends_with('Z'), "not in the agreed form: {text}");
+    Ok(text.parse()?)
+}
+
+/// That each of these keys is there.
+fn has_keys(value: &Value, keys: &[&str]) -> Result<()> {
+    for key in keys {
+        ensure!(value.get(key).is_some(), "no `{key}` in {value}");
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Blocks by hand: what is named is blocked, exactly that, for exactly that long, with and without the agent.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use edge_tests::{
+    agent::Edge,
+    client::{Client, Seen},
+    net::{ATTACKER4, ATTACKER6, ATTACKER6_SECOND, Lab, NEIGHBOUR4, NEIGHBOUR6},
+    wait_for,
+};
+use serde_json::json;
+
+use super::{has_keys, length, only_block, served, shut_out, time};
+
+#[test]
+fn a_manual_block_holds_until_it_is_lifted() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    let (client, neighbour) = (Client::new(&lab, &edge, ATTACKER4), Client::new(&lab, &edge, NEIGHBOUR4));
+    served(&client)?;
+    edge.cli(&["block", "10.77.0.2", "--reason", "seen in the log"])?.good()?;
+    shut_out(&client)?;
+    served(&neighbour)?;
+    let entry = only_block(&edge)?;
+    ensure!(entry["address"] == "10.77.0.2/32" && entry["origin"] == "manual", "{entry}");
+    ensure!(entry["reason"] == "seen in the log" && entry["expires"].is_null(), "{entry}");
+
+    edge.cli(&["block", "10.77.0.2", "--for", "4h"])?.good().context("again")?;
+    ensure!((length(&only_block(&edge)?)? - 14_400.0).abs() < 0.01);
+    edge.cli(&["unblock", "10.77.0.2"])?.good()?;
+    served(&client)?;
+    edge.cli(&["unblock", "10.77.0.2"])?.good().context("again")?;
+    ensure!(edge.json(&["list"])? == json!([]));
+    Ok(())
+}
+
+#[test]
+fn an_ipv6_address_by_hand_is_that_address_alone() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    edge.cli(&["block", &ATTACKER6.to_string()])?.good()?;
+    shut_out(&Client::new(&lab, &edge, ATTACKER6))?;
+    served(&Client::new(&lab, &edge, ATTACKER6_SECOND))?;
+    ensure!(only_block(&edge)?["address"] == "2001:db8:66::2/128");
+    // The same as an IPv4-mapped address is an IPv4 address.
+    edge.cli(&["block", "::ffff:10.77.0.2"])?.good()?;
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))
+}
+
+#[test]
+fn a_prefix_ends_where_it_says() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    edge.cli_with(&["block", "-"], b"10.77.0.2/32\n2001:db8:66::/64\n198.51.100.0/24\n")?.good()?;
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
+    shut_out(&Client::new(&lab, &edge, ATTACKER6_SECOND))?;
+    served(&Client::new(&lab, &edge, NEIGHBOUR4))?;
+    served(&Client::new(&lab, &edge, NEIGHBOUR6))?;
+    let blocked = edge.json(&["status"])?["blocked"].clone();
+    ensure!(blocked["total"] == 3, "{blocked}");
+    edge.cli(&["unblock", "--all"])?.good()?;
+    served(&Client::new(&lab, &edge, ATTACKER4))?;
+    ensure!(edge.json(&["status"])?["blocked"]["total"] == 0);
+    Ok(())
+}
+
+#[test]
+fn what_is_allowed_inside_a_blocked_prefix_is_served() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    let (client, neighbour) = (Client::new(&lab, &edge, ATTACKER4), Client::new(&lab, &edge, NEIGHBOUR4));
+    edge.cli(&["allow", "10.77.0.3"])?.good()?;
+    edge.cli(&["block", "10.77.0.0/24"])?.good()?;
+    shut_out(&client)?;
+    served(&neighbour)?;
+    ensure!(edge.cli(&["block", "10.77.0.3"])?.code == 1, "an allowed address was blocked");
+    let (code, why) = edge.json_any(&["why", "10.77.0.2"])?;
+    ensure!(code == 1 && why["block"]["address"] == "10.77.0.0/24", "{why}");
+
+    edge.cli(&["disallow", "10.77.0.3"])?.good()?;
+    shut_out(&neighbour)?;
+    edge.cli(&["allow", "10.77.0.2"])?.good()?;
+    served(&client)
+}
+
+#[test]
+fn the_widest_prefixes_need_force_and_protected_addresses_stay_served() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    for wide in ["10.0.0.0/7", "2001:db8::/31", "0.0.0.0/0"] {
+        let output = edge.cli(&["block", wide])?;
+        ensure!(output.code == 1 && output.stderr.contains("--force"), "{wide}: {output:?}");
+    }
+    ensure!(edge.json(&["list"])? == json!([]));
+    edge.cli(&["block", "0.0.0.0/0", "--force"])?.good()?;
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
+    served(&Client::new(&lab, &edge, ATTACKER6))
+}
+
+#[test]
+fn a_block_ends_by_itself_with_the_agent_dead() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    let client = Client::new(&lab, &edge, ATTACKER4);
+    edge.cli(&["block", "10.77.0.2", "--for", "3s"])?.good()?;
+    let expires = time(&only_block(&edge)?["expires"])?;
+    edge.kill()?;
+    ensure!(client.request("/health", &["--connect-timeout", "0.2"])? == Seen::Timeout);
+    // With the agent the listener is gone: what now passes is refused by the host itself.
+    let seen = wait_for("the block to end", Duration::from_secs(10), || {
+        let seen = client.request("/health", &["--connect-timeout", "0.2"])?;
+        Ok((seen != Seen::Timeout).then_some((seen, jiff::Timestamp::now())))
+    })?;
+    let late = seen.1.duration_since(expires).as_secs_f64();
+    ensure!((0.0..2.0).contains(&late), "ended {late} s after its expiry: {:?}", seen.0);
+    ensure!(edge.json(&["list"])? == json!([]), "what is expired is not listed");
+    Ok(())
+}
+
+#[test]
+fn a_block_made_while_the_agent_is_dead_is_taken_over() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.cli(&["block", "198.51.100.7", "--for", "1h"])?.good()?;
+    edge.kill()?;
+    edge.cli(&["block", "10.77.0.2", "--for", "2h", "--reason", "by night"])?.good()?;
+    edge.cli(&["unblock", "198.51.100.7"])?.good()?;
+    let offline = only_block(&edge)?;
+    let (code, why) = edge.json_any(&["why", "10.77.0.2"])?;
+    ensure!(code == 1 && why["verdict"] == "drop" && why["block"]["reason"] == "by night", "{why}");
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
+
+    edge.run()?;
+    let taken_over = only_block(&edge)?;
+    for key in ["address", "origin", "reason", "created", "expires", "offence"] {
+        ensure!(offline[key] == taken_over[key], "{offline} became {taken_over}");
+    }
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
+    served(&Client::new(&lab, &edge, NEIGHBOUR4))?;
+    let status = edge.json(&["status"])?;
+    ensure!(status["drift"] == 0 && status["blocked"]["total"] == 1, "{status}");
+    Ok(())
+}
+
+#[test]
+fn why_tells_before_during_and_after() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    let keys = ["address", "verdict", "reason", "allowed", "block", "connections", "rates", "dropped", "offences"];
+    let before = edge.json(&["why", "203.0.113.7"])?;
+    has_keys(&before, &keys)?;
+    ensure!(before["verdict"] == "pass" && before["connections"]["cap"].is_null(), "{before}");
+
+    edge.cli(&["block", "203.0.113.0/24", "--for", "1h", "--reason", "scanner"])?.good()?;
+    let during = edge.cli(&["why", "203.0.113.7"])?;
+    ensure!(during.code == 1, "{during:?}");
+    for word in ["203.0.113.0/24", "manual", "scanner", "blocked"] {
+        ensure!(during.stdout.contains(word), "no `{word}` in {}", during.stdout);
+    }
+    ensure!(edge.cli(&["why", "203.0.114.7"])?.code == 0, "the neighbouring prefix");
+
+    edge.cli(&["unblock", "203.0.113.0/24"])?.good()?;
+    let after = edge.json(&["why", "203.0.113.7"])?;
+    has_keys(&after, &keys)?;
+    ensure!(after["verdict"] == "pass" && after["block"].is_null(), "{after}");
+    Ok(())
+}

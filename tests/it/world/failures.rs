@@ -1,0 +1,269 @@
+//! What can be wrong at a start: one clear sentence each, the agreed exit code, and nothing left attached.
+
+use std::{
+    fs::{self, Permissions},
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+use anyhow::{Context, Result, ensure};
+use edge_tests::{
+    Output,
+    agent::{Edge, certificate},
+    client::Client,
+    net::{HOST_INTERFACE, HOST4, Lab, NEIGHBOUR4},
+};
+
+use super::{
+    lifecycle::{filter_only, nothing_left},
+    served,
+};
+
+#[test]
+fn a_config_with_three_mistakes_tells_all_three() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    edge.config.set("filter", "interfcaes", "[]").set("filter", "ipv6_unit", "129");
+    edge.config.set("learn", "window", "\"ten minutes\"");
+    let config = edge.write_config()?;
+    let text = fs::read_to_string(&config)?;
+    for output in [edge.cli(&["check"])?, edge.run_in_vain()?] {
+        ensure!(output.code == 2, "{output:?}");
+        let said = output.stdout.clone() + &output.stderr;
+        for key in ["interfcaes", "ipv6_unit", "window"] {
+            let line = 1 + text.lines().position(|line| line.starts_with(key)).context("the key's line")?;
+            let place = format!("{}:{line}:", config.display());
+            ensure!(said.lines().any(|said| said.contains(&place) && said.contains(key)), "no {place} {key} in {said}");
+        }
+    }
+    nothing_left(&lab)
+}
+
+#[test]
+fn a_file_that_is_no_toml_names_its_place() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::bare(&lab)?;
+    let config = edge.write_config()?;
+    fs::write(&config, "mode = \"production\"\n[filter\n")?;
+    let output = edge.cli(&["check"])?;
+    ensure!(output.code == 2, "{output:?}");
+    ensure!((output.stdout.clone() + &output.stderr).contains(&format!("{}:2:", config.display())), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn an_unknown_interface_is_named() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    edge.config.set("filter", "interfaces", "[\"eth77\"]");
+    refused(&edge.run_in_vain()?, &[1, 2], &["eth77"])?;
+    nothing_left(&lab)
+}
+
+#[test]
+fn one_unknown_interface_of_two_leaves_the_other_alone() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    edge.config.set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\", \"eth77\"]"));
+    refused(&edge.run_in_vain()?, &[1, 2], &["eth77"])?;
+    nothing_left(&lab)
+}
+
+#[test]
+fn an_interface_without_ethernet_is_refused() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.host.ip("tuntap add dev tun7 mode tun")?;
+    let mut edge = Edge::new(&lab)?;
+    edge.config.set("filter", "interfaces", "[\"tun7\"]");
+    refused(&edge.run_in_vain()?, &[1, 2], &["tun7", "Ethernet"])?;
+    nothing_left(&lab)
+}
+
+#[test]
+fn an_occupied_hook_is_left_to_its_owner() -> Result<()> {
+    let lab = Lab::new()?;
+    for mode in ["xdpgeneric", "xdpdrv"] {
+        let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
+        foreign::pin(&pin)?;
+        let attached = lab.host.ip(&format!("link set dev {HOST_INTERFACE} {mode} pinned {}", pin.display()));
+        fs::remove_file(&pin)?;
+        attached?;
+        let owner = lab.host.xdp_program(HOST_INTERFACE)?.context("the foreign program is not attached")?;
+        let mut edge = Edge::new(&lab)?;
+        refused(&edge.run_in_vain()?, &[1], &[HOST_INTERFACE, &owner.to_string(), foreign::NAME])?;
+        ensure!(lab.host.xdp_program(HOST_INTERFACE)? == Some(owner), "the owner was thrown out");
+        lab.host.ip(&format!("link set dev {HOST_INTERFACE} {mode} off"))?;
+        nothing_left(&lab)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn missing_capabilities_are_named() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    for (dropped, named) in [("-all", "CAP_BPF"), ("-net_admin", "CAP_NET_ADMIN")] {
+        let output =
+            edge.run_in_vain_under(&["setpriv", "--inh-caps=-all", &format!("--bounding-set={dropped}"), "--"])?;
+        refused(&output, &[4], &[named])?;
+        nothing_left(&lab)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_taken_port_is_named() -> Result<()> {
+    let lab = Lab::new()?;
+    for (place, named) in
+        [(SocketAddr::new(HOST4, 443), "10.77.0.1:443"), ("127.0.0.1:9464".parse()?, "127.0.0.1:9464")]
+    {
+        let _taken: TcpListener = lab.host.within(|| Ok(TcpListener::bind(place)?))?;
+        let mut edge = Edge::new(&lab)?;
+        refused(&edge.run_in_vain()?, &[1], &[named])?;
+        nothing_left(&lab)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_broken_certificate_is_named() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    let (good, key) = (fs::read(edge.path("cert.pem"))?, fs::read(edge.path("key.pem"))?);
+    fs::write(edge.path("cert.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")?;
+    broken(&lab, &mut edge, "cert.pem")?;
+    fs::write(edge.path("cert.pem"), "")?;
+    broken(&lab, &mut edge, "cert.pem")?;
+    fs::remove_file(edge.path("cert.pem"))?;
+    broken(&lab, &mut edge, "cert.pem")?;
+    fs::write(edge.path("cert.pem"), &good)?;
+    fs::write(edge.path("key.pem"), "no key")?;
+    broken(&lab, &mut edge, "key.pem")?;
+    // A key that belongs to another certificate.
+    certificate(&edge.path("other.pem"), &edge.path("key.pem"))?;
+    broken(&lab, &mut edge, "key.pem")?;
+    fs::write(edge.path("key.pem"), key)?;
+    edge.cli(&["check"])?.good()?;
+    Ok(())
+}
+
+fn broken(lab: &Lab, edge: &mut Edge, named: &str) -> Result<()> {
+    let check = edge.cli(&["check"])?;
+    ensure!(check.code == 2 && (check.stdout.clone() + &check.stderr).contains(named), "{check:?}");
+    refused(&edge.run_in_vain()?, &[1, 2], &[named])?;
+    nothing_left(lab)
+}
+
+#[test]
+fn a_weak_or_public_secret_is_refused() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    let good = fs::read(edge.path("jwt"))?;
+    for weak in
+        ["short", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "your-256-bit-secret", "01234567890123456789012345678901"]
+    {
+        fs::write(edge.path("jwt"), weak)?;
+        let output = edge.run_in_vain()?;
+        ensure!(!(output.stdout.clone() + &output.stderr).contains(weak), "the secret was printed: {output:?}");
+        refused(&output, &[2], &["secret"])?;
+    }
+    fs::write(edge.path("jwt"), good)?;
+    fs::set_permissions(edge.path("jwt"), Permissions::from_mode(0o644))?;
+    refused(&edge.run_in_vain()?, &[2], &["jwt"])?;
+    nothing_left(&lab)
+}
+
+#[test]
+fn a_second_agent_on_the_same_pins_changes_nothing() -> Result<()> {
+    let lab = Lab::new()?;
+    let first = Edge::start(&lab)?;
+    let program = lab.host.xdp_program(HOST_INTERFACE)?;
+    // The same pins, but everything else its own.
+    let mut second = Edge::bare(&lab)?;
+    filter_only(&mut second.config);
+    second.config.text("metrics", "listen", "127.0.0.1:9465");
+    let output = second.run_in_vain()?;
+    refused(&output, &[1], &[&lab.pin_path().display().to_string()])?;
+    ensure!(lab.host.xdp_program(HOST_INTERFACE)? == program, "the program changed");
+    served(&Client::new(&lab, &first, NEIGHBOUR4))?;
+    ensure!(first.cli(&["status"])?.code == 0);
+    Ok(())
+}
+
+/// One of these exit codes, and a sentence that names each of these.
+fn refused(output: &Output, codes: &[i32], named: &[&str]) -> Result<()> {
+    ensure!(codes.contains(&output.code), "exit code {}, not {codes:?}: {}", output.code, output.stderr);
+    let sentence = output.stderr.lines().rfind(|line| named.iter().all(|name| line.contains(name)));
+    ensure!(sentence.is_some(), "no line names {named:?}: {}", output.stderr);
+    ensure!(!output.stderr.contains("panicked") && !output.stderr.contains("backtrace"), "{}", output.stderr);
+    Ok(())
+}
+
+/// A program of somebody else.
+mod foreign {
+    use std::{ffi::CString, io::Error, os::unix::ffi::OsStrExt, path::Path};
+
+    use anyhow::{Result, ensure};
+
+    pub const NAME: &str = "foreign";
+
+    /// The head of the kernel's `union bpf_attr` for BPF_PROG_LOAD, up to the name and zeroes behind it.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+    }
+
+    /// The same for BPF_OBJ_PIN.
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+
+    /// Loads an XDP program that passes everything and pins it.
+    pub fn pin(path: &Path) -> Result<()> {
+        const PROG_LOAD: i32 = 5;
+        const OBJ_PIN: i32 = 6;
+        const XDP: u32 = 6;
+        // r0 = XDP_PASS; exit
+        let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+        let mut name = [0; 16];
+        name[..NAME.len()].copy_from_slice(NAME.as_bytes());
+        let load = Load {
+            kind: XDP,
+            instruction_count: 2,
+            instructions: instructions.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            log_level: 0,
+            log_size: 0,
+            log: 0,
+            kernel_version: 0,
+            flags: 0,
+            name,
+        };
+        let program = bpf(PROG_LOAD, &load)?;
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let pinned = bpf(OBJ_PIN, &Pin { path: path.as_ptr() as u64, descriptor: program as u32, flags: 0 });
+        // SAFETY: the descriptor is this function's own and is not used afterwards.
+        unsafe { libc::close(program) };
+        pinned.map(drop)
+    }
+
+    fn bpf<T>(command: i32, attributes: &T) -> Result<i32> {
+        // SAFETY: attributes are live for the call, their size is theirs, and what they point to outlives the call.
+        let code = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
+        ensure!(code >= 0, "bpf({command}): {}", Error::last_os_error());
+        Ok(code as i32)
+    }
+}
