@@ -82,6 +82,12 @@ fn check_pair(cert_file: &Path, key_file: &Path, places: &FilePlaces, problems: 
         let right = "write the path of its private key in PEM";
         problems.at(&places.key, format!("{} cannot be read: {error}; {right}", key_file.display()));
     }
+    if let (Ok(cert), Ok(key)) = (cert, key)
+        && let Err(message) = crate::server::tls::check_pair(&cert, &key)
+    {
+        let right = "name a certificate chain and its private key, both in PEM";
+        problems.at(&places.cert, format!("{}: {message}; {right}", cert_file.display()));
+    }
 }
 
 /// Whether it could be guessed; the error says what would be right.

@@ -30,6 +30,8 @@ pub struct Overrides {
     /// Empty: as the file says.
     pub interfaces: Vec<String>,
     pub socket: Option<PathBuf>,
+    /// For commands that need no interface: a file that names none is good.
+    pub interfaces_optional: bool,
 }
 
 /// A configuration that was read and checked.
@@ -72,8 +74,8 @@ impl Config {
     }
 
     /// The admin socket that a file names, whatever else is wrong with it.
-    pub fn socket_in(file: &Path) -> Result<PathBuf, ConfigErrors> {
-        read(file).map(|text| validate::socket(&text))
+    pub fn socket_in(file: &Path) -> std::io::Result<PathBuf> {
+        std::fs::read_to_string(file).map(|text| validate::socket(&text))
     }
 }
 
@@ -304,7 +306,11 @@ mod tests {
         let found = lines("");
         assert_eq!(found.len(), 1, "{found:#?}");
         assert!(found[0].starts_with("edge.toml:1:1: filter.interfaces: is missing; write"), "{}", found[0]);
-        let overrides = Overrides { interfaces: vec!["veth0".to_owned()], socket: Some(PathBuf::from("/tmp/s")) };
+        let overrides = Overrides {
+            interfaces: vec!["veth0".to_owned()],
+            socket: Some(PathBuf::from("/tmp/s")),
+            ..Overrides::default()
+        };
         let config = Config::parse(Path::new("edge.toml"), "", &overrides).unwrap();
         assert_eq!(config.filter.interfaces, Interfaces::Named(vec!["veth0".to_owned()]));
         assert_eq!(config.admin.socket, Path::new("/tmp/s"));

@@ -66,6 +66,7 @@ fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Proble
     let interfaces = match given {
         _ if !overrides.interfaces.is_empty() => Interfaces::Named(overrides.interfaces.clone()),
         Some((interfaces, _)) => interfaces.unwrap_or(Interfaces::Auto),
+        None if overrides.interfaces_optional => Interfaces::Auto,
         None => {
             let place = section.place("interfaces");
             problems

@@ -1,0 +1,379 @@
+//! The words of the command line, defined once for parsing, help and completions.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    block::{Origin, Target},
+    config::{self, DEFAULT_FILE, DEFAULT_SOCKET},
+};
+
+/// Drops blocked clients inside the kernel and learns from failed logins whom to block.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "edge", version, max_term_width = 100)]
+#[command(after_help = "Examples:
+  edge run                           the agent, in the foreground
+  edge block 203.0.113.7 --for 4h    drop what comes from this address
+  edge why 203.0.113.7               what bears on it, and whether it passes
+  edge list -o json                  what is blocked now, for a program")]
+pub struct CommandLine {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    #[arg(long, global = true, env = "EDGE_CONFIG", value_name = "FILE", help = format!("The config [default: {DEFAULT_FILE}]"))]
+    pub config: Option<PathBuf>,
+    #[arg(long, global = true, env = "EDGE_SOCKET", value_name = "PATH", help = format!("The agent's admin socket [default: the config's, else {DEFAULT_SOCKET}]"))]
+    pub socket: Option<PathBuf>,
+    /// Text for people, or one JSON document for programs
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// More log; twice for all of it
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Less log; twice for errors alone
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub quiet: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent in the foreground
+    #[command(after_help = "Examples:
+  edge run
+  edge run --interface eth0 --config ./edge.toml")]
+    Run(Run),
+    /// Check the config and the files it names
+    #[command(after_help = "Examples:
+  edge check
+  edge check --config ./edge.toml -o json")]
+    Check,
+    /// Say what can work on this machine, and how to mend what cannot
+    #[command(after_help = "Examples:
+  edge doctor
+  edge doctor -o json")]
+    Doctor,
+    /// Block addresses and networks
+    #[command(
+        visible_alias = "ban",
+        after_help = "Examples:
+  edge block 203.0.113.7 --for 4h --reason 'scans us'
+  edge block 198.51.100.0/24 2001:db8::/48
+  edge block - --for 1d < addresses.txt"
+    )]
+    Block(Block),
+    /// Lift blocks
+    #[command(
+        visible_alias = "unban",
+        after_help = "Examples:
+  edge unblock 203.0.113.7
+  edge unblock --all --origin auth"
+    )]
+    Unblock(Unblock),
+    /// List what is blocked now
+    #[command(after_help = "Examples:
+  edge list
+  edge list --origin auth --limit 20
+  edge list -o json")]
+    List(List),
+    /// Say whether an address passes, and why
+    #[command(after_help = "Examples:
+  edge why 203.0.113.7
+  edge why 2001:db8::7 -o json
+
+The exit code is 0 if its traffic passes, 1 if it is dropped.")]
+    Why(Why),
+    /// Let addresses and networks always pass
+    #[command(after_help = "Examples:
+  edge allow 192.0.2.10
+  edge allow 192.0.2.0/24 2001:db8:1::/48")]
+    Allow(Addresses),
+    /// Take addresses and networks off the allow list
+    #[command(after_help = "Examples:
+  edge disallow 192.0.2.10")]
+    Disallow(Addresses),
+    /// Show one screen about the agent
+    #[command(after_help = "Examples:
+  edge status
+  edge status -o json")]
+    Status,
+    /// Detach and unpin everything, agent running or not
+    #[command(after_help = "Examples:
+  edge unload")]
+    Unload,
+    /// Add, change and list the users who may log in
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  edge user add alice --role admin
+  edge user list"
+    )]
+    User(User),
+    /// Make signing secrets
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  edge secret generate > /etc/edge/secrets/jwt"
+    )]
+    Secret(Secret),
+    /// Print the completions of a shell
+    #[command(after_help = "Examples:
+  edge completions bash > /usr/share/bash-completion/completions/edge
+  edge completions zsh > ~/.zfunc/_edge")]
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// Filter this interface in place of those of the config; may be given again
+    #[arg(long = "interface", value_name = "NAME", value_parser = interface)]
+    pub interfaces: Vec<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Block {
+    /// Addresses and CIDRs; `-` reads them from standard input, one a line
+    #[arg(required = true, value_name = "ADDR")]
+    pub addresses: Vec<Address>,
+    /// How long, as 90s, 15m, 4h, 7d, 2w; without it, or negative: until lifted
+    #[arg(long = "for", value_name = "DURATION", allow_hyphen_values = true)]
+    pub length: Option<Length>,
+    /// Why, for `edge list` and `edge why`
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Who asks: manual, fail2ban, crowdsec, feed or log
+    #[arg(long, default_value = "manual", value_parser = claimed_origin)]
+    pub origin: Origin,
+    /// Take networks wider than /8, or /32 for IPv6; protected addresses in them stay served
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Unblock {
+    /// Addresses and CIDRs as they were blocked; `-` reads them from standard input, one a line
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ADDR")]
+    pub addresses: Vec<Address>,
+    /// All of them
+    #[arg(long)]
+    pub all: bool,
+    /// Only blocks of this origin
+    #[arg(long, value_parser = origin)]
+    pub origin: Option<Origin>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct List {
+    /// Only blocks of this origin
+    #[arg(long, value_parser = origin)]
+    pub origin: Option<Origin>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Why {
+    #[arg(value_name = "ADDR")]
+    pub address: Target,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Addresses {
+    /// Addresses and CIDRs; `-` reads them from standard input, one a line
+    #[arg(required = true, value_name = "ADDR")]
+    pub addresses: Vec<Address>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum User {
+    /// Add a user; the password is asked for, or the first line of standard input
+    #[command(after_help = "Examples:
+  edge user add alice --role admin
+  edge user add bob < password.txt")]
+    Add {
+        name: String,
+        /// A role of the user; may be given again
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+    },
+    /// Set the roles of a user: these and no others
+    #[command(after_help = "Examples:
+  edge user role alice admin chat
+  edge user role alice")]
+    Role {
+        name: String,
+        #[arg(value_name = "ROLE")]
+        roles: Vec<String>,
+    },
+    /// List the users
+    #[command(after_help = "Examples:
+  edge user list -o json")]
+    List,
+    /// Set a password, which ends the user's sessions
+    #[command(after_help = "Examples:
+  edge user passwd alice")]
+    Passwd { name: String },
+    /// Let a user log in no more, which ends the user's sessions
+    #[command(after_help = "Examples:
+  edge user disable alice")]
+    Disable { name: String },
+    /// Let a disabled user log in again
+    #[command(after_help = "Examples:
+  edge user enable alice")]
+    Enable { name: String },
+    /// Remove a user
+    #[command(after_help = "Examples:
+  edge user remove alice")]
+    Remove { name: String },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Secret {
+    /// Print 256 random bits in base64url: 43 letters, one line
+    #[command(after_help = "Examples:
+  edge secret generate > /etc/edge/secrets/jwt")]
+    Generate,
+}
+
+/// What stands for an address on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `-`
+    StandardInput,
+    Of(Target),
+}
+
+impl FromStr for Address {
+    type Err = crate::block::NotATarget;
+
+    fn from_str(text: &str) -> Result<Address, Self::Err> {
+        if text == "-" { Ok(Address::StandardInput) } else { text.parse().map(Address::Of) }
+    }
+}
+
+/// How long a block lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    UntilLifted,
+    For(Duration),
+}
+
+impl FromStr for Length {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Length, String> {
+        if let Some(number) = text.strip_prefix('-') {
+            // fail2ban's `bantime = -1` comes as `-1s`, or as it is.
+            let digits = number.strip_suffix(['s', 'm', 'h', 'd', 'w']).unwrap_or(number);
+            if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Ok(Length::UntilLifted);
+            }
+        }
+        match config::duration::parse(text)? {
+            Duration::ZERO => Err("no time at all; write how long, or leave --for out".to_owned()),
+            length => Ok(Length::For(length)),
+        }
+    }
+}
+
+fn interface(name: &str) -> Result<String, String> {
+    config::interface_name(name).map(|()| name.to_owned())
+}
+
+fn origin(name: &str) -> Result<Origin, String> {
+    Origin::named(name).ok_or_else(|| unknown_origin(&Origin::ALL))
+}
+
+/// What a person or a program may claim to be: the rest is for what edge finds itself.
+fn claimed_origin(name: &str) -> Result<Origin, String> {
+    let claimed = [Origin::Manual, Origin::Fail2ban, Origin::Crowdsec, Origin::Feed, Origin::Log];
+    Origin::named(name).filter(|origin| claimed.contains(origin)).ok_or_else(|| unknown_origin(&claimed))
+}
+
+fn unknown_origin(known: &[Origin]) -> String {
+    format!("write one of {}", known.iter().map(|origin| origin.name()).collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &str) -> Result<CommandLine, clap::Error> {
+        CommandLine::try_parse_from(words.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_holds_together_and_every_command_has_examples() {
+        CommandLine::command().debug_assert();
+        fn walk(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", command.get_name());
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&CommandLine::command());
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for words in ["edge -o json --socket /s list", "edge list -o json --socket /s", "edge list -ojson --socket=/s"]
+        {
+            let global = parse(words).unwrap().global;
+            assert_eq!(global.output, Format::Json, "{words}");
+            assert_eq!(global.socket, Some(PathBuf::from("/s")), "{words}");
+        }
+        assert_eq!(parse("edge -vv status").unwrap().global.verbose, 2);
+        assert_eq!(parse("edge status -q").unwrap().global.quiet, 1);
+    }
+
+    #[test]
+    fn aliases_and_lengths() {
+        let block = |words: &str| match parse(words).unwrap().command {
+            Command::Block(block) => block,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(block("edge ban 203.0.113.7 --for -1s --origin fail2ban").length, Some(Length::UntilLifted));
+        assert_eq!(block("edge block - --for -1").length, Some(Length::UntilLifted));
+        assert_eq!(block("edge block - --for=600s").length, Some(Length::For(Duration::from_secs(600))));
+        assert_eq!(block("edge block 203.0.113.7").length, None);
+        assert!(matches!(parse("edge unban 203.0.113.7").unwrap().command, Command::Unblock(_)));
+        assert!(matches!(parse("edge unblock --all --origin auth").unwrap().command, Command::Unblock(_)));
+    }
+
+    #[test]
+    fn what_is_none_is_refused_and_named() {
+        for (words, named) in [
+            ("edge block 10.0.0.300", "10.0.0.300"),
+            ("edge why nonsense", "nonsense"),
+            ("edge block 10.0.0.1 --for 5", "5"),
+            ("edge block 10.0.0.1 --for 0s", "0s"),
+            ("edge block 10.0.0.1 --for -x", "-x"),
+            ("edge block 10.0.0.1 --origin auth", "auth"),
+            ("edge run --interface a/b", "a/b"),
+            ("edge unblock 10.0.0.1 --all", "--all"),
+            ("edge unblock", "ADDR"),
+            ("edge block", "ADDR"),
+            ("edge frobnicate", "frobnicate"),
+        ] {
+            let error = parse(words).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{words}");
+            assert!(error.to_string().contains(named), "{words}: {error}");
+        }
+    }
+}

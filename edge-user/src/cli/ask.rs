@@ -1,0 +1,144 @@
+//! Getting a command executed: by the agent over its socket, or, where the interface says so and no agent is there,
+//! on what it left pinned.
+
+use std::{
+    io::{ErrorKind, IsTerminal, Read},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    args::{Address, Global},
+    output::Complaint,
+};
+use crate::{
+    block::Target,
+    config::{Config, DEFAULT_FILE, DEFAULT_SOCKET, Overrides},
+    control::{
+        client::{self, Silence},
+        protocol::{Command, Reply, Request},
+    },
+    enforce,
+    error::Failure,
+};
+
+/// Executed by the agent alone.
+pub fn agent(global: &Global, command: Command) -> Result<Reply, Complaint> {
+    let request = Request { command, caller: client::caller() };
+    let answer = client::call(&socket(global)?, &request).map_err(Failure::from)?;
+    Ok(answer?)
+}
+
+/// Executed by the agent, else on its pinned maps and its store.
+pub fn agent_or_pins(global: &Global, command: Command) -> Result<Reply, Complaint> {
+    let request = Request { command, caller: client::caller() };
+    match client::call(&socket(global)?, &request) {
+        Ok(answer) => Ok(answer?),
+        Err(Silence::Absent(absent)) => {
+            if global.config.is_none() && !Path::new(DEFAULT_FILE).exists() {
+                return Err(absent.into());
+            }
+            let config = Config::load(&config_file(global), &without_interfaces())?;
+            Ok(enforce::offline(&config, &request)?)
+        }
+        Err(Silence::Failed(failure)) => Err(failure.into()),
+    }
+}
+
+/// What commands need of the config that start nothing.
+pub fn without_interfaces() -> Overrides {
+    Overrides { interfaces_optional: true, ..Overrides::default() }
+}
+
+pub fn config_file(global: &Global) -> PathBuf {
+    global.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
+}
+
+/// The one named, else that of the config, else the default.
+fn socket(global: &Global) -> Result<PathBuf, Failure> {
+    if let Some(socket) = &global.socket {
+        return Ok(socket.clone());
+    }
+    let file = config_file(global);
+    match Config::socket_in(&file) {
+        Ok(socket) => Ok(socket),
+        Err(_) if global.config.is_none() => Ok(PathBuf::from(DEFAULT_SOCKET)),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let message = format!("{} cannot be read: {error}; name the agent's socket with --socket", file.display());
+            Err(Failure::forbidden(message))
+        }
+        Err(error) => Err(Failure::usage(format!("{} cannot be read: {error}; name another --config", file.display()))),
+    }
+}
+
+/// The addresses named, and those of standard input where `-` stands among them.
+pub fn targets(addresses: &[Address]) -> Result<Vec<Target>, Failure> {
+    let mut targets = Vec::new();
+    let mut input_read = false;
+    for address in addresses {
+        match address {
+            Address::Of(target) => targets.push(*target),
+            Address::StandardInput if input_read => {}
+            Address::StandardInput => {
+                targets.extend(targets_of(&standard_input()?)?);
+                input_read = true;
+            }
+        }
+    }
+    Ok(targets)
+}
+
+fn standard_input() -> Result<String, Failure> {
+    let mut input = std::io::stdin();
+    if input.is_terminal() {
+        eprintln!("edge: reading addresses, one a line; Ctrl-D ends them");
+    }
+    let mut text = String::new();
+    match input.read_to_string(&mut text) {
+        Ok(_) => Ok(text),
+        Err(error) => {
+            Err(Failure::usage(format!("standard input cannot be read: {error}; give addresses, one a line")))
+        }
+    }
+}
+
+/// One a line; empty lines and what follows `#` say nothing.
+fn targets_of(text: &str) -> Result<Vec<Target>, Failure> {
+    let line = |(number, line): (usize, &str)| {
+        let typed = line.split('#').next().unwrap_or_default().trim();
+        let failed = |error| Failure::usage(format!("standard input, line {}: {error}", number + 1));
+        (!typed.is_empty()).then(|| typed.parse().map_err(failed))
+    };
+    text.lines().enumerate().filter_map(line).collect()
+}
+
+/// The agent's answer was of another kind than the question.
+pub fn mismatched() -> Complaint {
+    Failure::bug("the agent answered another question than was asked; restart it with this version of edge").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_input_is_one_address_a_line() {
+        let targets = targets_of("203.0.113.7\n\n# scanners\n 2001:db8::/32 # all\r\n").unwrap();
+        assert_eq!(targets.iter().map(ToString::to_string).collect::<Vec<_>>(), ["203.0.113.7/32", "2001:db8::/32"]);
+        let failure = targets_of("203.0.113.7\nnonsense\n").unwrap_err();
+        assert_eq!(failure.blame.exit_code(), 2);
+        assert!(failure.message.contains("line 2: `nonsense`"), "{}", failure.message);
+    }
+
+    #[test]
+    fn the_socket_is_the_named_one_else_that_of_the_config() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("edge.toml");
+        std::fs::write(&file, "[admin]\nsocket = \"/run/other.sock\"\n").unwrap();
+        let global = Global { config: Some(file), ..Global::default() };
+        assert_eq!(socket(&global).unwrap(), Path::new("/run/other.sock"));
+        let named = Global { socket: Some(PathBuf::from("/s")), ..global.clone() };
+        assert_eq!(socket(&named).unwrap(), Path::new("/s"));
+        let missing = Global { config: Some(directory.path().join("none")), ..Global::default() };
+        assert_eq!(socket(&missing).unwrap_err().blame.exit_code(), 2);
+    }
+}

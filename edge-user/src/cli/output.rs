@@ -1,0 +1,214 @@
+//! What a command gives back and how it is printed: aligned text with relative times for people, one JSON document
+//! for programs, and the exit code.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use super::args::Format;
+use crate::{
+    clock::Wall,
+    config::{ConfigErrors, Problem},
+    error::Failure,
+};
+
+/// A command that did what it does, even if the answer is no.
+#[derive(Debug)]
+pub struct Outcome {
+    pub json: Value,
+    /// Without a newline at its end; empty: nothing is printed.
+    pub text: String,
+    /// Sentences for standard error; the document has them too.
+    pub warnings: Vec<String>,
+    pub exit_code: u8,
+}
+
+impl Outcome {
+    pub fn new(json: Value, text: String) -> Outcome {
+        Outcome { json, text, warnings: Vec::new(), exit_code: 0 }
+    }
+}
+
+/// A command that did not.
+#[derive(Debug)]
+pub enum Complaint {
+    Failure(Failure),
+    Config(ConfigErrors),
+}
+
+impl From<Failure> for Complaint {
+    fn from(failure: Failure) -> Complaint {
+        Complaint::Failure(failure)
+    }
+}
+
+impl From<ConfigErrors> for Complaint {
+    fn from(errors: ConfigErrors) -> Complaint {
+        Complaint::Config(errors)
+    }
+}
+
+impl Complaint {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Complaint::Failure(failure) => failure.blame.exit_code(),
+            Complaint::Config(_) => crate::error::Blame::Usage.exit_code(),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Complaint::Failure(failure) => format!("edge: {failure}"),
+            // Each line begins with its place, as editors and scripts expect.
+            Complaint::Config(errors) => errors.to_string(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Complaint::Failure(Failure { blame, message }) => json!({"error": {"blame": blame, "message": message}}),
+            Complaint::Config(errors) => {
+                let problem = |problem: &Problem| {
+                    let Problem { line, column, key, message } = problem;
+                    json!({"file": errors.file, "line": line, "column": column, "key": key, "message": message})
+                };
+                let problems: Vec<Value> = errors.problems.iter().map(problem).collect();
+                json!({"error": {"blame": "usage", "message": errors.to_string(), "problems": problems}})
+            }
+        }
+    }
+}
+
+/// Prints and gives the exit code. A closed pipe is no failure.
+pub fn print(format: Format, outcome: Result<Outcome, Complaint>) -> u8 {
+    match (format, outcome) {
+        (Format::Json, Ok(outcome)) => {
+            to_stdout(&outcome.json.to_string());
+            outcome.exit_code
+        }
+        (Format::Json, Err(complaint)) => {
+            to_stdout(&complaint.json().to_string());
+            complaint.exit_code()
+        }
+        (Format::Text, Ok(outcome)) => {
+            outcome.warnings.iter().for_each(|warning| to_stderr(&format!("warning: {}", printable(warning))));
+            to_stdout(&outcome.text);
+            outcome.exit_code
+        }
+        (Format::Text, Err(complaint)) => {
+            to_stderr(&complaint.text());
+            complaint.exit_code()
+        }
+    }
+}
+
+fn to_stdout(text: &str) {
+    if !text.is_empty() {
+        drop(writeln!(std::io::stdout().lock(), "{text}"));
+    }
+}
+
+fn to_stderr(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+}
+
+/// Columns as wide as their widest cell; the last one is not padded.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut header.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.join("\n")
+}
+
+/// `NAME  value`, the values aligned.
+pub fn fields(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: Vec<String> = rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect();
+    lines.join("\n")
+}
+
+/// `in 14 min`, `3 h ago`.
+pub fn relative(time: Wall, now: Wall) -> String {
+    let milliseconds = time.0.saturating_sub(now.0);
+    let length = length(milliseconds.unsigned_abs() / 1000);
+    if milliseconds >= 0 { format!("in {length}") } else { format!("{length} ago") }
+}
+
+/// In the largest unit of which there are at least two.
+pub fn length(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Fit for a terminal: what came from outside cannot steer it.
+pub fn printable(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    };
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Config, Overrides},
+        error::Blame,
+    };
+
+    #[test]
+    fn a_table_is_aligned() {
+        let rows = [vec!["203.0.113.7/32".to_owned(), "x".to_owned()], vec!["::1/128".to_owned(), "yz".to_owned()]];
+        let expected = "ADDRESS         WHY\n203.0.113.7/32  x\n::1/128         yz";
+        assert_eq!(table(&["ADDRESS", "WHY"], &rows), expected);
+    }
+
+    #[test]
+    fn times_are_relative() {
+        let now = Wall(1_000_000_000);
+        let at = |seconds: i64| relative(Wall(now.0 + seconds * 1000), now);
+        assert_eq!(at(90), "in 90 s");
+        assert_eq!(at(900), "in 15 min");
+        assert_eq!(at(-14_400), "4 h ago");
+        assert_eq!(at(604_800), "in 7 days");
+    }
+
+    #[test]
+    fn a_terminal_cannot_be_steered() {
+        assert_eq!(printable("a\u{1b}[2Jb\u{202e}c\nd"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
+    }
+
+    #[test]
+    fn each_blame_has_its_exit_code_and_its_document() {
+        for (blame, code, name) in [
+            (Blame::Refused, 1, "refused"),
+            (Blame::System, 1, "system"),
+            (Blame::Bug, 1, "bug"),
+            (Blame::Usage, 2, "usage"),
+            (Blame::Unreachable, 3, "unreachable"),
+            (Blame::Forbidden, 4, "forbidden"),
+        ] {
+            let complaint = Complaint::from(Failure::new(blame, "so it is"));
+            assert_eq!(complaint.exit_code(), code);
+            assert_eq!(complaint.json(), json!({"error": {"blame": name, "message": "so it is"}}));
+        }
+        let errors = Config::parse("e.toml".as_ref(), "x = 1", &Overrides::default()).unwrap_err();
+        let complaint = Complaint::from(errors);
+        assert_eq!(complaint.exit_code(), 2);
+        assert_eq!(complaint.json()["error"]["problems"][1]["key"], "x");
+        assert!(complaint.text().starts_with("e.toml:1:1: "));
+    }
+}

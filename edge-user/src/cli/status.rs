@@ -1,0 +1,40 @@
+//! `edge status`: one screen about the agent.
+
+use serde_json::json;
+
+use super::{
+    args::Global,
+    ask,
+    output::{Complaint, Outcome, fields, length},
+};
+use crate::control::protocol::{Command, Reply, Status};
+
+pub fn status(global: &Global) -> Result<Outcome, Complaint> {
+    let Reply::Status(status) = ask::agent(global, Command::Status)? else { return Err(ask::mismatched()) };
+    Ok(Outcome::new(json!(status), text(&status)))
+}
+
+fn text(status: &Status) -> String {
+    let interfaces: Vec<String> = status
+        .interfaces
+        .iter()
+        .map(|interface| format!("{} ({}, program {})", interface.name, interface.mode, interface.program_id))
+        .collect();
+    let reasons: Vec<String> =
+        status.packets.by_reason.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{n} {reason}")).collect();
+    let blocked = &status.blocked;
+    fields(&[
+        ("edge", format!("{}, process {}, up {}", status.version, status.pid, length(status.uptime_seconds as u64))),
+        ("interfaces", if interfaces.is_empty() { "none".to_owned() } else { interfaces.join(", ") }),
+        (
+            "blocked",
+            format!(
+                "{} ({} IPv4, {} IPv6, {} networks), {} enforced, {} in drift",
+                blocked.total, blocked.ipv4, blocked.ipv6, blocked.prefixes, status.enforced.total, status.drift
+            ),
+        ),
+        ("packets", format!("{} passed, {} dropped", status.packets.passed, status.packets.dropped)),
+        ("reasons", if reasons.is_empty() { "no packet yet".to_owned() } else { reasons.join(", ") }),
+        ("config", format!("generation {}, last reload {}", status.reload.generation, status.reload.last_result)),
+    ])
+}

@@ -1,0 +1,68 @@
+//! `edge user …`: the users who may log in, written straight to the server's store, agent running or not.
+
+use serde_json::json;
+
+use super::{
+    args::{Global, User as Command},
+    ask,
+    output::{Complaint, Outcome, printable, relative, table},
+    password,
+};
+use crate::{
+    clock::Wall,
+    config::Config,
+    server::users::{User, UserStore, check_name},
+};
+
+pub fn user(global: &Global, command: &Command) -> Result<Outcome, Complaint> {
+    let config = Config::load(&ask::config_file(global), &ask::without_interfaces())?;
+    let store = || UserStore::open_or_create(&config.store.auth_directory());
+    match command {
+        Command::Add { name, roles } => {
+            check_name(name)?;
+            let mut store = store()?;
+            store.add(name, &password::ask()?, roles)?;
+            Ok(done(name, "added"))
+        }
+        Command::Role { name, roles } => {
+            store()?.set_roles(name, roles)?;
+            Ok(done(name, "has these roles now"))
+        }
+        Command::List => {
+            let users = store()?.list()?;
+            Ok(Outcome::new(json!(users), text(&users, Wall::now())))
+        }
+        Command::Passwd { name } => {
+            let mut store = store()?;
+            store.set_password(name, &password::ask()?)?;
+            Ok(done(name, "has a new password; earlier sessions and tokens are ended"))
+        }
+        Command::Disable { name } => {
+            store()?.set_disabled(name, true)?;
+            Ok(done(name, "disabled; earlier sessions and tokens are ended"))
+        }
+        Command::Enable { name } => {
+            store()?.set_disabled(name, false)?;
+            Ok(done(name, "enabled"))
+        }
+        Command::Remove { name } => {
+            store()?.remove(name)?;
+            Ok(done(name, "removed"))
+        }
+    }
+}
+
+fn done(name: &str, what: &str) -> Outcome {
+    Outcome::new(json!({ "name": name }), format!("{}: {what}", printable(name)))
+}
+
+fn text(users: &[User], now: Wall) -> String {
+    if users.is_empty() {
+        return "there are no users; add one with `edge user add NAME`".to_owned();
+    }
+    let row = |user: &User| {
+        let state = if user.disabled { "disabled" } else { "enabled" };
+        vec![printable(&user.name), printable(&user.roles.join(",")), state.to_owned(), relative(user.created, now)]
+    };
+    table(&["NAME", "ROLES", "STATE", "CREATED"], &users.iter().map(row).collect::<Vec<_>>())
+}

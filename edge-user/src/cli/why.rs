@@ -1,0 +1,69 @@
+//! `edge why`: everything that bears on one address; exit code 0 if its traffic passes, 1 if not.
+
+use serde_json::json;
+
+use super::{
+    args::{Global, Why as Arguments},
+    ask, list,
+    output::{Complaint, Outcome, fields, printable, relative},
+};
+use crate::{
+    clock::Wall,
+    control::protocol::{Command, Entry, Reply, Why},
+    error::Failure,
+};
+
+pub fn why(global: &Global, arguments: &Arguments) -> Result<Outcome, Complaint> {
+    if !arguments.address.is_single() {
+        let message = format!("{} is a network; write one address of it", arguments.address);
+        return Err(Failure::usage(message).into());
+    }
+    let command = Command::Why { address: arguments.address.net().addr() };
+    let Reply::Why(why) = ask::agent_or_pins(global, command)? else { return Err(ask::mismatched()) };
+    let exit_code = if why.verdict == "pass" { 0 } else { 1 };
+    Ok(Outcome { exit_code, ..Outcome::new(json!(why), text(&why, Wall::now())) })
+}
+
+fn text(why: &Why, now: Wall) -> String {
+    let verdict = if why.verdict == "pass" { "passes" } else { "is dropped" };
+    let mut rows = vec![
+        ("address", format!("{} {verdict} ({})", why.address, why.reason)),
+        ("allowed", yes(why.allowed).to_owned()),
+        ("protected", why.protected.as_deref().map_or_else(|| "no".to_owned(), printable)),
+        ("block", why.block.as_ref().map_or_else(|| "none".to_owned(), |entry| block(entry, now))),
+    ];
+    let drops: Vec<String> =
+        why.dropped.by_reason.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{n} {reason}")).collect();
+    rows.push(("dropped", if drops.is_empty() { "no packet".to_owned() } else { drops.join(", ") }));
+    rows.push(("connections", why.connections.current.to_string()));
+    rows.push(("score", format!("{} of {}", why.score, why.threshold)));
+    let offences: Vec<String> = why
+        .offences
+        .iter()
+        .map(|offence| {
+            let subject = offence.subject.as_deref().map(|name| format!(" as {}", printable(name))).unwrap_or_default();
+            format!("{} {}{subject}", relative(offence.time, now), offence.kind)
+        })
+        .collect();
+    rows.push(("evidence", if offences.is_empty() { "none".to_owned() } else { offences.join("; ") }));
+    fields(&rows)
+}
+
+fn block(entry: &Entry, now: Wall) -> String {
+    format!(
+        "{} by {}, offence {}, since {} ({}), ends {}, {} packets and {} bytes dropped: {}",
+        entry.address,
+        entry.origin,
+        entry.offence,
+        entry.created,
+        relative(entry.created, now),
+        list::ends(entry, now),
+        entry.packets,
+        entry.bytes,
+        printable(&entry.reason),
+    )
+}
+
+fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
