@@ -147,6 +147,11 @@ pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), ma
 
 /// Writes one message, whole; what the other side would refuse for its size is refused here. Not cancel-safe.
 pub async fn write<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), message: &T, max: usize) -> io::Result<()> {
+    stream.write_all(&frame(message, max)?).await
+}
+
+/// One message as it travels.
+pub fn frame<T: Serialize>(message: &T, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut frame = Zeroizing::new(vec![0; 4]);
     serde_json::to_writer(&mut *frame, message)?;
     let length = frame.len() - 4;
@@ -155,7 +160,7 @@ pub async fn write<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), message
     }
     let head = u32::try_from(length).map_err(|_| invalid("a message is too long for the link".to_owned()))?;
     frame[..4].copy_from_slice(&head.to_le_bytes());
-    stream.write_all(&frame).await
+    Ok(frame)
 }
 
 fn invalid(message: String) -> io::Error {

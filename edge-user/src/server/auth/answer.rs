@@ -1,0 +1,126 @@
+//! What answers look like: the one table of refusals with their status, body and challenge, and the headers that every
+//! answer carries.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Response, StatusCode,
+    header::{
+        ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
+        WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    },
+};
+use serde_json::{Value, json};
+
+use super::Outcome;
+
+/// Why a request is not answered with what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// No credential came: no offence.
+    NoCredential,
+    /// User name and password are not good.
+    Login {
+        account: String,
+    },
+    /// A token is not good. `guessed`: edge never issued it, which is an offence.
+    Token {
+        guessed: bool,
+        account: Option<String>,
+    },
+    /// The credential is good, its roles do not suffice.
+    Forbidden,
+    NotFound,
+    /// Another method is needed: those.
+    Method(&'static str),
+    Malformed,
+    TooLarge,
+    TooSlow,
+    /// Too many password hashes in flight.
+    Busy,
+    /// The store cannot be used.
+    Unavailable,
+}
+
+impl Denial {
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Denial::NoCredential => Outcome::Missing,
+            Denial::Login { .. } | Denial::Token { .. } => Outcome::Refused,
+            Denial::Forbidden => Outcome::Forbidden,
+            Denial::NotFound | Denial::Method(_) | Denial::Malformed | Denial::TooLarge | Denial::TooSlow => {
+                Outcome::Invalid
+            }
+            Denial::Busy | Denial::Unavailable => Outcome::Unavailable,
+        }
+    }
+
+    pub fn response(&self, under_auth: bool) -> Response<Full<Bytes>> {
+        let (status, error) = self.status();
+        let mut response = if under_auth {
+            json_answer(status, &json!({"error": error}))
+        } else {
+            let title = status.canonical_reason().unwrap_or("Error");
+            let mut problem =
+                json_answer(status, &json!({"type": "about:blank", "title": title, "status": status.as_u16()}));
+            set(&mut problem, CONTENT_TYPE, "application/problem+json");
+            problem
+        };
+        match self {
+            Denial::NoCredential | Denial::Login { .. } => {
+                set(&mut response, WWW_AUTHENTICATE, "Bearer realm=\"edge\"")
+            }
+            Denial::Token { .. } => set(
+                &mut response,
+                WWW_AUTHENTICATE,
+                "Bearer realm=\"edge\", error=\"invalid_token\", error_description=\"the token is not good\"",
+            ),
+            Denial::Forbidden => {
+                set(&mut response, WWW_AUTHENTICATE, "Bearer realm=\"edge\", error=\"insufficient_scope\"");
+            }
+            Denial::Method(allow) => set(&mut response, ALLOW, allow),
+            Denial::Busy => set(&mut response, RETRY_AFTER, "1"),
+            Denial::Unavailable => set(&mut response, RETRY_AFTER, "5"),
+            Denial::NotFound | Denial::Malformed | Denial::TooLarge | Denial::TooSlow => {}
+        }
+        response
+    }
+
+    fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Denial::NoCredential => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Denial::Login { .. } => (StatusCode::UNAUTHORIZED, "invalid_credentials"),
+            Denial::Token { .. } => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Denial::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+            Denial::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Denial::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Denial::Malformed => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Denial::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Denial::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
+            Denial::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Denial::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        }
+    }
+}
+
+pub fn json_answer(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    set(&mut response, CONTENT_TYPE, "application/json");
+    response
+}
+
+/// What every answer carries.
+pub fn finish(response: &mut Response<Full<Bytes>>, under_auth: bool, production: bool) {
+    set(response, X_CONTENT_TYPE_OPTIONS, "nosniff");
+    if under_auth {
+        set(response, CACHE_CONTROL, "no-store");
+    }
+    if production {
+        set(response, STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    }
+}
+
+fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value: &'static str) {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+}

@@ -1,0 +1,204 @@
+//! The endpoints without sockets: requests in, answers and offences out, with a task that plays the agent.
+
+use std::time::Duration;
+
+use hyper::header::{ALLOW, WWW_AUTHENTICATE};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::server::{
+    link::{FromServer, Offence},
+    users::UserStore,
+};
+
+struct World {
+    auth: Auth,
+    offences: Arc<std::sync::Mutex<Vec<Offence>>>,
+    users: UserStore,
+    _directory: tempfile::TempDir,
+}
+
+/// An agent that blocks at the third offence.
+fn world() -> World {
+    let directory = tempfile::tempdir().unwrap();
+    let mut users = UserStore::open(directory.path()).unwrap();
+    users.add("alice", "correct horse", &["chat".to_owned()]).unwrap();
+    let config = ServerConfig {
+        production: true,
+        certificate_pem: String::new(),
+        key_pem: String::new(),
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(60),
+        max_handshakes: 8,
+        issuer: "https://a.test".to_owned(),
+        audience: "api".to_owned(),
+        secret: "9lWjO0cQ2nVwXhT5sUeR7yBzKdMfGaLp".to_owned(),
+        access_ttl: Duration::from_secs(3600),
+        refresh_ttl: Duration::from_secs(7200),
+        leeway: Duration::from_secs(30),
+        hashes_in_flight: 2,
+        auth_store: directory.path().to_owned(),
+    };
+    let (out, mut sent) = mpsc::channel(8);
+    let report = Arc::new(Report::new(out));
+    let offences = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (agent, seen) = (report.clone(), offences.clone());
+    tokio::spawn(async move {
+        while let Some(message) = sent.recv().await {
+            if let FromServer::Offence(offence) = message {
+                let id = offence.id;
+                let count = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(offence);
+                    seen.len()
+                };
+                agent.judged(id, count >= 3);
+            }
+        }
+    });
+    let auth = Auth::new(&config, report, Arc::default()).unwrap();
+    World { auth, offences, users, _directory: directory }
+}
+
+impl World {
+    async fn ask(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> (Answer, Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        self.send(request.body(Full::new(Bytes::from(body.to_owned()))).unwrap()).await
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> (Answer, Value) {
+        let ends = Ends { peer: "203.0.113.7:5000".parse().unwrap(), local: "192.0.2.1:443".parse().unwrap() };
+        let mut answer = self.auth.answer(ends, request).await;
+        let body = answer.response.body_mut().collect().await.unwrap().to_bytes();
+        (answer, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn login(&self, name: &str, password: &str) -> (Answer, Value) {
+        self.ask("POST", "/auth/login", None, &json!({"username": name, "password": password}).to_string()).await
+    }
+
+    fn offences(&self) -> usize {
+        self.offences.lock().unwrap().len()
+    }
+}
+
+fn text<'a>(body: &'a Value, key: &str) -> &'a str {
+    body[key].as_str().unwrap()
+}
+
+fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+    answer.response.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_login_and_what_follows_from_it() {
+    let world = world();
+    let (answer, login) = world.login("alice", "correct horse").await;
+    assert_eq!(answer.response.status(), 200);
+    assert_eq!((text(&login, "token_type"), login["expires_in"].as_u64()), ("bearer", Some(3600)));
+    assert_eq!(header(&answer, "cache-control"), Some("no-store"));
+    assert_eq!(header(&answer, "x-content-type-options"), Some("nosniff"));
+    assert_eq!(header(&answer, "strict-transport-security"), Some("max-age=31536000"));
+    let access = text(&login, "access_token");
+    let (_, me) = world.ask("GET", "/auth/me", Some(access), "").await;
+    assert_eq!(me, json!({"username": "alice", "roles": ["chat"]}));
+    for (path, status) in [
+        ("/auth/verify", 200),
+        ("/auth/verify/any/path?x=%zz", 200),
+        ("/auth/verify?require=chat", 200),
+        ("/auth/verify?require=chat&require=admin", 403),
+        ("/auth/verify?require=c%68at", 200),
+    ] {
+        let (answer, _) = world.ask("DELETE", path, Some(access), "").await;
+        assert_eq!(answer.response.status(), status, "{path}");
+        if status == 200 {
+            assert_eq!(header(&answer, "x-auth-request-user"), Some("alice"));
+            assert_eq!(header(&answer, "x-auth-request-groups"), Some("chat"));
+        }
+    }
+    let refresh = json!({"refresh_token": login["refresh_token"]}).to_string();
+    let (answer, next) = world.ask("POST", "/auth/refresh", None, &refresh).await;
+    assert_eq!(answer.response.status(), 200);
+    let (answer, _) = world.ask("POST", "/auth/logout", Some(text(&next, "access_token")), "").await;
+    assert_eq!(answer.response.status(), 204);
+    let refresh = json!({"refresh_token": next["refresh_token"]}).to_string();
+    let (answer, _) = world.ask("POST", "/auth/refresh", None, &refresh).await;
+    assert_eq!(answer.response.status(), 401);
+    for token in [access, text(&next, "access_token")] {
+        assert_eq!(world.ask("GET", "/auth/me", Some(token), "").await.0.response.status(), 401);
+    }
+    assert_eq!(world.offences(), 0);
+}
+
+#[tokio::test]
+async fn a_change_of_the_account_ends_its_tokens_at_once() {
+    let mut world = world();
+    let (_, login) = world.login("alice", "correct horse").await;
+    world.users.set_roles("alice", &["admin".to_owned()]).unwrap();
+    let (_, me) = world.ask("GET", "/auth/me", Some(text(&login, "access_token")), "").await;
+    assert_eq!(me["roles"], json!(["admin"]));
+    world.users.set_password("alice", "battery staple").unwrap();
+    let (answer, _) = world.ask("GET", "/auth/me", Some(text(&login, "access_token")), "").await;
+    assert_eq!(answer.response.status(), 401);
+    assert_eq!(world.login("alice", "battery staple").await.0.response.status(), 200);
+    assert_eq!(world.offences(), 0);
+}
+
+#[tokio::test]
+async fn each_refused_credential_is_one_offence_and_the_block_closes() {
+    let world = world();
+    let (first, one) = world.login("alice", "wrong").await;
+    let (second, two) = world.login("no\nbody", "wrong").await;
+    assert_eq!((first.response.status(), &one), (second.response.status(), &two));
+    assert_eq!(one, json!({"error": "invalid_credentials"}));
+    assert_eq!(first.response.headers(), second.response.headers());
+    assert!(!first.close && !second.close);
+    let (third, _) = world.ask("GET", "/auth/me", Some("a.b.c"), "").await;
+    assert!(third.close);
+    assert!(header(&third, "www-authenticate").unwrap().contains("error=\"invalid_token\""));
+    let offences = world.offences.lock().unwrap();
+    let seen: Vec<_> = offences.iter().map(|offence| (offence.kind, offence.account.as_deref())).collect();
+    assert_eq!(seen, [(Kind::Login, Some("alice")), (Kind::Login, Some("no\nbody")), (Kind::Token, None)]);
+}
+
+#[tokio::test]
+async fn no_credential_is_no_offence_and_two_are_refused() {
+    let world = world();
+    let (answer, _) = world.ask("GET", "/auth/verify", None, "").await;
+    assert_eq!(answer.response.status(), 401);
+    assert_eq!(answer.response.headers()[WWW_AUTHENTICATE], "Bearer realm=\"edge\"");
+    assert_eq!(world.offences(), 0);
+    let (_, login) = world.login("alice", "correct horse").await;
+    let token = format!("Bearer {}", text(&login, "access_token"));
+    let request = Request::get("/auth/me").header(AUTHORIZATION, &token).header(AUTHORIZATION, &token);
+    let (answer, _) = world.send(request.body(Full::default()).unwrap()).await;
+    assert_eq!(answer.response.status(), 401);
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_is_refused_by_name() {
+    let world = world();
+    let (answer, _) = world.ask("GET", "/auth/login", None, "").await;
+    assert_eq!((answer.response.status().as_u16(), &answer.response.headers()[ALLOW]), (405, &"POST".parse().unwrap()));
+    for (method, path, body, status) in [
+        ("GET", "/", "", 404),
+        ("GET", "/auth/other", "", 404),
+        ("GET", "/auth/verifyx", "", 404),
+        ("POST", "/health", "", 405),
+        ("GET", "/health", "", 200),
+        ("GET", "/ready", "", 200),
+        ("GET", "/status", "", 200),
+        ("POST", "/auth/login", "{", 400),
+        ("POST", "/auth/login", "{\"username\":\"alice\"}", 400),
+        ("POST", "/auth/refresh", "[]", 400),
+        ("POST", "/auth/login", &format!("\"{}\"", "x".repeat(64 << 10)), 413),
+    ] {
+        let (answer, _) = world.ask(method, path, None, body).await;
+        assert_eq!(answer.response.status(), status, "{method} {path}");
+    }
+    assert_eq!(world.offences(), 0);
+}

@@ -1,0 +1,123 @@
+//! The server's side of the link: what is sent to the agent, and the answers that requests wait for.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::link::{FromServer, Kind, Metrics, Offence};
+
+/// How long a refusal waits for the agent's word, then it is sent without it.
+const JUDGED_WITHIN: Duration = Duration::from_secs(1);
+/// The longest user name that is reported, in bytes.
+const MAX_ACCOUNT: usize = 256;
+
+pub struct Report {
+    out: mpsc::Sender<FromServer>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
+    next: AtomicU64,
+}
+
+/// Both ends of an accepted connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+impl Report {
+    /// What comes out of `out` goes to the agent.
+    pub fn new(out: mpsc::Sender<FromServer>) -> Report {
+        Report { out, waiting: Mutex::default(), next: AtomicU64::new(1) }
+    }
+
+    /// Reports a refused credential and waits until the agent has judged; whether the client is blocked now.
+    pub async fn offence(&self, kind: Kind, ends: Ends, account: Option<&str>) -> bool {
+        let waiting = Waiting { report: self, id: self.next.fetch_add(1, Ordering::Relaxed) };
+        let (judge, judged) = oneshot::channel();
+        self.waiting().insert(waiting.id, judge);
+        let account = account.map(|name| name[..name.floor_char_boundary(MAX_ACCOUNT)].to_owned());
+        let offence = Offence { id: waiting.id, kind, peer: ends.peer, local: ends.local, account };
+        let asked = async {
+            self.out.send(FromServer::Offence(offence)).await.ok()?;
+            judged.await.ok()
+        };
+        match timeout(JUDGED_WITHIN, asked).await {
+            Ok(answer) => answer.unwrap_or(false),
+            Err(_) => {
+                tracing::warn!("the agent has not judged an offence within a second; the client is answered without");
+                false
+            }
+        }
+    }
+
+    /// The agent's answer to an offence; one that nobody waits for any more is passed over.
+    pub fn judged(&self, id: u64, blocked: bool) {
+        if let Some(judge) = self.waiting().remove(&id) {
+            let _ = judge.send(blocked);
+        }
+    }
+
+    pub async fn signed_in(&self, ends: Ends, account: &str) {
+        let message = FromServer::SignedIn { peer: ends.peer, account: account.to_owned() };
+        let _ = self.out.send_timeout(message, JUDGED_WITHIN).await;
+    }
+
+    pub async fn ready(&self) {
+        let _ = self.out.send(FromServer::Ready).await;
+    }
+
+    /// A full link loses no count: the next snapshot has it too.
+    pub fn metrics(&self, metrics: Metrics) {
+        let _ = self.out.try_send(FromServer::Metrics(metrics));
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<bool>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets the id when its request ends, also when the client goes away first.
+struct Waiting<'a> {
+    report: &'a Report,
+    id: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.report.waiting().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_offence_waits_for_its_answer_and_no_longer_than_a_second() {
+        let (out, mut sent) = mpsc::channel(4);
+        let report = Report::new(out);
+        let ends = Ends { peer: "203.0.113.7:5000".parse().unwrap(), local: "192.0.2.1:443".parse().unwrap() };
+        let name = "ä".repeat(200);
+        let agent = async {
+            let Some(FromServer::Offence(offence)) = sent.recv().await else { panic!() };
+            assert_eq!(offence.account.unwrap().len(), 256);
+            report.judged(offence.id + 1, false);
+            report.judged(offence.id, true);
+        };
+        let (blocked, ()) = tokio::join!(report.offence(Kind::Login, ends, Some(&name)), agent);
+        assert!(blocked);
+        assert!(!report.offence(Kind::Token, ends, None).await);
+        assert!(report.waiting().is_empty());
+    }
+}
