@@ -1,7 +1,15 @@
-//! `cargo xtask bench [NAME...]`: benchmarks, each beside its peer in the same run.
+//! `cargo xtask bench [NAME...]`: benchmarks, each beside its peer in the same run. A shared machine is never quiet, so
+//! rounds of the compared alternate, medians are taken, and the ratio is what counts.
 
-use anyhow::{Result, bail};
+mod block_latency;
+mod memory;
+mod xdp;
+
+use anyhow::Result;
 use clap::ValueEnum;
+use serde_json::{Map, Value};
+
+use crate::{live, run::Profile, setup};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -22,8 +30,66 @@ enum Name {
     Memory,
 }
 
+/// One benchmark's outcome: for people, and for programs.
+struct Outcome {
+    text: String,
+    json: Value,
+}
+
+impl Name {
+    fn key(self) -> &'static str {
+        match self {
+            Name::Xdp => "xdp",
+            Name::BlockLatency => "block_latency",
+            Name::Memory => "memory",
+        }
+    }
+
+    fn measure(self) -> Result<Outcome> {
+        match self {
+            Name::Xdp => xdp::measure(),
+            Name::BlockLatency => block_latency::measure(),
+            Name::Memory => memory::measure(),
+        }
+    }
+}
+
 pub fn bench(arguments: &Arguments) -> Result<()> {
-    let Arguments { names, json } = arguments;
-    let _ = (names, json);
-    bail!("the benchmarks are not in this version yet")
+    live::enter(Profile::Release, setup::for_bench)?;
+    let names = if arguments.names.is_empty() { Name::value_variants() } else { &arguments.names };
+    let mut document = Map::new();
+    for name in names {
+        let outcome = name.measure()?;
+        if !arguments.json {
+            println!("{}", outcome.text);
+        }
+        document.insert(name.key().to_owned(), outcome.json);
+    }
+    if arguments.json {
+        println!("{}", Value::Object(document));
+    }
+    Ok(())
+}
+
+/// The value below which `part` of them lie; of an even number's middle the upper.
+fn quantile<T: Copy + PartialOrd + Default>(values: &[T], part: f64) -> T {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    let index = (sorted.len() as f64 * part) as usize;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_few_and_many() {
+        assert_eq!(quantile::<u32>(&[], 0.5), 0);
+        assert_eq!(quantile(&[3], 0.99), 3);
+        assert_eq!(quantile(&[3, 1, 2], 0.5), 2);
+        let hundred: Vec<u32> = (1..=100).collect();
+        assert_eq!(quantile(&hundred, 0.99), 100);
+        assert_eq!(quantile(&hundred, 0.5), 51);
+    }
 }

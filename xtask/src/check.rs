@@ -42,7 +42,7 @@ fn formatting() -> Result<()> {
 }
 
 fn host_lints() -> Result<()> {
-    let whole = ["clippy", "--locked", "--workspace", "--all-targets", "--features", "xtask/live"];
+    let whole = ["clippy", "--locked", "--workspace", "--all-targets"];
     run(cargo().args(whole).args(["--", "-D", "warnings"]))
 }
 

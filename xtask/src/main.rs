@@ -1,9 +1,12 @@
 //! `cargo xtask`: everything that one does with this repository besides `cargo build`. One file for each command.
 
 mod bench;
+mod bpf;
 mod check;
 mod demo;
 mod dependencies;
+mod live;
+mod probe;
 mod rules;
 mod run;
 mod setup;
