@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == "server") {
+        return edge_user::server::main(args);
+    }
     edge_user::cli::main()
 }
