@@ -190,7 +190,7 @@ impl Stream {
 
     /// Waits until nothing arrives any more; when the first was sent that never arrived.
     fn first_dropped(mut self, limit: Duration) -> Result<Instant> {
-        const SILENCE: Duration = Duration::from_millis(100);
+        const SILENCE: Duration = Duration::from_millis(250);
         let mut newest = (self.arrived.load(Ordering::Relaxed), Instant::now());
         wait_for("the datagrams to be dropped", limit, || {
             let arrived = self.arrived.load(Ordering::Relaxed);
@@ -201,6 +201,7 @@ impl Stream {
         })?;
         self.end.store(true, Ordering::Relaxed);
         let sent = self.sender.take().and_then(|sender| sender.join().ok()).unwrap_or_default();
+        let _ = self.receiver.take().map(JoinHandle::join);
         let first = usize::try_from(self.arrived.load(Ordering::Relaxed))?;
         sent.get(first).copied().context("the stream ended before a datagram was dropped")
     }
@@ -228,11 +229,14 @@ fn send(socket: &UdpSocket, to: SocketAddr, end: &AtomicBool) -> Vec<Instant> {
     sent
 }
 
+/// Until the end, and then what is still queued.
 fn receive(socket: &UdpSocket, arrived: &AtomicU64, end: &AtomicBool) {
     let mut number = [0; 8];
-    while !end.load(Ordering::Relaxed) {
-        if let Ok(8) = socket.recv(&mut number) {
-            arrived.fetch_max(u64::from_be_bytes(number) + 1, Ordering::Relaxed);
+    loop {
+        match socket.recv(&mut number) {
+            Ok(_) => drop(arrived.fetch_max(u64::from_be_bytes(number) + 1, Ordering::Relaxed)),
+            Err(_) if end.load(Ordering::Relaxed) => return,
+            Err(_) => {}
         }
     }
 }
