@@ -23,7 +23,7 @@ fn a_stop_is_orderly_and_detaches_nothing() -> Result<()> {
     ensure!(begin.elapsed() < Duration::from_secs(5));
     ensure!(lab.host.xdp_program(HOST_INTERFACE)? == Some(program));
     ensure!(edge.cli(&["status"])?.code == 3);
-    ensure!(Client::new(&lab, &edge, ATTACKER4).get("/health")? == Seen::Timeout);
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
     // Nobody listens any more, but the neighbour's packets reach the host.
     ensure!(matches!(Client::new(&lab, &edge, NEIGHBOUR4).get("/health")?, Seen::Failed(_)));
     edge.run()?;
@@ -103,7 +103,7 @@ fn without_a_server_section_it_filters_and_serves_nothing() -> Result<()> {
         Client::new(lab, &edge, address)
     };
     std::fs::write(edge.path("cert.pem"), "")?;
-    ensure!(client(ATTACKER4).request("/health", &["--insecure"])? == Seen::Timeout);
+    ensure!(client(ATTACKER4).request("/health", &["--insecure", "--connect-timeout", "1.5"])? == Seen::Timeout);
     ensure!(client(NEIGHBOUR4).request("/health", &["--insecure"])? != Seen::Timeout);
     Ok(())
 }

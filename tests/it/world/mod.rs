@@ -47,7 +47,7 @@ fn served(client: &Client<'_>) -> Result<()> {
 }
 
 fn shut_out(client: &Client<'_>) -> Result<()> {
-    let seen = client.get("/health")?;
+    let seen = client.request("/health", &["--connect-timeout", "1.5"])?;
     ensure!(seen == Seen::Timeout, "{} is not shut out: {seen:?}", client.address);
     Ok(())
 }
