@@ -11,7 +11,7 @@ use crate::{
 
 /// Drops blocked clients inside the kernel and learns from failed logins whom to block.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "edge", version, max_term_width = 100)]
+#[command(name = "edge", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "Examples:
   edge run                           the agent, in the foreground
   edge block 203.0.113.7 --for 4h    drop what comes from this address

@@ -10,7 +10,11 @@ use super::{
     ask,
     output::{Complaint, Outcome, table},
 };
-use crate::config::{Config, Interfaces, Overrides};
+use crate::{
+    config::{Config, Interfaces, Overrides},
+    control::protocol::{Command, Reply},
+    netlink::{self, Link, XdpAttached},
+};
 
 /// The oldest kernel on which all that edge uses is there.
 const FLOOR: (u32, u32) = (6, 1);
@@ -53,9 +57,10 @@ pub fn doctor(global: &Global) -> Result<Outcome, Complaint> {
     } else {
         Config::load(&file, &overrides)?
     };
-    let mut findings = vec![kernel(&nix_release()), btf(), bpffs(&config.filter.pin_path), cgroup2()];
+    let mut findings = vec![kernel(&kernel_release()), btf(), bpffs(&config.filter.pin_path), cgroup2()];
     findings.push(capabilities(effective_capabilities()));
-    findings.extend(interfaces(&config));
+    findings.push(diagnosis());
+    findings.extend(interfaces(&config, &own_programs(global)));
     let bad = findings.iter().any(|finding| finding.result == Grade::Bad);
     let rows: Vec<Vec<String>> = findings
         .iter()
@@ -77,7 +82,7 @@ fn hint(check: &'static str, message: impl Into<String>) -> Finding {
     Finding { check, result: Grade::Hint, message: message.into() }
 }
 
-fn nix_release() -> String {
+fn kernel_release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
@@ -145,23 +150,86 @@ fn capabilities(effective: u64) -> Finding {
     bad("capabilities", format!("{} missing; run as root, or by the systemd unit", missing.join(" and ")))
 }
 
-fn interfaces(config: &Config) -> Vec<Finding> {
-    match &config.filter.interfaces {
-        Interfaces::Auto => Vec::new(),
-        Interfaces::Named(names) => names.iter().map(|name| interface(name)).collect(),
+/// Whether the kernel confirms that an offender is connected, without which nothing is learned.
+fn diagnosis() -> Finding {
+    match netlink::usable() {
+        Ok(()) => good("sock_diag", "connections can be looked up"),
+        Err(error) => bad("sock_diag", format!("{error}; load it: modprobe tcp_diag inet_diag")),
     }
 }
 
-fn interface(name: &str) -> Finding {
-    match nix::net::if_::if_nametoindex(name) {
-        Ok(_) => good("interface", format!("{name} exists")),
-        Err(_) => bad("interface", format!("{name} does not exist; name one that `ip link` lists, or [\"auto\"]")),
+fn interfaces(config: &Config, own_programs: &[u32]) -> Vec<Finding> {
+    let failed =
+        |error: netlink::NetlinkError| vec![bad("interface", format!("{error}; run in a namespace that allows it"))];
+    let links = match netlink::links() {
+        Ok(links) => links,
+        Err(error) => return failed(error),
+    };
+    let look = |name: &String| interface(name, links.iter().find(|link| link.name == *name), own_programs);
+    match &config.filter.interfaces {
+        Interfaces::Named(names) => names.iter().map(look).collect(),
+        Interfaces::Auto => match netlink::default_route_interfaces() {
+            Err(error) => failed(error),
+            Ok(names) if names.is_empty() => {
+                vec![hint("interface", "none carries a default route now; it is filtered as soon as one does")]
+            }
+            Ok(names) => names.iter().map(look).map(left_out).collect(),
+        },
+    }
+}
+
+/// With `["auto"]`, an interface without Ethernet headers is left out and hinders nothing.
+fn left_out(finding: Finding) -> Finding {
+    let no_ethernet = finding.message.contains(NO_ETHERNET);
+    if no_ethernet { Finding { result: Grade::Hint, ..finding } } else { finding }
+}
+
+const NO_ETHERNET: &str = "has no Ethernet headers";
+
+fn interface(name: &str, link: Option<&Link>, own_programs: &[u32]) -> Finding {
+    let Some(link) = link else {
+        return bad("interface", format!("{name} does not exist; name one that `ip link` lists, or [\"auto\"]"));
+    };
+    if !link.ethernet {
+        return bad("interface", format!("{name} {NO_ETHERNET}; name the interface that carries its packets"));
+    }
+    match &link.xdp {
+        None => good("interface", format!("{name} has Ethernet headers, its XDP hook is free")),
+        Some(hook) if own_programs.contains(&hook.program_id) => {
+            good("interface", format!("{name} is filtered by edge ({}, program {})", mode(hook.mode), hook.program_id))
+        }
+        Some(hook) => bad(
+            "interface",
+            format!(
+                "the XDP hook of {name} holds program {} ({}); if it is edge's, `edge unload` frees it, else `ip link set \
+                 dev {name} xdp off`",
+                hook.program_id,
+                mode(hook.mode)
+            ),
+        ),
+    }
+}
+
+const fn mode(attached: XdpAttached) -> &'static str {
+    match attached {
+        XdpAttached::Native => "native",
+        XdpAttached::Generic => "generic",
+        XdpAttached::Offloaded => "offloaded",
+    }
+}
+
+/// What the agent has attached, if one runs.
+fn own_programs(global: &Global) -> Vec<u32> {
+    match ask::agent(global, Command::Status) {
+        Ok(Reply::Status(status)) => status.interfaces.iter().map(|interface| interface.program_id).collect(),
+        _ => Vec::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::XdpHook;
 
     #[test]
     fn a_kernel_is_old_below_the_floor() {
@@ -186,8 +254,17 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_is_not_there_is_named() {
-        assert!(interface("edge-none").message.starts_with("edge-none does not exist; name"));
-        assert_eq!(interface("lo").result, Grade::Good);
+    fn an_interface_must_exist_with_ethernet_and_a_free_hook() {
+        let hook = XdpHook { mode: XdpAttached::Generic, program_id: 7 };
+        let free = Link { index: 2, name: "eth0".to_owned(), up: true, ethernet: true, xdp: None };
+        let occupied = Link { xdp: Some(hook), ..free.clone() };
+        let tunnel = Link { ethernet: false, ..free.clone() };
+        assert!(interface("eth0", None, &[]).message.starts_with("eth0 does not exist; name"));
+        assert_eq!(interface("eth0", Some(&free), &[]).result, Grade::Good);
+        assert_eq!(interface("eth0", Some(&occupied), &[7]).result, Grade::Good);
+        assert!(interface("eth0", Some(&occupied), &[8]).message.contains("holds program 7 (generic)"));
+        assert_eq!(interface("eth0", Some(&occupied), &[8]).result, Grade::Bad);
+        assert_eq!(interface("wg0", Some(&tunnel), &[]).result, Grade::Bad);
+        assert_eq!(left_out(interface("wg0", Some(&tunnel), &[])).result, Grade::Hint);
     }
 }

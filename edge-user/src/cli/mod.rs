@@ -64,7 +64,10 @@ fn misused(words: &[OsString], error: clap::Error) -> Result<ExitCode, Failure> 
     let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if !asked_for && wants_json(words) {
         let text = error.to_string();
-        let message = text.trim_start_matches("error: ").lines().take_while(|line| !line.starts_with("Usage:"));
+        let message = text
+            .trim_start_matches("error: ")
+            .lines()
+            .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
         let message: Vec<&str> = message.map(str::trim).filter(|line| !line.is_empty()).collect();
         return Err(Failure::usage(message.join("; ")));
     }

@@ -1,7 +1,7 @@
 //! Asking for a password: twice on a terminal without echo, else the first line of standard input. Never an argument,
 //! which every user could read in the list of processes.
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
@@ -53,7 +53,7 @@ fn typed(prompt: &str) -> Result<Zeroizing<String>, Failure> {
 }
 
 /// One line, key by key; `None` where Ctrl-C or Ctrl-D gave up.
-fn keys(input: impl Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+fn keys(input: impl BufRead) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     const CTRL_C: u8 = 3;
     const CTRL_D: u8 = 4;
     const CTRL_U: u8 = 21;

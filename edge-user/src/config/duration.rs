@@ -33,7 +33,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
 pub fn text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let units = [(604_800, "w"), (86_400, "d"), (3_600, "h"), (60, "m")];
-    match units.into_iter().find(|(size, _)| seconds > 0 && seconds % size == 0) {
+    match units.into_iter().find(|(size, _)| seconds > 0 && seconds.is_multiple_of(*size)) {
         Some((size, unit)) => format!("{}{unit}", seconds / size),
         None => format!("{seconds}s"),
     }

@@ -65,29 +65,34 @@ pub fn check(config: &Config, places: &FilePlaces, problems: &mut Problems<'_>) 
     }
     if let Tls::Files { cert_file, key_file } = &server.tls {
         check_pair(cert_file, key_file, places, problems);
-        if production && open_to_others(key_file) {
-            problems.at(&places.key, readable(key_file));
+        if let Some(place) = &places.key
+            && production
+            && open_to_others(key_file)
+        {
+            problems.at(place, readable(key_file));
         }
     }
 }
 
 fn check_pair(cert_file: &Path, key_file: &Path, places: &FilePlaces, problems: &mut Problems<'_>) {
-    let cert = fs::read_to_string(cert_file);
-    let key = fs::read_to_string(key_file).map(Zeroizing::new);
-    if let Err(error) = &cert {
-        let right = "write the path of a certificate chain in PEM";
-        problems.at(&places.cert, format!("{} cannot be read: {error}; {right}", cert_file.display()));
-    }
-    if let Err(error) = &key {
-        let right = "write the path of its private key in PEM";
-        problems.at(&places.key, format!("{} cannot be read: {error}; {right}", key_file.display()));
-    }
-    if let (Ok(cert), Ok(key)) = (cert, key)
+    let cert = places.cert.as_ref().and_then(|place| {
+        read_pem(cert_file)
+            .map_err(|error| problems.at(place, format!("{error}; write a certificate chain in PEM")))
+            .ok()
+    });
+    let key = places.key.as_ref().and_then(|place| {
+        read_pem(key_file).map_err(|error| problems.at(place, format!("{error}; write its private key in PEM"))).ok()
+    });
+    if let (Some(place), Some(cert), Some(key)) = (&places.cert, cert, key)
         && let Err(message) = crate::server::tls::check_pair(&cert, &key)
     {
         let right = "name a certificate chain and its private key, both in PEM";
-        problems.at(&places.cert, format!("{}: {message}; {right}", cert_file.display()));
+        problems.at(place, format!("{}: {message}; {right}", cert_file.display()));
     }
+}
+
+fn read_pem(file: &Path) -> Result<Zeroizing<String>, String> {
+    fs::read_to_string(file).map(Zeroizing::new).map_err(|error| format!("{} cannot be read: {error}", file.display()))
 }
 
 /// Whether it could be guessed; the error says what would be right.

@@ -24,8 +24,9 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilePlaces {
     pub secret: Place,
-    pub cert: Place,
-    pub key: Place,
+    /// `None`: it is missing beside the other, which is reported already.
+    pub cert: Option<Place>,
+    pub key: Option<Place>,
 }
 
 /// Reads the document. The result is meaningful only if no problem was added.
@@ -151,7 +152,7 @@ fn server(mut section: Section<'_>, tls: Tls, auth: Auth, problems: &mut Problem
     present.then_some(server)
 }
 
-fn tls(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Tls, Place, Place) {
+fn tls(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Tls, Option<Place>, Option<Place>) {
     let cert = section.read_placed("cert_file", problems, |node, p| node.path(p));
     let key = section.read_placed("key_file", problems, |node, p| node.path(p));
     let self_signed = section.read_placed("self_signed", problems, |node, p| node.flag(p));
@@ -182,8 +183,10 @@ fn tls(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Tl
             key_file: path(key, "/etc/edge/tls/privkey.pem"),
         }
     };
-    let cert_place = cert_place.unwrap_or_else(|| section.place("cert_file"));
-    let key_place = key_place.unwrap_or_else(|| section.place("key_file"));
+    let neither = cert_place.is_none() && key_place.is_none();
+    let default = |key: &str| neither.then(|| section.place(key));
+    let (cert_place, key_place) =
+        (cert_place.or_else(|| default("cert_file")), key_place.or_else(|| default("key_file")));
     section.finish(problems);
     (tls, cert_place, key_place)
 }

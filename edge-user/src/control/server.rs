@@ -56,7 +56,7 @@ pub struct Order {
 pub fn bind(path: &Path, group: &str) -> Result<(UnixListener, Vec<String>), Failure> {
     let what = || format!("the admin socket {} cannot be made", path.display());
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).or_else(|error| Err(io_failure(&error, &what())))?;
+        fs::create_dir_all(parent).map_err(|error| io_failure(&error, &what()))?;
     }
     refuse_occupied(path)?;
     // Made beside it and renamed, so that at no moment it is open to more than it should be, or missing.
@@ -65,9 +65,9 @@ pub fn bind(path: &Path, group: &str) -> Result<(UnixListener, Vec<String>), Fai
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_failure(&error, &what())),
         _ => {}
     }
-    let listener = UnixListener::bind(&made).or_else(|error| Err(io_failure(&error, &what())))?;
+    let listener = UnixListener::bind(&made).map_err(|error| io_failure(&error, &what()))?;
     let warnings = give_to_group(&made, path, group).inspect_err(|_| drop(fs::remove_file(&made)))?;
-    fs::rename(&made, path).or_else(|error| Err(io_failure(&error, &what())))?;
+    fs::rename(&made, path).map_err(|error| io_failure(&error, &what()))?;
     Ok((listener, warnings))
 }
 
@@ -213,7 +213,7 @@ fn refuse_occupied(path: &Path) -> Result<(), Failure> {
 fn give_to_group(made: &Path, path: &Path, group: &str) -> Result<Vec<String>, Failure> {
     let what = || format!("the admin socket {} cannot be given to group {group}", path.display());
     let mode = |mode| fs::set_permissions(made, fs::Permissions::from_mode(mode));
-    mode(0o600).or_else(|error| Err(io_failure(&error, &what())))?;
+    mode(0o600).map_err(|error| io_failure(&error, &what()))?;
     let owner_only =
         |why: String| vec![format!("{why}: the admin socket {} is open to user {} alone", path.display(), user_name())];
     let Some(known) = Group::from_name(group).blame(crate::error::Blame::System, what)? else {
@@ -222,7 +222,7 @@ fn give_to_group(made: &Path, path: &Path, group: &str) -> Result<Vec<String>, F
     if let Err(error) = chown(made, None, Some(known.gid)) {
         return Ok(owner_only(format!("the group {group} cannot be set ({})", error.desc())));
     }
-    mode(0o660).or_else(|error| Err(io_failure(&error, &what())))?;
+    mode(0o660).map_err(|error| io_failure(&error, &what()))?;
     Ok(Vec::new())
 }
 
