@@ -60,7 +60,7 @@ fn kernel_lints() -> Result<()> {
 fn docs() -> Result<()> {
     let libraries = ["edge-common", "edge-ebpf", "edge-user", "edge-tests"];
     run(cargo()
-        .args(["doc", "--locked", "--no-deps", "--lib"])
+        .args(["doc", "--locked", "--no-deps", "--document-private-items", "--lib"])
         .args(libraries.iter().flat_map(|package| ["--package", package]))
         .env("RUSTDOCFLAGS", "-D warnings"))
 }

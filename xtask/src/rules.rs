@@ -24,7 +24,8 @@ struct Fault {
     what: &'static str,
 }
 
-const RULES: [Rule; 6] = [opens_with_docs, aya_in_datapath_only, actions_in_main_only, nothing_ignored, safety, length];
+const RULES: [Rule; 6] =
+    [opens_with_docs, only_datapath_imports_aya, actions_in_main_only, nothing_ignored, safety, length];
 
 pub fn check() -> Result<()> {
     let mut faults = Vec::new();
@@ -50,7 +51,7 @@ fn opens_with_docs(source: &Source) -> Vec<Fault> {
     if opens { vec![] } else { vec![Fault { line: 1, what: "a file opens with `//!` and what it owns" }] }
 }
 
-fn aya_in_datapath_only(source: &Source) -> Vec<Fault> {
+fn only_datapath_imports_aya(source: &Source) -> Vec<Fault> {
     let allowed: &[&str] = match source.path {
         path if path.starts_with("edge-user/src/datapath") => return vec![],
         "edge-user/build.rs" => &["aya_build"],
