@@ -141,11 +141,11 @@ fn capabilities(effective: u64) -> Finding {
     const PERFMON: u32 = 38;
     const BPF: u32 = 39;
     let has = |capability: u32| effective & (1 << capability) != 0;
-    let named = [("BPF", BPF), ("NET_ADMIN", NET_ADMIN), ("PERFMON", PERFMON)];
+    let named = [("CAP_BPF", BPF), ("CAP_NET_ADMIN", NET_ADMIN), ("CAP_PERFMON", PERFMON)];
     let covered = |capability: u32| has(capability) || (capability != NET_ADMIN && has(SYS_ADMIN));
     let missing: Vec<&str> = named.iter().filter(|(_, number)| !covered(*number)).map(|(name, _)| *name).collect();
     if missing.is_empty() {
-        return good("capabilities", "BPF, NET_ADMIN and PERFMON");
+        return good("capabilities", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
     }
     bad("capabilities", format!("{} missing; run as root, or by the systemd unit", missing.join(" and ")))
 }
@@ -249,7 +249,7 @@ mod tests {
     fn sys_admin_stands_for_bpf_and_perfmon_but_not_for_net_admin() {
         assert_eq!(capabilities(1 << 39 | 1 << 12 | 1 << 38).result, Grade::Good);
         assert_eq!(capabilities(1 << 21 | 1 << 12).result, Grade::Good);
-        assert_eq!(capabilities(1 << 21).message, "NET_ADMIN missing; run as root, or by the systemd unit");
+        assert_eq!(capabilities(1 << 21).message, "CAP_NET_ADMIN missing; run as root, or by the systemd unit");
         assert_eq!(capabilities(0).result, Grade::Bad);
     }
 

@@ -87,7 +87,7 @@ fn check_pair(cert_file: &Path, key_file: &Path, places: &FilePlaces, problems: 
         && let Err(message) = crate::server::tls::check_pair(&cert, &key)
     {
         let right = "name a certificate chain and its private key, both in PEM";
-        problems.at(place, format!("{}: {message}; {right}", cert_file.display()));
+        problems.at(place, format!("{} with {}: {message}; {right}", cert_file.display(), key_file.display()));
     }
 }
 

@@ -258,6 +258,16 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_no_toml_names_its_place() {
+        assert!(
+            lines("mode = \"production\"\n[filter\n")[0].starts_with("edge.toml:2:"),
+            "{:#?}",
+            lines("x = 1\n[filter\n")
+        );
+        assert!(lines("\u{0}\u{feff}= = [[[\"\"\"").len() > 1);
+    }
+
+    #[test]
     fn every_default_is_that_of_the_interface() {
         let config = parse(&format!("{LEAST}[server]\n")).unwrap();
         let seconds = Duration::from_secs;
