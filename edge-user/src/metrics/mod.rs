@@ -1,1 +1,472 @@
-//!
+//! What `/metrics` shows: the counters of the agent's own life ([`Own`]) and a picture of everything else, taken by the
+//! agent at each scrape ([`Snapshot`]). Every family is there from the first scrape, at 0 where its labels can be
+//! listed. No address, user or path is ever a label.
+
+mod http;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use edge_common::reason::{Counters, Family, Reason};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    process_collector::ProcessCollector,
+};
+
+pub use http::serve;
+
+use crate::{
+    block::Origin,
+    server::link::{self, Kind},
+};
+
+/// The state at one moment, read from where it lives.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The kernel's counters, summed over the CPUs.
+    pub counters: Counters,
+    /// Each interface's name, its mode (`native`, `generic`), and whether the program is attached.
+    pub interfaces: Vec<(String, String, bool)>,
+    /// Blocks by origin and family (`ipv4`, `ipv6`).
+    pub blocks_active: Vec<(Origin, &'static str, u64)>,
+    /// Each map's name, entries and capacity.
+    pub map_entries: Vec<(&'static str, u64, u64)>,
+    /// Entries that are decided but not enforced, and the reverse.
+    pub drift: u64,
+    /// What the server said last; it is believed no more than its words' shape.
+    pub server: link::Metrics,
+    pub store_ok: bool,
+}
+
+/// Why a block went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// Its time was over.
+    Expired,
+    /// A person lifted it.
+    Lifted,
+    /// Its client became protected or allowed.
+    Protected,
+    /// What named it (the config, a list) names it no more.
+    Withdrawn,
+}
+
+impl Removed {
+    pub const ALL: [Removed; 4] = [Removed::Expired, Removed::Lifted, Removed::Protected, Removed::Withdrawn];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Removed::Expired => "expired",
+            Removed::Lifted => "lifted",
+            Removed::Protected => "protected",
+            Removed::Withdrawn => "withdrawn",
+        }
+    }
+}
+
+/// How the kernel's tables differed from what was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// Decided, not enforced.
+    Missing,
+    /// Enforced, not decided.
+    Foreign,
+    /// Both, with another end.
+    Differing,
+}
+
+impl Drift {
+    pub const ALL: [Drift; 3] = [Drift::Missing, Drift::Foreign, Drift::Differing];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Drift::Missing => "missing",
+            Drift::Foreign => "foreign",
+            Drift::Differing => "differing",
+        }
+    }
+}
+
+/// What could not be taken in because it came too fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Offences that the server reported.
+    Server,
+}
+
+impl Lost {
+    pub const ALL: [Lost; 1] = [Lost::Server];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Lost::Server => "server",
+        }
+    }
+}
+
+/// Counters that live as long as the agent. A clone counts into the same.
+#[derive(Clone, Debug)]
+pub struct Own {
+    added: IntCounterVec,
+    removed: IntCounterVec,
+    repaired: IntCounterVec,
+    offences: IntCounterVec,
+    lost: IntCounterVec,
+    latency: Histogram,
+}
+
+/// The upper ends of the latency's buckets in seconds. The promise is 1 ms.
+const LATENCY: [f64; 12] =
+    [0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
+
+impl Own {
+    /// An error is a fault of the names in here.
+    pub fn new() -> Result<Own, prometheus::Error> {
+        let latency = HistogramOpts::new(
+            "edge_block_latency_seconds",
+            "From an offence that reached the threshold being seen to the kernel's table being written.",
+        );
+        Ok(Own {
+            added: listed(
+                "edge_blocks_added_total",
+                "Blocks that were added, by who asked for them.",
+                "origin",
+                Origin::ALL.map(Origin::name),
+            )?,
+            removed: listed(
+                "edge_blocks_removed_total",
+                "Blocks that went away, by cause.",
+                "cause",
+                Removed::ALL.map(Removed::name),
+            )?,
+            repaired: listed(
+                "edge_drift_repaired_total",
+                "Entries of the kernel's tables that differed from what was decided and were put right.",
+                "kind",
+                Drift::ALL.map(Drift::name),
+            )?,
+            offences: listed(
+                "edge_offences_total",
+                "Refused credentials that were counted against their client.",
+                "kind",
+                Kind::ALL.map(Kind::name),
+            )?,
+            lost: listed(
+                "edge_events_lost_total",
+                "Events that came faster than they could be taken in.",
+                "source",
+                Lost::ALL.map(Lost::name),
+            )?,
+            latency: Histogram::with_opts(latency.buckets(LATENCY.to_vec()))?,
+        })
+    }
+
+    pub fn block_added(&self, origin: Origin) {
+        self.added.with_label_values(&[origin.name()]).inc();
+    }
+
+    pub fn blocks_removed(&self, cause: Removed, count: u64) {
+        self.removed.with_label_values(&[cause.name()]).inc_by(count);
+    }
+
+    pub fn drift_repaired(&self, kind: Drift, count: u64) {
+        self.repaired.with_label_values(&[kind.name()]).inc_by(count);
+    }
+
+    pub fn offence(&self, kind: Kind) {
+        self.offences.with_label_values(&[kind.name()]).inc();
+    }
+
+    pub fn events_lost(&self, source: Lost, count: u64) {
+        self.lost.with_label_values(&[source.name()]).inc_by(count);
+    }
+
+    pub fn block_latency(&self, latency: Duration) {
+        self.latency.observe(latency.as_secs_f64());
+    }
+
+    fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        for counter in [&self.added, &self.removed, &self.repaired, &self.offences, &self.lost] {
+            registry.register(Box::new(counter.clone()))?;
+        }
+        registry.register(Box::new(self.latency.clone()))
+    }
+}
+
+/// A counter by one label, with every value that the label can have at 0.
+fn listed<const N: usize>(
+    name: &str,
+    help: &str,
+    label: &str,
+    values: [&str; N],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
+    for value in values {
+        counter.with_label_values(&[value]);
+    }
+    Ok(counter)
+}
+
+/// The text that a scraper reads (Prometheus text format 0.0.4).
+pub fn render(snapshot: &Snapshot, own: &Own) -> String {
+    text(snapshot, own).unwrap_or_else(|error| {
+        // Only names that clash could do that; a test renders them all.
+        tracing::error!(%error, "the metrics cannot be written");
+        String::new()
+    })
+}
+
+fn text(snapshot: &Snapshot, own: &Own) -> Result<String, prometheus::Error> {
+    let registry = Registry::new();
+    own.register(&registry)?;
+    let add = |collector: Box<dyn Collector>| registry.register(collector);
+    packets(&snapshot.counters).and_then(|(packets, bytes)| {
+        add(Box::new(packets))?;
+        add(Box::new(bytes))
+    })?;
+    add(Box::new(build_info()?))?;
+    add(Box::new(attached(&snapshot.interfaces)?))?;
+    add(Box::new(active(&snapshot.blocks_active)?))?;
+    let (entries, capacity) = maps(&snapshot.map_entries)?;
+    add(Box::new(entries))?;
+    add(Box::new(capacity))?;
+    add(Box::new(gauge("edge_drift_entries", "Blocks decided but not enforced, and the reverse.", snapshot.drift)?))?;
+    add(Box::new(gauge("edge_store_ok", "Whether the last write to the store succeeded.", snapshot.store_ok.into())?))?;
+    add(Box::new(auth_requests(&snapshot.server)?))?;
+    add(Box::new(tls_handshakes(&snapshot.server)?))?;
+    add(Box::new(ProcessCollector::for_self()))?;
+    TextEncoder::new().encode_to_string(&registry.gather())
+}
+
+fn build_info() -> Result<IntGaugeVec, prometheus::Error> {
+    let info = gauges("edge_build_info", "The version of edge; always 1.", &["version"])?;
+    info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    Ok(info)
+}
+
+fn packets(counters: &Counters) -> Result<(IntCounterVec, IntCounterVec), prometheus::Error> {
+    let labels = ["verdict", "reason", "family"];
+    let packets = Opts::new("edge_packets_total", "Packets that the kernel judged, by verdict, reason and family.");
+    let bytes = Opts::new("edge_bytes_total", "Bytes of those packets, of whole frames.");
+    let (packets, bytes) = (IntCounterVec::new(packets, &labels)?, IntCounterVec::new(bytes, &labels)?);
+    for reason in Reason::ALL {
+        let verdict = if reason.passes() { "pass" } else { "drop" };
+        for family in Family::ALL {
+            let (tally, values) = (counters.tally(reason, family), [verdict, reason.name(), family.name()]);
+            packets.with_label_values(&values).inc_by(tally.packets);
+            bytes.with_label_values(&values).inc_by(tally.bytes);
+        }
+    }
+    Ok((packets, bytes))
+}
+
+fn attached(interfaces: &[(String, String, bool)]) -> Result<IntGaugeVec, prometheus::Error> {
+    let help = "Whether the program is attached to the interface.";
+    let attached = gauges("edge_xdp_attached", help, &["interface", "mode"])?;
+    for (interface, mode, is_attached) in interfaces {
+        attached.with_label_values(&[interface, mode]).set((*is_attached).into());
+    }
+    Ok(attached)
+}
+
+fn active(blocks: &[(Origin, &'static str, u64)]) -> Result<IntGaugeVec, prometheus::Error> {
+    let help = "Blocks in force, by who asked for them and by family.";
+    let active = gauges("edge_blocks_active", help, &["origin", "family"])?;
+    for origin in Origin::ALL {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            active.with_label_values(&[origin.name(), family.name()]);
+        }
+    }
+    for (origin, family, count) in blocks {
+        active.with_label_values(&[origin.name(), family]).set(whole(*count));
+    }
+    Ok(active)
+}
+
+fn maps(maps: &[(&'static str, u64, u64)]) -> Result<(IntGaugeVec, IntGaugeVec), prometheus::Error> {
+    let entries = gauges("edge_map_entries", "Entries in the kernel's map.", &["map"])?;
+    let capacity = gauges("edge_map_capacity", "How many entries the kernel's map can hold.", &["map"])?;
+    for (map, held, limit) in maps {
+        entries.with_label_values(&[map]).set(whole(*held));
+        capacity.with_label_values(&[map]).set(whole(*limit));
+    }
+    Ok((entries, capacity))
+}
+
+/// Where no server has said anything yet, these stand at 0.
+const ENDPOINTS: [&str; 3] = ["login", "me", "verify"];
+const OUTCOMES: [&str; 2] = ["success", "failure"];
+const HANDSHAKES: [&str; 4] = ["success", "failure", "timeout", "refused"];
+
+/// The server cannot fill the agent's memory or the scraper's with labels.
+const MAX_SERIES: usize = 64;
+
+fn auth_requests(server: &link::Metrics) -> Result<IntCounterVec, prometheus::Error> {
+    let help = "Requests to the auth endpoints, by endpoint and outcome.";
+    let requests = IntCounterVec::new(Opts::new("edge_auth_requests_total", help), &["endpoint", "outcome"])?;
+    let zeros = ENDPOINTS.iter().flat_map(|endpoint| OUTCOMES.iter().map(move |outcome| ((*endpoint, *outcome), 0)));
+    let said = server.auth_requests.iter().map(|(endpoint, outcome, count)| ((&**endpoint, &**outcome), *count));
+    let fit = said.filter(|((endpoint, outcome), _)| is_label(endpoint) && is_label(outcome)).take(MAX_SERIES);
+    for ((endpoint, outcome), count) in zeros.chain(fit).collect::<BTreeMap<_, _>>() {
+        requests.with_label_values(&[endpoint, outcome]).inc_by(count);
+    }
+    Ok(requests)
+}
+
+fn tls_handshakes(server: &link::Metrics) -> Result<IntCounterVec, prometheus::Error> {
+    let help = "TLS handshakes, by how they ended.";
+    let handshakes = IntCounterVec::new(Opts::new("edge_tls_handshakes_total", help), &["result"])?;
+    let zeros = HANDSHAKES.iter().map(|result| (*result, 0));
+    let said = server.tls_handshakes.iter().map(|(result, count)| (&**result, *count));
+    let fit = said.filter(|(result, _)| is_label(result)).take(MAX_SERIES);
+    for (result, count) in zeros.chain(fit).collect::<BTreeMap<_, _>>() {
+        handshakes.with_label_values(&[result]).inc_by(count);
+    }
+    Ok(handshakes)
+}
+
+/// The shape of every name that edge gives: no address and no user fits it by accident.
+fn is_label(text: &str) -> bool {
+    (1..=24).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+fn gauges(name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn gauge(name: &str, help: &str, value: u64) -> Result<IntGauge, prometheus::Error> {
+    let gauge = IntGauge::new(name, help)?;
+    gauge.set(whole(value));
+    Ok(gauge)
+}
+
+fn whole(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            interfaces: vec![("eth0".to_owned(), "native".to_owned(), true)],
+            map_entries: vec![("BLOCKED4", 0, 1000)],
+            store_ok: true,
+            ..Snapshot::default()
+        }
+    }
+
+    /// Series and value of each line that is no comment; every line must be one of the two.
+    fn series(text: &str) -> BTreeMap<String, f64> {
+        let mut found = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(comment) = line.strip_prefix("# ") {
+                assert!(comment.starts_with("HELP ") || comment.starts_with("TYPE "), "{line}");
+                continue;
+            }
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let name = series.split('{').next().unwrap();
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+            assert_eq!(series.contains('{'), series.ends_with('}'), "{line}");
+            assert!(found.insert(series.to_owned(), value.parse().unwrap()).is_none(), "{line} stands there twice");
+        }
+        found
+    }
+
+    #[test]
+    fn every_family_is_there_at_zero() {
+        let text = render(&snapshot(), &Own::new().unwrap());
+        let found = series(&text);
+        let families = [
+            "edge_build_info",
+            "edge_xdp_attached",
+            "edge_packets_total",
+            "edge_bytes_total",
+            "edge_blocks_active",
+            "edge_blocks_added_total",
+            "edge_blocks_removed_total",
+            "edge_drift_entries",
+            "edge_drift_repaired_total",
+            "edge_map_entries",
+            "edge_map_capacity",
+            "edge_auth_requests_total",
+            "edge_offences_total",
+            "edge_tls_handshakes_total",
+            "edge_block_latency_seconds_count",
+            "edge_events_lost_total",
+            "edge_store_ok",
+            "process_cpu_seconds_total",
+            "process_resident_memory_bytes",
+            "process_open_fds",
+            "process_start_time_seconds",
+        ];
+        let not_zero = ["edge_build_info", "edge_xdp_attached", "edge_map_capacity", "edge_store_ok"];
+        for family in families {
+            let mut of_family = found.iter().filter(|(series, _)| series.split('{').next() == Some(family)).peekable();
+            assert!(of_family.peek().is_some(), "{family} is missing in\n{text}");
+            if family.starts_with("edge_") && !not_zero.contains(&family) {
+                assert!(of_family.all(|(_, value)| *value == 0.0), "{family}");
+            }
+        }
+        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            assert_eq!(name.ends_with(" counter"), name.contains("_total "), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_was_counted_is_shown() {
+        let own = Own::new().unwrap();
+        own.block_added(Origin::Auth);
+        own.blocks_removed(Removed::Expired, 3);
+        own.drift_repaired(Drift::Missing, 2);
+        own.offence(Kind::Login);
+        own.events_lost(Lost::Server, 4);
+        own.block_latency(Duration::from_micros(80));
+        let mut counters = Counters::default();
+        counters.by[Reason::Blocked as usize][Family::Ipv6 as usize].packets = 7;
+        counters.by[Reason::Blocked as usize][Family::Ipv6 as usize].bytes = 700;
+        counters.by[Reason::Passed as usize][Family::Ipv4 as usize].packets = 9;
+        let blocks_active = vec![(Origin::Auth, "ipv4", 5)];
+        let found = series(&render(&Snapshot { counters, blocks_active, drift: 6, ..snapshot() }, &own));
+        let expected = [
+            ("edge_blocks_added_total{origin=\"auth\"}", 1.0),
+            ("edge_blocks_added_total{origin=\"manual\"}", 0.0),
+            ("edge_blocks_removed_total{cause=\"expired\"}", 3.0),
+            ("edge_drift_repaired_total{kind=\"missing\"}", 2.0),
+            ("edge_offences_total{kind=\"login\"}", 1.0),
+            ("edge_events_lost_total{source=\"server\"}", 4.0),
+            ("edge_block_latency_seconds_bucket{le=\"0.0001\"}", 1.0),
+            ("edge_block_latency_seconds_bucket{le=\"0.00005\"}", 0.0),
+            ("edge_packets_total{family=\"ipv6\",reason=\"blocked\",verdict=\"drop\"}", 7.0),
+            ("edge_bytes_total{family=\"ipv6\",reason=\"blocked\",verdict=\"drop\"}", 700.0),
+            ("edge_packets_total{family=\"ipv4\",reason=\"passed\",verdict=\"pass\"}", 9.0),
+            ("edge_blocks_active{family=\"ipv4\",origin=\"auth\"}", 5.0),
+            ("edge_xdp_attached{interface=\"eth0\",mode=\"native\"}", 1.0),
+            ("edge_map_capacity{map=\"BLOCKED4\"}", 1000.0),
+            ("edge_drift_entries", 6.0),
+        ];
+        for (series, value) in expected {
+            assert_eq!(found.get(series), Some(&value), "{series}");
+        }
+    }
+
+    #[test]
+    fn the_server_s_words_are_believed_only_in_their_shape() {
+        let name = |text: &str| text.to_owned();
+        let mut auth_requests = vec![
+            (name("login"), name("failure"), 5),
+            (name("203.0.113.7"), name("failure"), 1),
+            (name("login"), name("x\"} 1\nedge_store_ok 0"), 1),
+            (name("login"), name(""), 1),
+        ];
+        auth_requests
+            .extend((0..5000).map(|n| (format!("a{}", "b".repeat(n % 20)), format!("c{}", "d".repeat(n / 20)), 1)));
+        let server = link::Metrics { auth_requests, tls_handshakes: vec![(name("success"), 8), (name("success"), 9)] };
+        let found = series(&render(&Snapshot { server, ..snapshot() }, &Own::new().unwrap()));
+        assert_eq!(found["edge_auth_requests_total{endpoint=\"login\",outcome=\"failure\"}"], 5.0);
+        assert_eq!(found["edge_tls_handshakes_total{result=\"success\"}"], 9.0);
+        assert_eq!(found["edge_store_ok"], 1.0);
+        let count = found.keys().filter(|series| series.starts_with("edge_auth_requests_total")).count();
+        assert!(count <= MAX_SERIES + ENDPOINTS.len() * OUTCOMES.len(), "{count}");
+    }
+}
