@@ -1,1 +1,82 @@
+//! The programs of edge's kernel side and the action table: the only place that says which reason drops.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod atomic;
+#[cfg(target_arch = "bpf")]
+mod count;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::{
+        Global,
+        bindings::xdp_action::{XDP_DROP, XDP_PASS},
+        helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
+        macros::xdp,
+        programs::XdpContext,
+    };
+    use aya_log_ebpf::trace;
+    use edge_common::{reason::Reason, time::ClockSample};
+    use edge_ebpf::judge::judge;
+
+    use crate::{count, maps, packet::Frame};
+
+    /// 1: log each judgement through aya-log. Read-only once loaded, so that the verifier removes it when it is 0.
+    #[unsafe(no_mangle)]
+    static TRACE: Global<u8> = Global::new(0);
+
+    /// Judges every packet of a filtered interface. `frags`: without it native mode refuses MTUs over a page
+    /// (Linux 5.18).
+    #[xdp(frags)]
+    pub fn edge(context: XdpContext) -> u32 {
+        let judgement = judge(&Frame(&context), &maps::Live);
+        count::add(judgement);
+        if TRACE.load() == 1 {
+            let (reason, family) = (judgement.reason as u32, judgement.family as u32);
+            trace!(&context, "reason {} family {} bytes {}", reason, family, judgement.bytes);
+        }
+        action(judgement.reason)
+    }
+
+    const fn action(reason: Reason) -> u32 {
+        match reason {
+            Reason::Passed => XDP_PASS,
+            // The allow list always wins.
+            Reason::Allowed => XDP_PASS,
+            Reason::Blocked => XDP_DROP,
+            // Never judged so while the caps and rates they belong to do not exist.
+            Reason::ConnectionCap | Reason::SynRate | Reason::PacketRate | Reason::PortClosed => XDP_DROP,
+            // The network stack would drop it too; what cannot be judged is not handed on.
+            Reason::Malformed => XDP_DROP,
+            Reason::Fragment => XDP_DROP,
+        }
+    }
+
+    /// Both clocks at one moment, for the agent to tell boot time from jiffies.
+    #[xdp]
+    pub fn edge_clock(_: XdpContext) -> u32 {
+        // SAFETY: helpers without arguments or effects.
+        let sample = unsafe { ClockSample { jiffies: bpf_jiffies64(), boot_ns: bpf_ktime_get_boot_ns() } };
+        maps::store_clock(sample);
+        XDP_PASS
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[cfg(target_arch = "bpf")]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// On the host there is nothing to run; the binary exists so that the workspace builds as a whole.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

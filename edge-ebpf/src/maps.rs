@@ -1,0 +1,222 @@
+//! The maps, and how the judge looks into them. Sizes are the loader's (`map_max_entries`); what stands here is the
+//! least. Names are checked against `edge_common::names` by a test that opens the object.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::{
+    btf_maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key},
+    helpers::generated::bpf_jiffies64,
+    macros::btf_map,
+};
+use edge_common::{
+    address::{Addr4, Addr6},
+    reason::Counters,
+    settings::{InUse, Settings},
+    table::{AreaFlags, Entry4, EntryHost6, EntryUnit6, Hits, Line4, LineHost6, LineUnit6, NetEntry, Trust},
+    time::{ClockSample, Until},
+};
+use edge_ebpf::judge::Tables;
+
+use crate::atomic;
+
+/// `BPF_F_MMAPABLE`.
+const MAPPED: usize = 1 << 10;
+
+#[btf_map]
+static SETTINGS: Array<Settings, 1, MAPPED> = Array::new();
+#[btf_map]
+static BLOCKED4: Array<Line4, 1, MAPPED> = Array::new();
+#[btf_map]
+static HITS4: Array<Hits, 8, MAPPED> = Array::new();
+#[btf_map]
+static UNITS6: Array<LineUnit6, 1, MAPPED> = Array::new();
+#[btf_map]
+static UNIT_HITS6: Array<Hits, 4, MAPPED> = Array::new();
+#[btf_map]
+static HOSTS6: Array<LineHost6, 1, MAPPED> = Array::new();
+#[btf_map]
+static HOST_HITS6: Array<Hits, 2, MAPPED> = Array::new();
+#[btf_map]
+static AREAS4: Array<u64, { AreaFlags::WORDS as usize }, MAPPED> = Array::new();
+#[btf_map]
+static AREAS6: Array<u64, { AreaFlags::WORDS as usize }, MAPPED> = Array::new();
+#[btf_map]
+static NETS4: LpmTrie<u64, NetEntry, 1> = LpmTrie::new();
+#[btf_map]
+static NETS6: LpmTrie<[u64; 2], NetEntry, 1> = LpmTrie::new();
+#[btf_map]
+static TRUST4: LpmTrie<u64, u64, 1> = LpmTrie::new();
+#[btf_map]
+static TRUST6: LpmTrie<[u64; 2], u64, 1> = LpmTrie::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+#[btf_map]
+static CLOCK: Array<ClockSample, 1, MAPPED> = Array::new();
+
+pub fn store_clock(sample: ClockSample) {
+    if let Some(place) = CLOCK.get_ptr_mut(0) {
+        // SAFETY: a value of this type in a map of one; only this program writes it.
+        unsafe { place.write_volatile(sample) }
+    }
+}
+
+/// The maps as they are now.
+pub struct Live;
+
+impl Tables for Live {
+    #[inline(always)]
+    fn trust4(&self, source: Addr4) -> Trust {
+        if !area4(source).has(AreaFlags::TRUST) {
+            return Trust::NONE;
+        }
+        trust(TRUST4.get(&Key::new(32, source.trie_data())))
+    }
+
+    #[inline(always)]
+    fn trust6(&self, source: Addr6) -> Trust {
+        let Some(settings) = settings() else { return Trust::NONE };
+        if !area6(settings, source).has(AreaFlags::TRUST) {
+            return Trust::NONE;
+        }
+        trust(TRUST6.get(&Key::new(128, source.trie_data())))
+    }
+
+    #[inline(always)]
+    fn blocked4(&self, source: Addr4, bytes: u64) -> bool {
+        let Some(settings) = settings() else { return false };
+        if settings.in_use & InUse::BLOCKED4 != 0 {
+            for index in settings.blocked4.candidates(u64::from(source.bits())) {
+                let Some(line) = BLOCKED4.get_ptr(index) else { continue };
+                let Some((slot, until)) = slot4(line, source) else { continue };
+                if holds(settings, until) {
+                    hit(HITS4.get_ptr_mut(index * 8 + slot), bytes);
+                    return true;
+                }
+            }
+        }
+        area4(source).has(AreaFlags::NETS) && net(settings, NETS4.get(&Key::new(32, source.trie_data())), bytes)
+    }
+
+    #[inline(always)]
+    fn blocked6(&self, source: Addr6, bytes: u64) -> bool {
+        let Some(settings) = settings() else { return false };
+        if settings.in_use & InUse::UNITS6 != 0 {
+            for index in settings.units6.candidates(source.unit()) {
+                let Some(line) = UNITS6.get_ptr(index) else { continue };
+                let Some((slot, until)) = slot_unit6(line, source) else { continue };
+                if holds(settings, until) {
+                    hit(UNIT_HITS6.get_ptr_mut(index * 4 + slot), bytes);
+                    return true;
+                }
+            }
+        }
+        if settings.in_use & InUse::HOSTS6 != 0 {
+            for index in settings.hosts6.candidates(settings.hosts6.fold(source)) {
+                let Some(line) = HOSTS6.get_ptr(index) else { continue };
+                let Some((slot, until)) = slot_host6(line, source) else { continue };
+                if holds(settings, until) {
+                    hit(HOST_HITS6.get_ptr_mut(index * 2 + slot), bytes);
+                    return true;
+                }
+            }
+        }
+        area6(settings, source).has(AreaFlags::NETS)
+            && net(settings, NETS6.get(&Key::new(128, source.trie_data())), bytes)
+    }
+}
+
+/// `None` where nothing that the agent wrote can be believed.
+#[inline(always)]
+fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0).filter(|settings| settings.is_valid())
+}
+
+#[inline(always)]
+fn area4(source: Addr4) -> AreaFlags {
+    let area = source.area();
+    flags(AREAS4.get_ptr(AreaFlags::place(area).0), area)
+}
+
+#[inline(always)]
+fn area6(settings: &Settings, source: Addr6) -> AreaFlags {
+    let area = AreaFlags::area6(source.top(), settings.areas6_seed);
+    flags(AREAS6.get_ptr(AreaFlags::place(area).0), area)
+}
+
+#[inline(always)]
+fn flags(word: Option<*const u64>, area: u32) -> AreaFlags {
+    // SAFETY: a word of an array map; the agent writes it whole.
+    word.map_or(AreaFlags::default(), |word| AreaFlags::in_word(unsafe { read_volatile(word) }, area))
+}
+
+#[inline(always)]
+fn trust(found: Option<&u64>) -> Trust {
+    found.map_or(Trust::NONE, |bits| Trust::from_bits(*bits))
+}
+
+#[inline(always)]
+fn slot4(line: *const Line4, source: Addr4) -> Option<(u32, Until)> {
+    for slot in 0..8 {
+        // SAFETY: slot is within the line; entries are written whole.
+        let entry = Entry4::from_bits(unsafe { read_volatile(&raw const (*line).entries[slot]) }.bits());
+        if entry.is_of(source) {
+            return Some((slot as u32, entry.until()));
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn slot_unit6(line: *const LineUnit6, source: Addr6) -> Option<(u32, Until)> {
+    for slot in 0..4 {
+        // SAFETY: slot is within the line. Key and end are two stores; the end is 0 while the key is not whole.
+        let entry: EntryUnit6 = unsafe { read_volatile(&raw const (*line).entries[slot]) };
+        if entry.unit == source.unit() && entry.until != 0 {
+            return Some((slot as u32, Until::from_bits(entry.until as u32)));
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn slot_host6(line: *const LineHost6, source: Addr6) -> Option<(u32, Until)> {
+    for slot in 0..2 {
+        // SAFETY: as in `slot_unit6`.
+        let entry: EntryHost6 = unsafe { read_volatile(&raw const (*line).entries[slot]) };
+        if entry.low == source.low() && entry.unit == source.unit() && entry.until != 0 {
+            return Some((slot as u32, Until::from_bits(entry.until as u32)));
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn net(settings: &Settings, entry: Option<&NetEntry>, bytes: u64) -> bool {
+    let Some(entry) = entry else { return false };
+    let entry = (&raw const *entry).cast_mut();
+    // SAFETY: a value of the trie, which lives until the program ends (RCU).
+    let until = unsafe { read_volatile(&raw const (*entry).until) };
+    if !holds(settings, Until::from_bits(until as u32)) {
+        return false;
+    }
+    // SAFETY: a field of that value.
+    hit(Some(unsafe { &raw mut (*entry).hits }), bytes);
+    true
+}
+
+#[inline(always)]
+fn holds(settings: &Settings, until: Until) -> bool {
+    // SAFETY: a helper without arguments, which the verifier turns into a load.
+    let jiffies = unsafe { bpf_jiffies64() };
+    until.holds_at(settings.clock.boot_ns(jiffies))
+}
+
+#[inline(always)]
+fn hit(place: Option<*mut Hits>, bytes: u64) {
+    let Some(place) = place else { return };
+    // SAFETY: a value of a map, aligned as its type is.
+    unsafe {
+        atomic::add(&raw mut (*place).packets, 1);
+        atomic::add(&raw mut (*place).bytes, bytes);
+    }
+}
