@@ -1,1 +1,116 @@
+//! The kernel side as the agent sees it, and the only importer of aya: loading, pinning, attaching, the tables.
 //!
+//! The tables live in generations: a directory `gen-N` below `pin_path` holds the maps and the program of one. A start
+//! builds the next generation aside, fills it, replaces the program in place on every link, and only then removes the
+//! one before: blocked stays blocked through a start, an upgrade and a change of sizes. Counters by reason outlive
+//! generations, beside the links, directly below `pin_path`.
+
+mod clock;
+mod generation;
+mod link;
+mod mapping;
+mod nets;
+mod table;
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use edge_common::{reason::Counters, table::Hits, time::Until};
+use nix::fcntl::{Flock, FlockArg};
+
+pub use generation::{Generation, Sizes, counters};
+pub use link::{Attached, attach, program_name, unload};
+
+use crate::{
+    block::Target,
+    error::{Blame, Context, Failure},
+};
+
+/// What of a generation the one writer needs; the tests of that writer put a map of their own behind it.
+pub trait Tables {
+    /// Puts a block into force or changes its end.
+    fn set(&mut self, target: Target, until: Until) -> Result<(), Failure>;
+    /// Ends a block.
+    fn clear(&mut self, target: Target) -> Result<(), Failure>;
+    /// The end that the kernel holds for this entry, if it holds one.
+    fn until(&self, target: Target) -> Option<Until>;
+    fn hits(&self, target: Target) -> Hits;
+    /// How many entries the kernel holds.
+    fn len(&self) -> u64;
+    /// Replaces what is allowed, protected and own.
+    fn trust(&mut self, prefixes: &[(Target, edge_common::table::Trust)]) -> Result<(), Failure>;
+}
+
+/// Sole right to write below a `pin_path`, for as long as it lives.
+pub struct Lock {
+    _directory: Flock<File>,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Makes the directory if need be. `None`: somebody else holds it.
+    pub fn take(pin_path: &Path) -> Result<Option<Lock>, Failure> {
+        make_pin_directory(pin_path)?;
+        Lock::open(pin_path)
+    }
+
+    /// As [`take`](Self::take), of a directory that must exist.
+    pub fn open(pin_path: &Path) -> Result<Option<Lock>, Failure> {
+        let file = File::open(pin_path).map_err(|error| of_directory(pin_path, &error))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Lock { _directory: lock, path: pin_path.to_owned() })),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(Failure::system(format!("{} cannot be locked: {error}", pin_path.display()))),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn of_directory(path: &Path, error: &io::Error) -> Failure {
+    let blame = if error.kind() == io::ErrorKind::PermissionDenied { Blame::Forbidden } else { Blame::System };
+    Failure::new(blame, format!("the directory of pinned maps {} cannot be used: {error}", path.display()))
+}
+
+fn make_pin_directory(path: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(path).map_err(|error| of_directory(path, &error))?;
+    let kind = nix::sys::statfs::statfs(path).blame(Blame::System, || format!("{} cannot be read", path.display()))?;
+    if kind.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC {
+        return Err(Failure::system(format!(
+            "{} is not on a bpffs, so nothing can be pinned there; mount one (`mount -t bpf bpf /sys/fs/bpf`) or change `filter.pin_path`",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Sums what the CPUs counted.
+pub(crate) fn sum(per_cpu: impl IntoIterator<Item = Counters>) -> Counters {
+    let mut total = Counters::default();
+    for one in per_cpu {
+        for (sums, tallies) in total.by.iter_mut().zip(one.by) {
+            for (sum, tally) in sums.iter_mut().zip(tallies) {
+                sum.packets += tally.packets;
+                sum.bytes += tally.bytes;
+            }
+        }
+    }
+    total
+}
+
+/// Waits until no CPU runs a program that was replaced (`membarrier(2)`, Linux 4.3: a whole RCU grace period).
+pub(crate) fn wait_for_readers() {
+    // SAFETY: no pointers; MEMBARRIER_CMD_GLOBAL is 1.
+    unsafe { libc::syscall(libc::SYS_membarrier, 1, 0, 0) };
+}
+
+/// The raw descriptor, for the memory mapping.
+pub(crate) fn descriptor(map: &aya::maps::MapData) -> std::os::fd::BorrowedFd<'_> {
+    map.fd().as_fd()
+}

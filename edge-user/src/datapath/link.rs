@@ -1,0 +1,218 @@
+//! Links: attaching the program to interfaces, replacing it in place, and taking everything away again.
+//!
+//! A link is pinned as `link-INDEX` directly below `pin_path`. No process keeps a descriptor of it, so removing the
+//! pin detaches.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::{
+    ProgramError, Xdp, XdpMode,
+    links::{FdLink, LinkInfo, PinnedLink},
+    xdp::XdpLink,
+};
+
+use super::{Generation, generation, wait_for_readers};
+use crate::{
+    config::Attach,
+    error::{Blame, Context, Failure},
+    netlink,
+};
+
+/// An interface that is filtered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    pub name: String,
+    pub index: u32,
+    /// Whether the driver runs the program, and not the network stack on its behalf.
+    pub native: bool,
+    pub program_id: u32,
+}
+
+/// Puts a generation into force on all of `links`: replaces the program in place where a link is pinned, attaches
+/// where none is. All of them or none; links of other interfaces end.
+pub fn attach(
+    generation: &mut Generation,
+    pin_path: &Path,
+    links: &[netlink::Link],
+    mode: Attach,
+) -> Result<Vec<Attached>, Failure> {
+    let mut fresh: Vec<PathBuf> = Vec::new();
+    let program = generation.program()?;
+    let result = links.iter().try_for_each(|link| {
+        let pin = pin_path.join(format!("link-{}", link.index));
+        if pin.exists() && replace(program, &pin)? {
+            return Ok(());
+        }
+        attach_fresh(program, link, mode, &pin)?;
+        fresh.push(pin);
+        Ok(())
+    });
+    if let Err(failure) = result {
+        for pin in fresh {
+            let _ = fs::remove_file(pin);
+        }
+        return Err(failure);
+    }
+    for (index, pin) in pinned_links(pin_path) {
+        if !links.iter().any(|link| link.index == index) {
+            let _ = fs::remove_file(pin);
+        }
+    }
+    wait_for_readers();
+    links.iter().map(|link| attached(&link.name)).collect()
+}
+
+/// What the kernel says of an interface now.
+fn attached(name: &str) -> Result<Attached, Failure> {
+    let link = netlink::link(name).blame(Blame::System, || format!("interface {name} cannot be looked up"))?;
+    let hook = link.and_then(|link| link.xdp.map(|hook| (link.index, hook)));
+    let Some((index, hook)) = hook else {
+        return Err(Failure::system(format!("the program is not attached to {name} though the kernel said so")));
+    };
+    let native = !matches!(hook.mode, netlink::XdpAttached::Generic);
+    Ok(Attached { name: name.to_owned(), index, native, program_id: hook.program_id })
+}
+
+/// `false`: the pinned link's interface is gone, so the pin is removed.
+fn replace(program: &mut Xdp, pin: &Path) -> Result<bool, Failure> {
+    let what = || format!("the program cannot be replaced through the link {}", pin.display());
+    let link = FdLink::from(PinnedLink::from_pin(pin).blame(Blame::System, what)?);
+    let link = XdpLink::try_from(link).blame(Blame::System, what)?;
+    match program.attach_to_link(link) {
+        Ok(id) => {
+            program.take_link(id).blame(Blame::System, what)?;
+            Ok(true)
+        }
+        Err(ProgramError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOLINK) => {
+            fs::remove_file(pin).blame(Blame::System, what)?;
+            Ok(false)
+        }
+        Err(error) => Err(error).blame(Blame::System, what),
+    }
+}
+
+fn attach_fresh(program: &mut Xdp, link: &netlink::Link, mode: Attach, pin: &Path) -> Result<(), Failure> {
+    if let Some(hook) = &link.xdp {
+        return Err(occupied(link, hook.program_id));
+    }
+    let modes: &[XdpMode] = match mode {
+        Attach::Auto => &[XdpMode::Driver, XdpMode::Skb],
+        Attach::Native => &[XdpMode::Driver],
+        Attach::Generic => &[XdpMode::Skb],
+    };
+    let mut refused = String::new();
+    for mode in modes {
+        match program.attach_to_if_index(link.index, *mode) {
+            Ok(id) => return pin_link(program, id, pin),
+            Err(error) if is_permission(&error) => {
+                return Err(Failure::forbidden(format!(
+                    "the kernel does not let this process attach to {}; run as root or with CAP_NET_ADMIN and CAP_BPF",
+                    link.name
+                )));
+            }
+            Err(error) if is_busy(&error) => return Err(occupied(link, 0)),
+            Err(error) => {
+                if matches!(mode, XdpMode::Driver) && modes.len() > 1 {
+                    tracing::warn!("{}: native mode refused ({}); generic mode is tried", link.name, reason(&error));
+                }
+                refused = reason(&error);
+            }
+        }
+    }
+    Err(Failure::system(format!("the program cannot be attached to {}: {refused}", link.name)))
+}
+
+fn pin_link(program: &mut Xdp, id: aya::programs::xdp::XdpLinkId, pin: &Path) -> Result<(), Failure> {
+    let what = || format!("the link cannot be pinned as {}", pin.display());
+    let link: FdLink = program
+        .take_link(id)
+        .blame(Blame::System, what)?
+        .try_into()
+        .blame(Blame::System, || "the kernel is too old for XDP links (Linux 5.9)".to_owned())?;
+    link.pin(pin).blame(Blame::System, what).map(drop)
+}
+
+fn occupied(link: &netlink::Link, program_id: u32) -> Failure {
+    let id = if program_id == 0 {
+        netlink::link(&link.name).ok().flatten().and_then(|link| link.xdp).map_or(0, |hook| hook.program_id)
+    } else {
+        program_id
+    };
+    let name = program_name(id).map_or(String::new(), |name| format!(" `{name}`"));
+    Failure::refused(format!(
+        "the XDP hook of {} is taken by program {id}{name}; detach it (`ip link set dev {} xdp off`) or leave the interface out of `filter.interfaces`",
+        link.name, link.name
+    ))
+}
+
+/// The name of a loaded program, where this process may ask.
+pub fn program_name(id: u32) -> Option<String> {
+    aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == id)
+        .and_then(|info| info.name_as_str().map(str::to_owned))
+        .filter(|name| !name.is_empty())
+}
+
+fn source(error: &ProgramError) -> Option<&io::Error> {
+    match error {
+        ProgramError::SyscallError(call) => Some(&call.io_error),
+        ProgramError::XdpError(aya::programs::xdp::XdpError::NetlinkError(_)) => None,
+        _ => None,
+    }
+}
+
+fn is_permission(error: &ProgramError) -> bool {
+    source(error).is_some_and(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
+fn is_busy(error: &ProgramError) -> bool {
+    source(error).is_some_and(|error| matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)))
+}
+
+fn reason(error: &ProgramError) -> String {
+    source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn pinned_links(pin_path: &Path) -> Vec<(u32, PathBuf)> {
+    let Ok(entries) = fs::read_dir(pin_path) else { return Vec::new() };
+    entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| {
+            let index = entry.file_name().to_str()?.strip_prefix("link-")?.parse().ok()?;
+            Some((index, entry.path()))
+        })
+        .collect()
+}
+
+/// Ids of the programs that the pinned links run.
+pub(super) fn programs_in_force(pin_path: &Path) -> Vec<u32> {
+    pinned_links(pin_path)
+        .into_iter()
+        .filter_map(|(_, pin)| PinnedLink::from_pin(pin).ok())
+        .filter_map(|link| FdLink::from(link).info().ok())
+        .map(|info: LinkInfo| info.program_id())
+        .collect()
+}
+
+/// Detaches everything and removes every pin, and the directory with them. Done also where there was nothing.
+pub fn unload(pin_path: &Path) -> Result<(), Failure> {
+    if !pin_path.exists() {
+        return Ok(());
+    }
+    for (_, pin) in pinned_links(pin_path) {
+        fs::remove_file(&pin).blame(Blame::System, || format!("the link {} cannot be removed", pin.display()))?;
+    }
+    let entries = fs::read_dir(pin_path).blame(Blame::System, || format!("{} cannot be read", pin_path.display()))?;
+    for entry in entries.filter_map(Result::ok) {
+        if entry.path().is_dir() {
+            generation::remove(&entry.path());
+        } else {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    fs::remove_dir(pin_path).blame(Blame::System, || format!("{} cannot be removed", pin_path.display()))
+}
