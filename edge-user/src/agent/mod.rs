@@ -1,0 +1,362 @@
+//! The agent: puts the parts together, starts the server, and runs the one loop that owns the enforcer. Ready means
+//! that all the config asks for is in force.
+
+mod child;
+
+use std::{net::TcpListener, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
+
+use self::child::{Child, FromChild};
+use crate::{
+    clock::{Boot, Now},
+    config::{Config, Interfaces},
+    control::{
+        protocol::{Command, Reply},
+        server::{self as admin, Order},
+    },
+    datapath::{self, Lock},
+    enforce::{Enforcer, Outcome, Surroundings},
+    error::{Blame, Context, Failure},
+    metrics::{self, Own, Snapshot},
+    netlink,
+    server::link::{self, FromServer},
+};
+
+const SWEEP: Duration = Duration::from_secs(1);
+const FOLLOW: Duration = Duration::from_secs(3);
+/// Orders that may wait; further callers wait on the socket.
+const ORDERS: usize = 64;
+
+/// Runs until a signal or `unload` ends it.
+pub fn run(config: Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .blame(Blame::System, || "the runtime cannot be started".to_owned())?;
+    let result = runtime.block_on(Agent::start(config).and_then_serve());
+    // A task that still waits for the kernel must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Everything that runs.
+struct Agent {
+    config: Config,
+    enforcer: Enforcer,
+    child: Option<Child>,
+    from_child: mpsc::Receiver<FromChild>,
+    orders: mpsc::Receiver<Order>,
+    snapshots: mpsc::Receiver<oneshot::Sender<Snapshot>>,
+    own: Own,
+    server_metrics: link::Metrics,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+trait Serve {
+    async fn and_then_serve(self) -> Result<(), Failure>;
+}
+
+impl<F: Future<Output = Result<Agent, Failure>>> Serve for F {
+    async fn and_then_serve(self) -> Result<(), Failure> {
+        self.await?.serve().await
+    }
+}
+
+impl Agent {
+    /// In this order, so that what fails fails before anything is attached.
+    async fn start(config: Config) -> Result<Agent, Failure> {
+        may_run()?;
+        let interfaces = interfaces(&config)?;
+        let lock = Lock::take(&config.filter.pin_path)?.ok_or_else(|| {
+            Failure::refused(format!(
+                "another agent runs with the pin path {}; stop it, or give this one a `filter.pin_path` of its own",
+                config.filter.pin_path.display()
+            ))
+        })?;
+        let prepared = Prepared::new(&config).await;
+        let prepared = prepared.inspect_err(|_| remove_if_empty(&config))?;
+        let signals = || "signals cannot be received".to_owned();
+        let now = Now::read();
+        let surroundings = Surroundings::read(&config);
+        let mut enforcer = Enforcer::start(&config, lock, &interfaces, surroundings, prepared.own.clone(), now)?;
+        enforcer.apply_config_blocks(&config.filter.block, now)?;
+        let (tell, from_child) = mpsc::channel(256);
+        let child = match prepared.listeners {
+            listeners if listeners.is_empty() => None,
+            listeners => Some(Child::start(&config, listeners, tell).await.inspect_err(|_| {
+                // A first start that cannot serve leaves nothing behind; where blocks were in force they stay.
+                if enforcer.is_first() {
+                    let _ = datapath::unload(&config.filter.pin_path);
+                }
+            })?),
+        };
+        let (order, orders) = mpsc::channel(ORDERS);
+        let (ask, snapshots) = mpsc::channel(8);
+        tokio::spawn(metrics::serve(prepared.metrics, prepared.own.clone(), move || snapshot_from(ask.clone())));
+        let (socket, warnings) = admin::bind(&config.admin.socket, &config.admin.group)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        tokio::spawn(admin::serve(socket, order));
+        for attached in enforcer.attached() {
+            let mode = if attached.native { "native" } else { "generic" };
+            tracing::info!("{} is filtered in {mode} mode by program {}", attached.name, attached.program_id);
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!("ready");
+        Ok(Agent {
+            enforcer,
+            child,
+            from_child,
+            orders,
+            snapshots,
+            own: prepared.own,
+            server_metrics: link::Metrics::default(),
+            terminate: signal(SignalKind::terminate()).blame(Blame::System, signals)?,
+            interrupt: signal(SignalKind::interrupt()).blame(Blame::System, signals)?,
+            config,
+        })
+    }
+
+    async fn serve(mut self) -> Result<(), Failure> {
+        let mut sweep = interval(SWEEP);
+        let mut follow = interval(FOLLOW);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        follow.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(message) = self.from_child.recv() => self.heard(message).await,
+                Some(order) = self.orders.recv() => {
+                    if self.ordered(order).await {
+                        return self.end().await;
+                    }
+                }
+                Some(answer) = self.snapshots.recv() => {
+                    if let Ok(snapshot) = self.snapshot() {
+                        let _ = answer.send(snapshot);
+                    }
+                }
+                _ = sweep.tick() => logged("sweeping", self.enforcer.sweep(Now::read())),
+                _ = follow.tick() => {
+                    logged("protecting", self.enforcer.follow(Surroundings::read(&self.config)));
+                }
+                _ = self.terminate.recv() => return self.end().await,
+                _ = self.interrupt.recv() => return self.end().await,
+            }
+        }
+    }
+
+    async fn heard(&mut self, message: FromChild) {
+        match message {
+            FromChild::Says(FromServer::Offence(offence)) => self.judge(offence).await,
+            FromChild::Says(FromServer::SignedIn { peer, account }) => {
+                self.enforcer.signed_in(link::client_address(peer), &account);
+            }
+            FromChild::Says(FromServer::Metrics(metrics)) => self.server_metrics = metrics,
+            FromChild::Says(FromServer::Ready) => tracing::info!("the server accepts"),
+            FromChild::Says(FromServer::Failed { message }) => tracing::error!("the server cannot serve: {message}"),
+            FromChild::Ended => {
+                tracing::error!("the server ended; it is started again");
+                if let Some(child) = &mut self.child {
+                    child.restart(&self.config);
+                }
+            }
+            FromChild::Started(link) => {
+                if let Some(child) = &mut self.child {
+                    child.adopt(link);
+                }
+            }
+        }
+    }
+
+    /// The server's word alone blocks nobody: the kernel must have the connection it speaks of.
+    async fn judge(&mut self, offence: link::Offence) {
+        let seen = Boot::now();
+        let peer = link::client_address(offence.peer);
+        let outcome = match netlink::established(offence.peer, offence.local) {
+            Ok(true) => self.enforcer.offence(offence.kind, peer, offence.account.as_deref(), Now::read()),
+            Ok(false) => {
+                tracing::warn!("the server reports an offence of a connection that the kernel does not have");
+                Ok(Outcome::Noted)
+            }
+            Err(error) => {
+                tracing::error!("an offence cannot be checked, so it does not count: {error}");
+                Ok(Outcome::Noted)
+            }
+        };
+        let outcome = outcome.unwrap_or_else(|failure| {
+            tracing::error!("an offence could not be acted on: {failure}");
+            Outcome::Noted
+        });
+        let blocked = match &outcome {
+            Outcome::Noted => false,
+            Outcome::AlreadyBlocked => true,
+            Outcome::Blocked(client) => {
+                self.own.block_latency(Boot::now().since(seen));
+                tracing::warn!("{client} is blocked for its {} offences", offence.kind.name());
+                true
+            }
+        };
+        let Some(child) = &mut self.child else { return };
+        child.tell(&link::FromAgent::Judged { id: offence.id, blocked }).await;
+        if let Outcome::Blocked(client) = outcome {
+            child.tell(&link::FromAgent::Blocked { client: client.net() }).await;
+        }
+    }
+
+    /// Whether the agent is to end.
+    async fn ordered(&mut self, order: Order) -> bool {
+        let command = order.request.command.clone();
+        let answer = self.enforcer.execute(&order.request, Now::read());
+        if let (Command::Block(_), Ok(Reply::Changed(changed)), Some(child)) = (&command, &answer, &mut self.child) {
+            for target in &changed.changed {
+                child.tell(&link::FromAgent::Blocked { client: target.net() }).await;
+            }
+        }
+        let ends = command == Command::Unload && answer.is_ok();
+        let _ = order.answer.send(answer);
+        ends
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Failure> {
+        let now = Now::read();
+        let interfaces = self.enforcer.attached().iter().map(|attached| {
+            let mode = if attached.native { "native" } else { "generic" };
+            (attached.name.clone(), mode.to_owned(), true)
+        });
+        Ok(Snapshot {
+            counters: self.enforcer.counters()?,
+            interfaces: interfaces.collect(),
+            blocks_active: self
+                .enforcer
+                .active(now)
+                .into_iter()
+                .map(|((origin, family), n)| (origin, family, n))
+                .collect(),
+            map_entries: self.enforcer.capacities(),
+            drift: self.enforcer.drift(),
+            server: self.server_metrics.clone(),
+            store_ok: self.enforcer.store_is_open(),
+        })
+    }
+
+    /// Nothing is detached: what is blocked stays blocked.
+    async fn end(mut self) -> Result<(), Failure> {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let _ = std::fs::remove_file(&self.config.admin.socket);
+        if let Some(child) = &mut self.child {
+            child.drain().await;
+        }
+        tracing::info!("ended; what is blocked stays blocked");
+        Ok(())
+    }
+}
+
+/// What can fail and leaves nothing behind: listeners and metrics.
+struct Prepared {
+    listeners: Vec<TcpListener>,
+    metrics: tokio::net::TcpListener,
+    own: Own,
+}
+
+impl Prepared {
+    async fn new(config: &Config) -> Result<Prepared, Failure> {
+        let listen = config.server.as_ref().map(|server| server.listen.as_slice()).unwrap_or_default();
+        let listeners = listen.iter().map(|address| child::listen(*address)).collect::<Result<_, _>>()?;
+        if let Some(server) = &config.server {
+            child::server_config(config, server)?;
+        }
+        let metrics = tokio::net::TcpListener::bind(config.metrics.listen).await.map_err(|error| {
+            Failure::refused(format!("the metrics cannot be served on {}: {error}", config.metrics.listen))
+        })?;
+        let own = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
+        Ok(Prepared { listeners, metrics, own })
+    }
+}
+
+/// An agent that is ending answers no more; the scrape then ends by its own time limit.
+async fn snapshot_from(ask: mpsc::Sender<oneshot::Sender<Snapshot>>) -> Snapshot {
+    let (answer, answered) = oneshot::channel();
+    if ask.send(answer).await.is_ok()
+        && let Ok(snapshot) = answered.await
+    {
+        return snapshot;
+    }
+    std::future::pending().await
+}
+
+fn logged(what: &str, result: Result<(), Failure>) {
+    if let Err(failure) = result {
+        tracing::error!("{what}: {failure}");
+    }
+}
+
+/// A start that failed before anything was pinned leaves no directory behind.
+fn remove_if_empty(config: &Config) {
+    let _ = std::fs::remove_dir(&config.filter.pin_path);
+}
+
+const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+const CAP_SYS_ADMIN: u32 = 21;
+
+fn may_run() -> Result<(), Failure> {
+    let held = child::effective_capabilities();
+    let missing: Vec<&str> = CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| held >> bit & 1 == 0 && !(*bit == 39 && held >> CAP_SYS_ADMIN & 1 == 1))
+        .map(|(_, name)| *name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::forbidden(format!(
+        "the agent lacks {}; run it as root or as the service does, with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        missing.join(" and ")
+    )))
+}
+
+/// The interfaces that the config asks for, each of which must exist and have Ethernet headers.
+fn interfaces(config: &Config) -> Result<Vec<netlink::Link>, Failure> {
+    let what = || "the interfaces cannot be listed".to_owned();
+    let all = netlink::links().blame(Blame::System, what)?;
+    match &config.filter.interfaces {
+        Interfaces::Named(names) => names.iter().map(|name| named(&all, name)).collect(),
+        Interfaces::Auto => {
+            let carrying = netlink::default_route_interfaces().blame(Blame::System, what)?;
+            let (fit, unfit): (Vec<netlink::Link>, Vec<netlink::Link>) =
+                all.into_iter().filter(|link| carrying.contains(&link.name)).partition(|link| link.ethernet);
+            for link in unfit {
+                tracing::warn!("{} is left out: it has no Ethernet headers", link.name);
+            }
+            if fit.is_empty() {
+                return Err(Failure::refused(
+                    "no interface carries a default route; name those to filter in `filter.interfaces`",
+                ));
+            }
+            Ok(fit)
+        }
+    }
+}
+
+fn named(all: &[netlink::Link], name: &str) -> Result<netlink::Link, Failure> {
+    let Some(link) = all.iter().find(|link| link.name == name) else {
+        let known: Vec<&str> = all.iter().map(|link| link.name.as_str()).filter(|name| *name != "lo").collect();
+        return Err(Failure::refused(format!(
+            "there is no interface {name} here; `filter.interfaces` may name {}",
+            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+        )));
+    };
+    if !link.ethernet {
+        return Err(Failure::refused(format!(
+            "{name} has no Ethernet headers (as wg, tun and ppp), which edge reads; leave it out of `filter.interfaces`"
+        )));
+    }
+    Ok(link.clone())
+}

@@ -1,0 +1,158 @@
+//! What the enforcer says of itself: `list`, `why`, `status`, and the numbers behind the metrics.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use edge_common::reason::{Counters, Family, Reason};
+
+use super::{Enforcer, holds};
+use crate::{
+    block::{Block, Origin, Target},
+    clock::Now,
+    control::protocol::{
+        Blocked, ConnectionTotals, Connections, Dropped, Enforced, Entry, Interface, Offence, Packets, Rates, Reload,
+        Status, Why,
+    },
+    datapath::{self, Tables},
+    error::Failure,
+};
+
+impl Enforcer {
+    pub(super) fn list(&self, origin: Option<Origin>, limit: Option<usize>, now: Now) -> Vec<Entry> {
+        self.blocks
+            .values()
+            .flat_map(BTreeMap::values)
+            .filter(|block| holds(block, now) && origin.is_none_or(|origin| origin == block.origin))
+            .take(limit.unwrap_or(usize::MAX))
+            .map(|block| self.entry(block))
+            .collect()
+    }
+
+    fn entry(&self, block: &Block) -> Entry {
+        let hits = self.tables.hits(block.target);
+        Entry {
+            address: block.target,
+            origin: block.origin,
+            reason: block.reason.clone(),
+            created: block.created,
+            expires: block.expires,
+            offence: block.offence,
+            packets: hits.packets,
+            bytes: hits.bytes,
+        }
+    }
+
+    pub(super) fn why(&self, address: IpAddr, now: Now) -> Result<Why, Failure> {
+        let target = Target::of(address);
+        let lists = self.configured.iter().chain(&self.allowed);
+        let allowed = lists.into_iter().any(|allowed| allowed.covers(address));
+        let protected = self.protected.why(target);
+        let block = self.holding(address, now);
+        let reason = match (allowed, &protected, block) {
+            (true, ..) => Reason::Allowed,
+            (false, Some(_), _) if self.protected.is_own(address) => Reason::Malformed,
+            (false, None, Some(_)) => Reason::Blocked,
+            _ => Reason::Passed,
+        };
+        let evidence = self.learner.evidence(address, now);
+        let block = block.map(|block| self.entry(block));
+        let dropped = block.iter().map(|entry| (Reason::Blocked.name().to_owned(), entry.packets)).collect();
+        Ok(Why {
+            address: address.to_canonical(),
+            verdict: if reason.passes() { "pass" } else { "drop" }.to_owned(),
+            reason: reason.name().to_owned(),
+            allowed,
+            protected,
+            block,
+            connections: Connections::default(),
+            rates: Rates::default(),
+            dropped: Dropped { by_reason: dropped },
+            offences: evidence
+                .recent
+                .into_iter()
+                .map(|(time, kind, subject)| Offence { time, kind: kind.name().to_owned(), subject })
+                .collect(),
+            score: evidence.score,
+            threshold: evidence.threshold,
+        })
+    }
+
+    pub(super) fn status(&self, now: Now) -> Result<Status, Failure> {
+        let counters = self.counters()?;
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: now.boot.since(self.started).as_secs_f64(),
+            dry_run: false,
+            interfaces: self.attached.iter().map(interface).collect(),
+            blocked: self.totals(now),
+            enforced: Enforced { total: self.tables.len() },
+            drift: self.drift(),
+            connections: ConnectionTotals::default(),
+            packets: packets(&counters),
+            reload: Reload { generation: 1, last_result: "ok".to_owned() },
+        })
+    }
+
+    pub fn counters(&self) -> Result<Counters, Failure> {
+        datapath::counters(self.lock.path())
+    }
+
+    fn totals(&self, now: Now) -> Blocked {
+        let mut totals = Blocked::default();
+        for target in self.blocks.values().filter_map(|of| of.values().find(|block| holds(block, now))) {
+            let target = target.target;
+            totals.total += 1;
+            match (target.is_single(), target.net()) {
+                (true, ipnet::IpNet::V4(_)) => totals.ipv4 += 1,
+                (true, ipnet::IpNet::V6(_)) => totals.ipv6 += 1,
+                (false, _) => totals.prefixes += 1,
+            }
+        }
+        totals
+    }
+
+    /// Decided but not enforced, plus enforced but not decided.
+    pub fn drift(&self) -> u64 {
+        let (held, wrong) = self.blocks.keys().fold((0u64, 0u64), |(held, wrong), target| {
+            let until = self.tables.until(*target);
+            (held + u64::from(until.is_some()), wrong + u64::from(until != self.wanted(*target)))
+        });
+        wrong + self.tables.len().saturating_sub(held)
+    }
+
+    /// Active blocks by origin and family.
+    pub fn active(&self, now: Now) -> BTreeMap<(Origin, &'static str), u64> {
+        let mut active = BTreeMap::new();
+        for block in self.blocks.values().flat_map(BTreeMap::values).filter(|block| holds(block, now)) {
+            let family = if block.target.net().addr().is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+            *active.entry((block.origin, family.name())).or_default() += 1;
+        }
+        active
+    }
+
+    pub fn store_is_open(&self) -> bool {
+        self.store.is_some()
+    }
+
+    pub fn capacities(&self) -> Vec<(&'static str, u64, u64)> {
+        self.tables.capacities()
+    }
+}
+
+fn interface(attached: &datapath::Attached) -> Interface {
+    Interface {
+        name: attached.name.clone(),
+        mode: if attached.native { "native" } else { "generic" }.to_owned(),
+        program_id: attached.program_id,
+    }
+}
+
+fn packets(counters: &Counters) -> Packets {
+    let of = |reason: Reason| Family::ALL.iter().map(|family| counters.tally(reason, *family).packets).sum::<u64>();
+    let sum = |passes: bool| Reason::ALL.iter().filter(|reason| reason.passes() == passes).map(|r| of(*r)).sum();
+    Packets {
+        passed: sum(true),
+        dropped: sum(false),
+        by_reason: Reason::ALL.iter().map(|reason| (reason.name().to_owned(), of(*reason))).collect(),
+    }
+}
