@@ -205,10 +205,10 @@ impl Agent {
             }
         };
         let Some(child) = &mut self.child else { return };
-        child.tell(&link::FromAgent::Judged { id: offence.id, blocked }).await;
         if let Outcome::Blocked(client) = outcome {
             child.tell(&link::FromAgent::Blocked { client: client.net() }).await;
         }
+        child.tell(&link::FromAgent::Judged { id: offence.id, blocked }).await;
     }
 
     /// Whether the agent is to end.

@@ -1,5 +1,5 @@
 //! The command line: parses, asks the agent (or goes on without it where the interface says so), prints.
-//! One file for each command or small group; each gives an [`Outcome`], which is printed here alone.
+//! One file for each command or small group; each gives an `Outcome`, which is printed here alone.
 
 pub mod args;
 mod ask;

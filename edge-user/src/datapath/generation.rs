@@ -369,7 +369,7 @@ impl Tables for Generation {
         entry.map_or(Hits::default(), |entry| entry.hits)
     }
 
-    fn len(&self) -> u64 {
+    fn held(&self) -> u64 {
         let singles: usize =
             [&self.table4, &self.units6, &self.hosts6].map(|table| table.entries().count()).iter().sum();
         (singles + self.nets4.blocked.keys().count() + self.nets6.blocked.keys().count()) as u64

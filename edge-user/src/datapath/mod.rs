@@ -30,7 +30,7 @@ use crate::{
     error::{Blame, Context, Failure},
 };
 
-/// What of a generation the one writer needs; the tests of that writer put a map of their own behind it.
+/// What the one writer does with a generation.
 pub trait Tables {
     /// Puts a block into force or changes its end.
     fn set(&mut self, target: Target, until: Until) -> Result<(), Failure>;
@@ -40,7 +40,7 @@ pub trait Tables {
     fn until(&self, target: Target) -> Option<Until>;
     fn hits(&self, target: Target) -> Hits;
     /// How many entries the kernel holds.
-    fn len(&self) -> u64;
+    fn held(&self) -> u64;
     /// Replaces what is allowed, protected and own.
     fn trust(&mut self, prefixes: &[(Target, edge_common::table::Trust)]) -> Result<(), Failure>;
 }

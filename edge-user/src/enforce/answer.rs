@@ -85,7 +85,7 @@ impl Enforcer {
             dry_run: false,
             interfaces: self.attached.iter().map(interface).collect(),
             blocked: self.totals(now),
-            enforced: Enforced { total: self.tables.len() },
+            enforced: Enforced { total: self.tables.held() },
             drift: self.drift(),
             connections: ConnectionTotals::default(),
             packets: packets(&counters),
@@ -117,7 +117,7 @@ impl Enforcer {
             let until = self.tables.until(*target);
             (held + u64::from(until.is_some()), wrong + u64::from(until != self.wanted(*target)))
         });
-        wrong + self.tables.len().saturating_sub(held)
+        wrong + self.tables.held().saturating_sub(held)
     }
 
     /// Active blocks by origin and family.

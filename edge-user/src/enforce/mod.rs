@@ -425,8 +425,8 @@ impl Enforcer {
 
     /// Why this exact target, or something that covers it, is never blocked.
     fn never_blocked(&self, target: Target) -> Option<String> {
-        let allowed = self.configured.iter().chain(&self.allowed);
-        if let Some(cover) = allowed.filter(|allowed| allowed.net().contains(&target.net())).next() {
+        let mut allowed = self.configured.iter().chain(&self.allowed);
+        if let Some(cover) = allowed.find(|allowed| allowed.net().contains(&target.net())) {
             return Some(format!("{cover} is on the allow list"));
         }
         self.protected.why(target)
