@@ -1,4 +1,6 @@
 //! All tests that need the real thing, by layer: `bytecode` (the object that is built), `packets` (rows through
 //! `BPF_PROG_TEST_RUN`), `world` (namespaces, the real binary, real clients).
 
+mod bytecode;
+mod kernel;
 mod world;

@@ -15,6 +15,8 @@ use edge_tests::{
     net::{HOST_INTERFACE, HOST4, Lab, NEIGHBOUR4},
 };
 
+use crate::kernel::{FOREIGN, pin_foreign};
+
 use super::{
     lifecycle::{filter_only, nothing_left},
     served,
@@ -85,13 +87,13 @@ fn an_occupied_hook_is_left_to_its_owner() -> Result<()> {
     let lab = Lab::new()?;
     for mode in ["xdpgeneric", "xdpdrv"] {
         let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
-        foreign::pin(&pin)?;
+        pin_foreign(&pin)?;
         let attached = lab.host.ip(&format!("link set dev {HOST_INTERFACE} {mode} pinned {}", pin.display()));
         fs::remove_file(&pin)?;
         attached?;
         let owner = lab.host.xdp_program(HOST_INTERFACE)?.context("the foreign program is not attached")?;
         let mut edge = Edge::new(&lab)?;
-        refused(&edge.run_in_vain()?, &[1], &[HOST_INTERFACE, &owner.to_string(), foreign::NAME])?;
+        refused(&edge.run_in_vain()?, &[1], &[HOST_INTERFACE, &owner.to_string(), FOREIGN])?;
         ensure!(lab.host.xdp_program(HOST_INTERFACE)? == Some(owner), "the owner was thrown out");
         lab.host.ip(&format!("link set dev {HOST_INTERFACE} {mode} off"))?;
         nothing_left(&lab)?;
@@ -198,72 +200,4 @@ fn refused(output: &Output, codes: &[i32], named: &[&str]) -> Result<()> {
     ensure!(sentence.is_some(), "no line names {named:?}: {}", output.stderr);
     ensure!(!output.stderr.contains("panicked") && !output.stderr.contains("backtrace"), "{}", output.stderr);
     Ok(())
-}
-
-/// A program of somebody else.
-mod foreign {
-    use std::{ffi::CString, io::Error, os::unix::ffi::OsStrExt, path::Path};
-
-    use anyhow::{Result, ensure};
-
-    pub const NAME: &str = "foreign";
-
-    /// The head of the kernel's `union bpf_attr` for BPF_PROG_LOAD, up to the name and zeroes behind it.
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        instruction_count: u32,
-        instructions: u64,
-        license: u64,
-        log_level: u32,
-        log_size: u32,
-        log: u64,
-        kernel_version: u32,
-        flags: u32,
-        name: [u8; 16],
-    }
-
-    /// The same for BPF_OBJ_PIN.
-    #[repr(C)]
-    struct Pin {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
-
-    /// Loads an XDP program that passes everything and pins it.
-    pub fn pin(path: &Path) -> Result<()> {
-        const PROG_LOAD: i32 = 5;
-        const OBJ_PIN: i32 = 6;
-        const XDP: u32 = 6;
-        // r0 = XDP_PASS; exit
-        let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
-        let mut name = [0; 16];
-        name[..NAME.len()].copy_from_slice(NAME.as_bytes());
-        let load = Load {
-            kind: XDP,
-            instruction_count: 2,
-            instructions: instructions.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-            log_level: 0,
-            log_size: 0,
-            log: 0,
-            kernel_version: 0,
-            flags: 0,
-            name,
-        };
-        let program = bpf(PROG_LOAD, &load)?;
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let pinned = bpf(OBJ_PIN, &Pin { path: path.as_ptr() as u64, descriptor: program as u32, flags: 0 });
-        // SAFETY: the descriptor is this function's own and is not used afterwards.
-        unsafe { libc::close(program) };
-        pinned.map(drop)
-    }
-
-    fn bpf<T>(command: i32, attributes: &T) -> Result<i32> {
-        // SAFETY: attributes are live for the call, their size is theirs, and what they point to outlives the call.
-        let code = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
-        ensure!(code >= 0, "bpf({command}): {}", Error::last_os_error());
-        Ok(code as i32)
-    }
 }
