@@ -106,7 +106,7 @@ fn metrics_tell_the_logins_and_the_block() -> Result<()> {
     let login = |outcome| [("endpoint", "login"), ("outcome", outcome)];
     let metrics = wait_for("the server's counters", SOON, || {
         let metrics = scrape(&lab)?;
-        let all = metrics.value("edge_auth_requests_total", &login("failure")) == Some(5.0)
+        let all = metrics.value("edge_auth_requests_total", &login("refused")) == Some(5.0)
             && metrics.value("edge_auth_requests_total", &login("success")) == Some(1.0);
         Ok(all.then_some(metrics))
     })?;
