@@ -37,14 +37,15 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    auth::Auth,
+    auth::{Auth, MAX_HEAD},
     counters::{Counters, Handshake},
     link::client_address,
     report::Ends,
 };
 
-/// The longest request head, in bytes; a longer one is answered 431 by the library.
-const MAX_HEAD: usize = 64 << 10;
+/// How much of a head the library takes; over HTTP/2 it answers none that is longer. What is over `MAX_HEAD` of that is
+/// answered 431.
+const MAX_HEAD_READ: usize = 4 * MAX_HEAD;
 /// After it was told to end, a connection may finish its answer for so long.
 const LAST_ANSWER: Duration = Duration::from_millis(900);
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
@@ -178,11 +179,11 @@ async fn respond(
 /// ALPN has chosen, so neither builder guesses.
 fn protocol(http2: bool) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD).half_close(false);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_READ).half_close(false);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD as u32)
+        .max_header_list_size(MAX_HEAD_READ as u32)
         .max_concurrent_streams(64)
         .initial_stream_window_size(64 << 10)
         .initial_connection_window_size(256 << 10)

@@ -14,6 +14,7 @@ use crate::error::{Blame, Context, Failure};
 
 /// Must run before the process has a second thread: the filter holds for the calling thread and those it makes.
 pub fn enter() -> Result<(), Failure> {
+    nix::sys::prctl::set_name(c"edge-server").blame(Blame::System, || "naming the server".to_owned())?;
     nix::sys::prctl::set_dumpable(false).blame(Blame::System, || "making the server not dumpable".to_owned())?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
         .blame(Blame::System, || "turning core dumps off".to_owned())?;

@@ -35,6 +35,7 @@ pub enum Denial {
     Method(&'static str),
     Malformed,
     TooLarge,
+    HeadTooLarge,
     TooSlow,
     /// Too many password hashes in flight.
     Busy,
@@ -48,9 +49,12 @@ impl Denial {
             Denial::NoCredential => Outcome::Missing,
             Denial::Login { .. } | Denial::Token { .. } => Outcome::Refused,
             Denial::Forbidden => Outcome::Forbidden,
-            Denial::NotFound | Denial::Method(_) | Denial::Malformed | Denial::TooLarge | Denial::TooSlow => {
-                Outcome::Invalid
-            }
+            Denial::NotFound
+            | Denial::Method(_)
+            | Denial::Malformed
+            | Denial::TooLarge
+            | Denial::HeadTooLarge
+            | Denial::TooSlow => Outcome::Invalid,
             Denial::Busy | Denial::Unavailable => Outcome::Unavailable,
         }
     }
@@ -81,7 +85,7 @@ impl Denial {
             Denial::Method(allow) => set(&mut response, ALLOW, allow),
             Denial::Busy => set(&mut response, RETRY_AFTER, "1"),
             Denial::Unavailable => set(&mut response, RETRY_AFTER, "5"),
-            Denial::NotFound | Denial::Malformed | Denial::TooLarge | Denial::TooSlow => {}
+            Denial::NotFound | Denial::Malformed | Denial::TooLarge | Denial::HeadTooLarge | Denial::TooSlow => {}
         }
         response
     }
@@ -96,6 +100,7 @@ impl Denial {
             Denial::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Denial::Malformed => (StatusCode::BAD_REQUEST, "invalid_request"),
             Denial::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Denial::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
             Denial::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
             Denial::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Denial::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -10,7 +10,7 @@ pub mod token;
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::Body,
@@ -35,6 +35,10 @@ use crate::{clock::Wall, error::Failure};
 
 /// The longest body under `/auth/`, in bytes.
 const MAX_BODY: usize = 64 << 10;
+/// Of a longer body so much is read before it is refused, in bytes.
+const MAX_THROWN_AWAY: usize = 4 << 20;
+/// The longest request head, in bytes.
+pub(super) const MAX_HEAD: usize = 64 << 10;
 
 /// All that answers requests.
 pub struct Auth {
@@ -203,11 +207,11 @@ impl Auth {
     pub async fn answer<B>(&self, ends: Ends, request: Request<B>) -> Answer
     where
         B: Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let endpoint = Endpoint::of(request.uri().path());
         let under_auth = request.uri().path() == "/auth" || request.uri().path().starts_with("/auth/");
         let result = match endpoint {
+            _ if head_too_large(&request) => Err(Denial::HeadTooLarge),
             Some(endpoint) => self.endpoint(endpoint, ends, request).await,
             None => Err(Denial::NotFound),
         };
@@ -233,7 +237,6 @@ impl Auth {
     ) -> Result<Response<Full<Bytes>>, Denial>
     where
         B: Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         endpoint.takes(request.method())?;
         match endpoint {
@@ -262,7 +265,6 @@ impl Auth {
     async fn login<B>(&self, ends: Ends, request: Request<B>) -> Result<Response<Full<Bytes>>, Denial>
     where
         B: Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Login { username, password } = self.body(request).await?;
         let permit = self.hashing.turn(client_address(ends.peer)).await.map_err(|Busy| Denial::Busy)?;
@@ -284,7 +286,6 @@ impl Auth {
     async fn refresh<B>(&self, request: Request<B>) -> Result<Response<Full<Bytes>>, Denial>
     where
         B: Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Refresh { refresh_token } = self.body(request).await?;
         let (now, ttl) = (Wall::now(), self.refresh_ttl);
@@ -375,21 +376,44 @@ impl Auth {
     where
         T: serde::de::DeserializeOwned,
         B: Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        if length.is_some_and(|length| length > MAX_BODY) {
-            return Err(Denial::TooLarge);
-        }
-        let whole = std::pin::pin!(Limited::new(request.into_body(), MAX_BODY).collect());
-        let body = match tokio::time::timeout(self.body_within, whole).await {
-            Err(_) => return Err(Denial::TooSlow),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Denial::TooLarge),
-            Ok(Err(_)) => return Err(Denial::Malformed),
-            Ok(Ok(body)) => body.to_bytes(),
-        };
+        let read = tokio::time::timeout(self.body_within, read_body(request)).await;
+        let body = read.map_err(|_| Denial::TooSlow)??;
         serde_json::from_slice(&body).map_err(|_| Denial::Malformed)
     }
+}
+
+/// The body, if it is short enough. What is too long is read on and thrown away, up to a limit: over HTTP/2 many clients
+/// do not see an answer that comes before they have sent all.
+async fn read_body<B>(request: Request<B>) -> Result<Vec<u8>, Denial>
+where
+    B: Body<Data = Bytes> + Send,
+{
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MAX_THROWN_AWAY) {
+        return Err(Denial::TooLarge);
+    }
+    let mut parts = std::pin::pin!(request.into_body());
+    let (mut body, mut came) = (Vec::new(), 0);
+    while let Some(frame) = parts.frame().await {
+        let Ok(data) = frame.map_err(|_| Denial::Malformed)?.into_data() else { continue };
+        came += data.len();
+        if came > MAX_THROWN_AWAY {
+            break;
+        }
+        if came <= MAX_BODY {
+            body.extend_from_slice(&data);
+        }
+    }
+    if came > MAX_BODY { Err(Denial::TooLarge) } else { Ok(body) }
+}
+
+/// Whether the request line and the header fields are longer than a head may be.
+fn head_too_large<B>(request: &Request<B>) -> bool {
+    let line =
+        request.uri().path_and_query().map_or(0, |target| target.as_str().len()) + request.method().as_str().len();
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    line + fields.sum::<usize>() > MAX_HEAD
 }
 
 /// The bearer token of a request; `None` without a credential.

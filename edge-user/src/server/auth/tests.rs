@@ -200,5 +200,10 @@ async fn what_cannot_be_asked_is_refused_by_name() {
         let (answer, _) = world.ask(method, path, None, body).await;
         assert_eq!(answer.response.status(), status, "{method} {path}");
     }
+    for (length, status) in [(60 << 10, 200), (64 << 10, 431)] {
+        let request = Request::get("/health").header("x-long", "x".repeat(length));
+        let (answer, _) = world.send(request.body(Full::default()).unwrap()).await;
+        assert_eq!(answer.response.status(), status);
+    }
     assert_eq!(world.offences(), 0);
 }
