@@ -8,7 +8,8 @@ use std::{net::TcpListener, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
-    time::{MissedTickBehavior, interval},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use self::child::{Child, FromChild};
@@ -29,6 +30,8 @@ use crate::{
 
 const SWEEP: Duration = Duration::from_secs(1);
 const FOLLOW: Duration = Duration::from_secs(3);
+/// How long the end waits for callers to take their answers.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(200);
 /// Orders that may wait; further callers wait on the socket.
 const ORDERS: usize = 64;
 
@@ -52,6 +55,7 @@ struct Agent {
     from_child: mpsc::Receiver<FromChild>,
     orders: mpsc::Receiver<Order>,
     snapshots: mpsc::Receiver<oneshot::Sender<Snapshot>>,
+    admin: JoinHandle<()>,
     own: Own,
     server_metrics: link::Metrics,
     terminate: Signal,
@@ -103,7 +107,7 @@ impl Agent {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        tokio::spawn(admin::serve(socket, order));
+        let admin = tokio::spawn(admin::serve(socket, order));
         for attached in enforcer.attached() {
             let mode = if attached.native { "native" } else { "generic" };
             tracing::info!("{} is filtered in {mode} mode by program {}", attached.name, attached.program_id);
@@ -116,6 +120,7 @@ impl Agent {
             from_child,
             orders,
             snapshots,
+            admin,
             own: prepared.own,
             server_metrics: link::Metrics::default(),
             terminate: signal(SignalKind::terminate()).blame(Blame::System, signals)?,
@@ -254,6 +259,8 @@ impl Agent {
         if let Some(child) = &mut self.child {
             child.drain().await;
         }
+        drop(self.orders);
+        let _ = timeout(ANSWERED_WITHIN, self.admin).await;
         tracing::info!("ended; what is blocked stays blocked");
         Ok(())
     }

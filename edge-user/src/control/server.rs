@@ -71,7 +71,7 @@ pub fn bind(path: &Path, group: &str) -> Result<(UnixListener, Vec<String>), Fai
     Ok((listener, warnings))
 }
 
-/// Accepts until the agent no longer takes orders.
+/// Accepts until the agent no longer takes orders, and then until what it executed is answered.
 pub async fn serve(listener: UnixListener, orders: mpsc::Sender<Order>) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let large = Arc::new(Semaphore::new(1));
@@ -80,7 +80,7 @@ pub async fn serve(listener: UnixListener, orders: mpsc::Sender<Order>) {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = orders.closed() => return,
+            () = orders.closed() => break,
         };
         match stream {
             Ok((stream, _)) => {
@@ -98,6 +98,8 @@ pub async fn serve(listener: UnixListener, orders: mpsc::Sender<Order>) {
             }
         }
     }
+    // What was executed is still answered.
+    let _ = connections.acquire_many(MAX_CONNECTIONS as u32).await;
 }
 
 async fn exchange(

@@ -54,6 +54,7 @@ impl Enforcer {
             _ => Reason::Passed,
         };
         let evidence = self.learner.evidence(address, now);
+        let led_to = block.and_then(|block| self.led_to.get(&block.target)).cloned().unwrap_or_default();
         let block = block.map(|block| self.entry(block));
         let dropped = block.iter().map(|entry| (Reason::Blocked.name().to_owned(), entry.packets)).collect();
         Ok(Why {
@@ -66,9 +67,9 @@ impl Enforcer {
             connections: Connections::default(),
             rates: Rates::default(),
             dropped: Dropped { by_reason: dropped },
-            offences: evidence
-                .recent
+            offences: led_to
                 .into_iter()
+                .chain(evidence.recent)
                 .map(|(time, kind, subject)| Offence { time, kind: kind.name().to_owned(), subject })
                 .collect(),
             score: evidence.score,

@@ -20,7 +20,7 @@ pub use protect::{Protected, Surroundings};
 
 use crate::{
     block::{Block, Origin, Target},
-    clock::{Boot, Now},
+    clock::{Boot, Now, Wall},
     config::Config,
     control::{
         client,
@@ -34,6 +34,9 @@ use crate::{
     store::Store,
 };
 
+/// How much of an account's name `why` shows.
+const NAME_SHOWN: usize = 32;
+
 /// Widest networks that may be blocked without `--force`.
 const WIDEST4: u8 = 8;
 const WIDEST6: u8 = 32;
@@ -45,6 +48,8 @@ pub struct Enforcer {
     store: Option<Store>,
     learner: Learner,
     blocks: BTreeMap<Target, BTreeMap<Origin, Block>>,
+    /// The failures that led to each learned block, while it lasts.
+    led_to: BTreeMap<Target, Vec<(Wall, Kind, Option<String>)>>,
     /// From the config; the run-time list is in `allowed`.
     configured: Vec<Target>,
     allowed: BTreeSet<Target>,
@@ -130,6 +135,7 @@ impl Enforcer {
             store: store.ok(),
             learner: Learner::new(config.learn.clone(), config.filter.ipv6_unit),
             blocks: BTreeMap::new(),
+            led_to: BTreeMap::new(),
             configured: config.filter.allow.clone(),
             allowed: BTreeSet::new(),
             protected: Protected::new(surroundings),
@@ -217,10 +223,11 @@ impl Enforcer {
         if self.holding(peer, now).is_some() {
             return Ok(Outcome::AlreadyBlocked);
         }
-        match self.learner.failure(kind, peer, account, now) {
-            None => Ok(Outcome::Noted),
-            Some(decision) => self.learned(&decision, now),
-        }
+        let mut evidence = self.learner.evidence(peer, now).recent;
+        let Some(decision) = self.learner.failure(kind, peer, account, now) else { return Ok(Outcome::Noted) };
+        evidence.push((now.wall, kind, account.map(|name| name.chars().take(NAME_SHOWN).collect())));
+        self.led_to.insert(decision.client, evidence);
+        self.learned(&decision, now).inspect_err(|_| self.learner.pardon(decision.client))
     }
 
     pub fn signed_in(&mut self, peer: IpAddr, account: &str) {
@@ -365,6 +372,7 @@ impl Enforcer {
         }
         if of_target.is_empty() {
             self.blocks.remove(&target);
+            self.led_to.remove(&target);
         }
         self.metrics.blocks_removed(cause, gone.len() as u64);
         self.write(target)?;
