@@ -4,7 +4,12 @@
 //! pin detaches.
 
 use std::{
+    ffi::CString,
     fs, io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -198,12 +203,37 @@ pub(super) fn programs_in_force(pin_path: &Path) -> Vec<u32> {
         .collect()
 }
 
+/// Detaches through the link (`BPF_LINK_DETACH`, Linux 5.9): a link whose pin is removed is freed only later. aya has no
+/// call for it. Where it fails, removing the pin detaches all the same.
+fn detach_now(pin: &Path) {
+    const BPF_OBJ_GET: i32 = 7;
+    const BPF_LINK_DETACH: i32 = 34;
+    /// `union bpf_attr` of `BPF_OBJ_GET`.
+    #[repr(C)]
+    struct Get {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let Ok(path) = CString::new(pin.as_os_str().as_bytes()) else { return };
+    let get = Get { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: the attribute and the path it points to outlive the call; the kernel only reads them.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<Get>()) };
+    let Ok(fd @ 0..) = i32::try_from(fd) else { return };
+    // SAFETY: a descriptor that the kernel has just made for this process.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let attribute = link.as_raw_fd();
+    // SAFETY: the attribute of this command is the link's descriptor alone.
+    unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const attribute, size_of::<i32>()) };
+}
+
 /// Detaches everything and removes every pin, and the directory with them. Done also where there was nothing.
 pub fn unload(pin_path: &Path) -> Result<(), Failure> {
     if !pin_path.exists() {
         return Ok(());
     }
     for (_, pin) in pinned_links(pin_path) {
+        detach_now(&pin);
         fs::remove_file(&pin).blame(Blame::System, || format!("the link {} cannot be removed", pin.display()))?;
     }
     let entries = fs::read_dir(pin_path).blame(Blame::System, || format!("{} cannot be read", pin_path.display()))?;

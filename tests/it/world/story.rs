@@ -15,18 +15,19 @@ use super::{SOON, fail_five_times, has_keys, length, log_in, only_block, packets
 fn an_attacker_is_cut_off_over_ipv4() -> Result<()> {
     let lab = Lab::new()?;
     let edge = Edge::start(&lab)?;
-    story(&lab, &edge, ATTACKER4, NEIGHBOUR4, "10.77.0.2/32")
+    story(&lab, &edge, &[ATTACKER4], NEIGHBOUR4, "10.77.0.2/32")
 }
 
 #[test]
 fn an_attacker_is_cut_off_over_ipv6_with_the_whole_64() -> Result<()> {
     let lab = Lab::new()?;
     let edge = Edge::start(&lab)?;
-    story(&lab, &edge, ATTACKER6, NEIGHBOUR6, "2001:db8:66::/64")?;
-    shut_out(&Client::new(&lab, &edge, ATTACKER6_SECOND))
+    story(&lab, &edge, &[ATTACKER6, ATTACKER6_SECOND], NEIGHBOUR6, "2001:db8:66::/64")
 }
 
-fn story(lab: &Lab, edge: &Edge, attacker: IpAddr, neighbour: IpAddr, blocked_as: &str) -> Result<()> {
+/// The first of `attackers` fails; all of them are one client.
+fn story(lab: &Lab, edge: &Edge, attackers: &[IpAddr], neighbour: IpAddr, blocked_as: &str) -> Result<()> {
+    let attacker = attackers[0];
     let (client, innocent) = (Client::new(lab, edge, attacker), Client::new(lab, edge, neighbour));
     let address = attacker.to_string();
 
@@ -37,7 +38,9 @@ fn story(lab: &Lab, edge: &Edge, attacker: IpAddr, neighbour: IpAddr, blocked_as
 
     fail_five_times(&client)?;
     let dropped = packets(edge, "blocked")?;
-    shut_out(&client)?;
+    for attacker in attackers {
+        shut_out(&Client::new(lab, edge, *attacker))?;
+    }
     ensure!(packets(edge, "blocked")? > dropped, "the kernel counted no drop");
     served(&innocent)?;
     log_in(&innocent)?;
