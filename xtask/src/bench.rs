@@ -71,12 +71,12 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The value below which `part` of them lie; of an even number's middle the upper.
+/// The smallest value that at least `part` of them do not exceed.
 fn quantile<T: Copy + PartialOrd + Default>(values: &[T], part: f64) -> T {
     let mut sorted = values.to_vec();
     sorted.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
-    let index = (sorted.len() as f64 * part) as usize;
-    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+    let rank = (sorted.len() as f64 * part).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(quantile(&[3], 0.99), 3);
         assert_eq!(quantile(&[3, 1, 2], 0.5), 2);
         let hundred: Vec<u32> = (1..=100).collect();
-        assert_eq!(quantile(&hundred, 0.99), 100);
-        assert_eq!(quantile(&hundred, 0.5), 51);
+        assert_eq!(quantile(&hundred, 0.99), 99);
+        assert_eq!(quantile(&hundred, 0.5), 50);
     }
 }

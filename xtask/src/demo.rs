@@ -120,10 +120,13 @@ fn neighbour(lab: &Lab, edge: &Edge) -> Result<()> {
 }
 
 fn time_to_drop(cut: &Cut) {
-    let latency = cut.latency().as_secs_f64() * 1e3;
+    let latency = cut.latency() * 1e3;
     println!(
         "8. From the last 401 at the client's interface to the first packet that the host never saw: {latency:.3} ms."
     );
+    if latency < 0.0 {
+        println!("   Below zero: the kernel dropped before the 401, which was already on its way, was there.");
+    }
 }
 
 fn ends_by_itself(lab: &Lab, edge: &mut Edge, cut: &Cut, end: &str) -> Result<()> {

@@ -1,4 +1,5 @@
-//! `bench block-latency`: from the last 401 to the first dropped packet, as the client sees it. Beside it fail2ban at the
+//! `bench block-latency`: from the last 401 to the first dropped packet, as the client sees it (below zero where the
+//! kernel drops before the 401, on its way already, is there). Beside it fail2ban at the
 //! same failures: another edge that never blocks answers the same 401s, each is written to a log the moment it is there,
 //! and fail2ban watches that log, with as many tries and nftables to block.
 
@@ -59,7 +60,7 @@ fn cut_off(lab: &Lab, edge: &Edge, from: IpAddr, refused: impl FnMut() -> Result
     lab.client.ip(&format!("address add {from}/24 dev {CLIENT_INTERFACE}"))?;
     let cut = fail_until_cut(lab, edge, from, TRIES, Duration::from_secs(20), refused)?;
     ensure!(cut.statuses.iter().all(|&status| status == 401), "{from} was answered {:?}, not 401", cut.statuses);
-    Ok(cut.latency().as_secs_f64())
+    Ok(cut.latency())
 }
 
 fn address(round: u8) -> IpAddr {
