@@ -87,3 +87,42 @@ fn bpf<T>(command: i32, attributes: &T) -> Result<i32> {
     ensure!(code >= 0, "bpf({command}): {}", Error::last_os_error());
     Ok(code as i32)
 }
+
+/// Hands a frame to a pinned program `times` times (BPF_PROG_TEST_RUN) and gives its verdict.
+pub fn test_run(pin: &Path, frame: &[u8], times: u32) -> Result<u32> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let get = Pin { path: path.as_ptr() as u64, descriptor: 0, flags: 0 };
+    // SAFETY: the command gives a new descriptor that nobody else has.
+    let program = unsafe { OwnedFd::from_raw_fd(bpf(OBJ_GET, &get)?) };
+    let mut test = TestRun {
+        program: program.as_raw_fd() as u32,
+        data_size_in: u32::try_from(frame.len())?,
+        data_in: frame.as_ptr() as u64,
+        repeat: times,
+        ..TestRun::default()
+    };
+    // SAFETY: the attribute is live for the call, which reads the frame it points to and writes its verdict into it.
+    let code = unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, &raw mut test, size_of::<TestRun>()) };
+    ensure!(code >= 0, "bpf({PROG_TEST_RUN}): {}", Error::last_os_error());
+    Ok(test.verdict)
+}
+
+const PROG_TEST_RUN: i32 = 10;
+
+/// The same for BPF_PROG_TEST_RUN.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    verdict: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+}

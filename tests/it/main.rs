@@ -3,4 +3,5 @@
 
 mod bytecode;
 mod kernel;
+mod packets;
 mod world;
