@@ -7,6 +7,7 @@ mod frames;
 mod lifecycle;
 mod privileges;
 mod story;
+mod takeover;
 
 use std::time::Duration;
 

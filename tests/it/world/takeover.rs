@@ -1,0 +1,131 @@
+//! A server that was taken over: the test takes the server's end of its socketpair and says what an attacker would.
+
+use std::{
+    fs::File,
+    io::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use anyhow::{Context, Result, ensure};
+use edge_tests::{
+    agent::Edge,
+    client::Client,
+    net::{Lab, NEIGHBOUR4},
+    wait_for,
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_to, socket},
+};
+use serde_json::{Value, json};
+
+use super::{SOON, only_block, packets, served, shut_out};
+
+/// Where the server has its end of the socketpair.
+const LINK: RawFd = 3;
+const SERVED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 443);
+const ATTACKER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
+
+#[test]
+fn its_word_blocks_no_protected_address_and_none_that_is_not_connected() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    edge.cli(&["allow", &ATTACKER.to_string()])?.good()?;
+    let mut link = Link::of(&edge)?;
+    let connection = connect(&lab, ATTACKER)?;
+    let (peer, local) = (connection.local_addr()?, connection.peer_addr()?);
+    for id in 0..10 {
+        link.say(&offence(id, peer, local))?;
+        link.say(&offence(id, SocketAddr::new(NEIGHBOUR4, peer.port()), local))?;
+        link.say(&offence(id, SocketAddr::new(SERVED.ip().to_owned().into(), peer.port()), local))?;
+        link.say(&offence(id, "127.0.0.1:1".parse()?, local))?;
+    }
+    // All of it was heard: the same on a connection that is there, of an address that nothing protects, blocks.
+    edge.cli(&["disallow", &ATTACKER.to_string()])?.good()?;
+    wait_for("what was said to be heard", SOON, || {
+        link.say(&offence(0, peer, local))?;
+        Ok(edge.json(&["list"])?.get(0).cloned())
+    })?;
+    let entry = only_block(&edge)?;
+    ensure!(entry["address"] == "10.77.0.2/32" && entry["origin"] == "auth" && entry["offence"] == 1, "{entry}");
+    served(&Client::new(&lab, &edge, NEIGHBOUR4))?;
+    ensure!(packets(&edge, "allowed")? > 0);
+    Ok(())
+}
+
+#[test]
+fn it_can_neither_lift_nor_widen_nor_prolong() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    edge.cli(&["block", &ATTACKER.to_string()])?.good()?;
+    let before = only_block(&edge)?;
+    let connection = connect(&lab, NEIGHBOUR)?;
+    let (peer, local) = (connection.local_addr()?, connection.peer_addr()?);
+    let with = |key: &str, value: Value| {
+        let mut message = offence(1, peer, local);
+        message["offence"][key] = value;
+        message
+    };
+    for message in [
+        json!({"unblock": {"targets": ["10.77.0.2/32"], "origin": null}}),
+        json!({"blocked": {"client": "10.77.0.0/24"}}),
+        json!({"drain": null}),
+        with("prefix", json!(8)),
+        with("for_seconds", json!(31_536_000)),
+        with("peer", json!("10.77.0.3/24")),
+        with("kind", json!("allow")),
+    ] {
+        let server = edge.server_pid()?;
+        Link::of(&edge)?.say(&message)?;
+        // It is no message, so the agent wants no more of that server.
+        wait_for("another server", SOON, || Ok(edge.server_pid().ok().filter(|now| *now != server)))
+            .with_context(|| message.to_string())?;
+        wait_for("it to serve", SOON, || Ok(served(&Client::new(&lab, &edge, NEIGHBOUR4)).ok()))?;
+        let now = only_block(&edge)?;
+        ensure!(now["address"] == before["address"] && now["expires"] == before["expires"], "{message}: {now}");
+    }
+    shut_out(&Client::new(&lab, &edge, IpAddr::V4(ATTACKER)))
+}
+
+fn offence(id: u64, peer: SocketAddr, local: SocketAddr) -> Value {
+    json!({"offence": {"id": id, "kind": "login", "peer": peer, "local": local, "account": "root"}})
+}
+
+/// A connection to the served port, from one of the clients' addresses.
+fn connect(lab: &Lab, from: Ipv4Addr) -> Result<TcpStream> {
+    lab.client.within(|| {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
+        connect_to(socket.as_raw_fd(), &SockaddrIn::from(SERVED))?;
+        Ok(TcpStream::from(socket))
+    })
+}
+
+/// The server's end of the link, taken from the running server.
+struct Link(File);
+
+impl Link {
+    fn of(edge: &Edge) -> Result<Link> {
+        let pid = i32::try_from(edge.server_pid()?)?;
+        // SAFETY: a system call without pointers.
+        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        Errno::result(process).context("pidfd_open")?;
+        // SAFETY: the descriptor was made the line before and belongs to nobody else.
+        let process = unsafe { OwnedFd::from_raw_fd(RawFd::try_from(process)?) };
+        // SAFETY: a system call without pointers.
+        let link = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), LINK, 0) };
+        Errno::result(link).context("pidfd_getfd")?;
+        // SAFETY: as above.
+        Ok(Link(unsafe { File::from_raw_fd(RawFd::try_from(link)?) }))
+    }
+
+    /// One frame, whole: the server's own cannot come between.
+    fn say(&mut self, message: &Value) -> Result<()> {
+        let text = message.to_string();
+        let mut frame = u32::try_from(text.len())?.to_le_bytes().to_vec();
+        frame.extend(text.as_bytes());
+        Ok(self.0.write_all(&frame)?)
+    }
+}
