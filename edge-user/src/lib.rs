@@ -20,6 +20,7 @@ pub mod control;
 pub mod datapath;
 pub mod enforce;
 pub mod error;
+mod frame;
 pub mod metrics;
 pub mod netlink;
 pub mod offense;

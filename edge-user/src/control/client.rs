@@ -2,7 +2,7 @@
 //! some commands go on without it, from one that refuses the caller or does not answer.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind},
     net::IpAddr,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -18,7 +18,7 @@ use nix::sys::{
 };
 
 use super::protocol::{Answer, MAX_FRAME, Request};
-use crate::error::Failure;
+use crate::{error::Failure, frame};
 
 /// How long the agent may take for each step of an exchange; it answers in milliseconds, a list of a million in
 /// seconds.
@@ -43,10 +43,8 @@ impl From<Silence> for Failure {
 
 /// Sends one request and waits for its answer.
 pub fn call(path: &Path, request: &Request) -> Result<Answer, Silence> {
-    let body = serde_json::to_vec(request)
-        .map_err(|error| Silence::Failed(Failure::bug(format!("the request cannot be written as JSON: {error}"))))?;
     let mut stream = connected(path, PATIENCE).map_err(|error| silence(path, &error))?;
-    exchange(&mut stream, &body).map_err(|error| Silence::Failed(broken(path, &error)))
+    exchange(&mut stream, request).map_err(|error| Silence::Failed(broken(path, &error)))
 }
 
 /// The caller's own address, where it came over SSH (`SSH_CONNECTION`: client, its port, server, its port).
@@ -60,24 +58,9 @@ fn ssh_client(text: &str) -> Option<IpAddr> {
     address.split('%').next()?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
-fn exchange(stream: &mut UnixStream, body: &[u8]) -> io::Result<Answer> {
-    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_FRAME);
-    let length =
-        length.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the request is over the bound of a frame"))?;
-    stream.write_all(&length.to_le_bytes())?;
-    stream.write_all(body)?;
-    let mut prefix = [0; 4];
-    stream.read_exact(&mut prefix)?;
-    let length = u32::from_le_bytes(prefix) as usize;
-    if length > MAX_FRAME {
-        return Err(io::Error::new(ErrorKind::InvalidData, "the answer is over the bound of a frame"));
-    }
-    let mut answer = Vec::new();
-    stream.take(length as u64).read_to_end(&mut answer)?;
-    if answer.len() < length {
-        return Err(ErrorKind::UnexpectedEof.into());
-    }
-    serde_json::from_slice(&answer).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<Answer> {
+    frame::write_now(stream, request, MAX_FRAME)?;
+    frame::read_now(stream, MAX_FRAME)
 }
 
 /// A connection whose every step ends within `patience`; the standard library cannot bound the connecting itself.
@@ -115,7 +98,9 @@ fn broken(path: &Path, error: &io::Error) -> Failure {
             "the agent at {path} gave no answer within {} s; look at its log",
             PATIENCE.as_secs()
         )),
-        ErrorKind::InvalidInput => Failure::usage(format!("{error}; give fewer addresses at once")),
+        ErrorKind::InvalidInput => {
+            Failure::usage(format!("the request is too long: {error}; give fewer addresses at once"))
+        }
         ErrorKind::InvalidData => {
             Failure::system(format!("the agent at {path} speaks another version of edge ({error}); restart the agent"))
         }
@@ -129,7 +114,10 @@ fn broken(path: &Path, error: &io::Error) -> Failure {
 mod tests {
     use super::*;
     use crate::{control::protocol::Command, error::Blame};
-    use std::os::unix::net::UnixListener;
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixListener,
+    };
 
     fn status() -> Request {
         Request { command: Command::Status, caller: None }

@@ -1,5 +1,4 @@
-//! Commands and their answers. Each frame is a length (u32, little endian) and that many bytes of JSON: one
-//! [`Request`] from the CLI, one [`Answer`] back, then the connection ends. The documents are those of the interface,
+//! Commands and their answers, as frames: one [`Request`] from the CLI, one [`Answer`] back, then the connection ends. The documents are those of the interface,
 //! section 4.
 
 use std::{collections::BTreeMap, net::IpAddr};

@@ -16,7 +16,7 @@ use std::{
 
 use nix::unistd::{Gid, Group, Uid, chown, geteuid};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
@@ -24,7 +24,10 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::protocol::{Answer, MAX_FRAME, Request};
-use crate::error::{Context, Failure};
+use crate::{
+    error::{Context, Failure},
+    frame,
+};
 
 /// Connections at once; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -116,11 +119,8 @@ async fn exchange(
         },
         Err(failure) => Err(failure),
     };
-    let body = serde_json::to_vec(&answer).map_err(io::Error::other)?;
-    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
     timeout(WRITE_PATIENCE, async {
-        stream.write_all(&length.to_le_bytes()).await?;
-        stream.write_all(&body).await?;
+        frame::write(&mut stream, &answer, MAX_FRAME).await?;
         stream.shutdown().await
     })
     .await?
@@ -134,29 +134,21 @@ async fn executed(request: Request, actor: Actor, orders: &mpsc::Sender<Order>) 
 }
 
 async fn read_request(stream: &mut UnixStream, large: &Semaphore) -> io::Result<Request> {
-    let mut prefix = [0; 4];
-    timeout(READ_PATIENCE, stream.read_exact(&mut prefix)).await??;
-    let length = u32::from_le_bytes(prefix) as usize;
-    if length > MAX_FRAME {
-        return Err(invalid(format!("the request has {length} bytes, over {MAX_FRAME}; send fewer addresses at once")));
-    }
+    let advised = |advice: &'static str| {
+        move |error: io::Error| match error.kind() {
+            ErrorKind::InvalidData => {
+                io::Error::new(error.kind(), format!("the request is refused: {error}; {advice}"))
+            }
+            _ => error,
+        }
+    };
+    let length = timeout(READ_PATIENCE, frame::read_length(stream, MAX_FRAME)).await?;
+    let length = length.map_err(advised("send fewer addresses at once"))?.ok_or(ErrorKind::UnexpectedEof)?;
     let permit = if length > SMALL_FRAME { large.acquire().await.ok() } else { None };
     let patience = READ_PATIENCE + Duration::from_secs((length >> 20) as u64);
-    // The buffer grows with what comes, not with what was announced.
-    let mut body = Vec::new();
-    timeout(patience, stream.take(length as u64).read_to_end(&mut body)).await??;
-    if body.len() < length {
-        return Err(ErrorKind::UnexpectedEof.into());
-    }
-    let request = serde_json::from_slice(&body);
+    let request = timeout(patience, frame::read_body(stream, length)).await?;
     drop(permit);
-    request.map_err(|error| {
-        invalid(format!("the request is none this agent knows ({error}); use its own version of edge"))
-    })
-}
-
-fn invalid(message: String) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, message)
+    request.map_err(advised("use the agent's own version of edge"))
 }
 
 /// root, the agent's own user, and members of the socket's group. The file's mode says the same; this holds also where

@@ -1,16 +1,15 @@
-//! The few messages between agent and server, and their bounds. A frame is a length (u32, little endian) and that
-//! many bytes of JSON. Nothing the server can say lifts a block, names a network, or names how long a block lasts.
+//! The few messages between agent and server, and their bounds; they travel as frames. Nothing the server can say lifts
+//! a block, names a network, or names how long a block lasts.
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use zeroize::Zeroizing;
+use serde::{Deserialize, Serialize};
+
+pub use crate::frame::{frame, read, write};
 
 /// The largest frame that the agent takes from the server.
 pub const MAX_FROM_SERVER: usize = 64 << 10;
@@ -126,47 +125,6 @@ pub fn client_address(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
 }
 
-/// The next message; `None` when the other side closed between two frames. A frame over `max` bytes, or one that is
-/// no message, is an error, after which the link is of no more use. Not cancel-safe: a task of its own calls it.
-pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), max: usize) -> io::Result<Option<T>> {
-    let mut head = [0u8; 4];
-    match stream.read(&mut head).await? {
-        0 => return Ok(None),
-        read => stream.read_exact(&mut head[read..]).await?,
-    };
-    let length = u32::from_le_bytes(head) as usize;
-    if length > max {
-        return Err(invalid(format!("a frame of {length} bytes came over the link; the limit is {max}")));
-    }
-    let mut body = Zeroizing::new(vec![0; length]);
-    stream.read_exact(&mut body).await?;
-    serde_json::from_slice(&body)
-        .map(Some)
-        .map_err(|error| invalid(format!("a frame of the link is no message: {error}")))
-}
-
-/// Writes one message, whole; what the other side would refuse for its size is refused here. Not cancel-safe.
-pub async fn write<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), message: &T, max: usize) -> io::Result<()> {
-    stream.write_all(&frame(message, max)?).await
-}
-
-/// One message as it travels.
-pub fn frame<T: Serialize>(message: &T, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut frame = Zeroizing::new(vec![0; 4]);
-    serde_json::to_writer(&mut *frame, message)?;
-    let length = frame.len() - 4;
-    if length > max {
-        return Err(invalid(format!("a message of {length} bytes is too long for the link; the limit is {max}")));
-    }
-    let head = u32::try_from(length).map_err(|_| invalid("a message is too long for the link".to_owned()))?;
-    frame[..4].copy_from_slice(&head.to_le_bytes());
-    Ok(frame)
-}
-
-fn invalid(message: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,18 +139,5 @@ mod tests {
         let judged = read::<FromAgent>(&mut far, MAX_FROM_AGENT).await.unwrap();
         assert!(matches!(judged, Some(FromAgent::Judged { id: 7, blocked: true })));
         assert!(read::<FromAgent>(&mut far, MAX_FROM_AGENT).await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn what_is_too_long_or_no_message_is_refused() {
-        let long = FromServer::Failed { message: "x".repeat(100) };
-        let mut out = Vec::new();
-        assert!(write(&mut out, &long, 64).await.is_err());
-        write(&mut out, &long, 4096).await.unwrap();
-        assert!(read::<FromServer>(&mut out.as_slice(), out.len() - 5).await.is_err());
-        assert!(read::<FromServer>(&mut out.as_slice(), out.len() - 4).await.unwrap().is_some());
-        assert!(read::<FromServer>(&mut &out[..out.len() - 1], 4096).await.is_err());
-        assert!(read::<FromServer>(&mut &out[..3], 4096).await.is_err());
-        assert!(read::<FromServer>(&mut &b"\x02\0\0\0{}"[..], 4096).await.is_err());
     }
 }
