@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod block;
+mod capability;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -252,10 +252,3 @@ fn raise_descriptors() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
-
-/// Bits of the effective set, 0 where they cannot be read.
-pub fn effective_capabilities() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
-}

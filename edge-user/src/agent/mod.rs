@@ -14,6 +14,7 @@ use tokio::{
 
 use self::child::{Child, FromChild};
 use crate::{
+    capability::{self, Capabilities},
     clock::{Boot, Now},
     config::{Config, Interfaces},
     control::{
@@ -310,23 +311,14 @@ fn remove_if_empty(config: &Config) {
     let _ = std::fs::remove_dir(&config.filter.pin_path);
 }
 
-const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
-const CAP_SYS_ADMIN: u32 = 21;
-
 fn may_run() -> Result<(), Failure> {
-    let held = child::effective_capabilities();
-    let missing: Vec<&str> = CAPABILITIES
-        .iter()
-        .filter(|(bit, _)| held >> bit & 1 == 0 && !(*bit == 39 && held >> CAP_SYS_ADMIN & 1 == 1))
-        .map(|(_, name)| *name)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::forbidden(format!(
-        "the agent lacks {}; run it as root or as the service does, with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
-        missing.join(" and ")
-    )))
+    let lacking = Capabilities::effective()?.lacking(&capability::OF_AGENT);
+    lacking.map_or(Ok(()), |missing| {
+        Err(Failure::forbidden(format!(
+            "the agent lacks {missing}; run it as root or as the service does, with {}",
+            capability::OF_AGENT_NAMED
+        )))
+    })
 }
 
 /// The interfaces that the config asks for, each of which must exist and have Ethernet headers.

@@ -11,6 +11,7 @@ use super::{
     output::{Complaint, Outcome, table},
 };
 use crate::{
+    capability::{self, Capabilities},
     config::{Config, Interfaces, Overrides},
     control::protocol::{Command, Reply},
     netlink::{self, Link, XdpAttached},
@@ -58,7 +59,7 @@ pub fn doctor(global: &Global) -> Result<Outcome, Complaint> {
         Config::load(&file, &overrides)?
     };
     let mut findings = vec![kernel(&kernel_release()), btf(), bpffs(&config.filter.pin_path), cgroup2()];
-    findings.push(capabilities(effective_capabilities()));
+    findings.push(capabilities(Capabilities::effective()?));
     findings.push(diagnosis());
     findings.extend(interfaces(&config, &own_programs(global)));
     let bad = findings.iter().any(|finding| finding.result == Grade::Bad);
@@ -128,26 +129,11 @@ fn cgroup2() -> Finding {
     }
 }
 
-fn effective_capabilities() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
-}
-
-/// Numbers of `linux/capability.h`.
-fn capabilities(effective: u64) -> Finding {
-    const NET_ADMIN: u32 = 12;
-    const SYS_ADMIN: u32 = 21;
-    const PERFMON: u32 = 38;
-    const BPF: u32 = 39;
-    let has = |capability: u32| effective & (1 << capability) != 0;
-    let named = [("CAP_BPF", BPF), ("CAP_NET_ADMIN", NET_ADMIN), ("CAP_PERFMON", PERFMON)];
-    let covered = |capability: u32| has(capability) || (capability != NET_ADMIN && has(SYS_ADMIN));
-    let missing: Vec<&str> = named.iter().filter(|(_, number)| !covered(*number)).map(|(name, _)| *name).collect();
-    if missing.is_empty() {
-        return good("capabilities", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
+fn capabilities(effective: Capabilities) -> Finding {
+    match effective.lacking(&capability::OF_AGENT) {
+        None => good("capabilities", capability::OF_AGENT_NAMED),
+        Some(missing) => bad("capabilities", format!("{missing} missing; run as root, or by the systemd unit")),
     }
-    bad("capabilities", format!("{} missing; run as root, or by the systemd unit", missing.join(" and ")))
 }
 
 /// Whether the kernel confirms that an offender is connected, without which nothing is learned.
@@ -243,14 +229,6 @@ mod tests {
         ] {
             assert_eq!(kernel(release).result, grade, "{release}");
         }
-    }
-
-    #[test]
-    fn sys_admin_stands_for_bpf_and_perfmon_but_not_for_net_admin() {
-        assert_eq!(capabilities(1 << 39 | 1 << 12 | 1 << 38).result, Grade::Good);
-        assert_eq!(capabilities(1 << 21 | 1 << 12).result, Grade::Good);
-        assert_eq!(capabilities(1 << 21).message, "CAP_NET_ADMIN missing; run as root, or by the systemd unit");
-        assert_eq!(capabilities(0).result, Grade::Bad);
     }
 
     #[test]

@@ -9,8 +9,10 @@ use seccompiler::{
     apply_filter,
 };
 
-use super::spawn::capabilities_of_self;
-use crate::error::{Blame, Context, Failure};
+use crate::{
+    capability::Capabilities,
+    error::{Blame, Context, Failure},
+};
 
 /// Must run before the process has a second thread: the filter holds for the calling thread and those it makes.
 pub fn enter() -> Result<(), Failure> {
@@ -35,10 +37,11 @@ fn refuse_privilege() -> Result<(), Failure> {
         ));
     }
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-        let left = capabilities_of_self(set)?;
-        if left != 0 {
+        let left = Capabilities::of_self(set)?;
+        if !left.is_empty() {
             return Err(Failure::refused(format!(
-                "the server does not run with capabilities ({set} is {left:x}); it is started by `edge run`"
+                "the server does not run with capabilities ({set} is {:x}); it is started by `edge run`",
+                left.0
             )));
         }
     }

@@ -17,13 +17,13 @@ use nix::{
     unistd::{AccessFlags, Group, Uid, User, access},
 };
 
-use crate::error::{Context, Failure};
+use crate::{
+    capability::{self, Capabilities},
+    error::{Context, Failure},
+};
 
 /// Where the child finds the link; the listeners follow it.
 pub const LINK_FD: RawFd = 3;
-
-const CAP_SETGID: u32 = 6;
-const CAP_SETUID: u32 = 7;
 
 /// The user and group that the server runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,26 +198,12 @@ fn may_become_another() -> Result<(), Failure> {
     if Uid::effective().is_root() {
         return Ok(());
     }
-    let effective = capabilities_of_self("CapEff")?;
-    for (bit, name) in [(CAP_SETUID, "CAP_SETUID"), (CAP_SETGID, "CAP_SETGID")] {
-        if effective & (1 << bit) == 0 {
-            return Err(Failure::forbidden(format!(
-                "the server has to run as another user, which takes {name}; start edge as root or give it that capability"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// One of the capability sets of `/proc/self/status`.
-pub(super) fn capabilities_of_self(set: &str) -> Result<u64, Failure> {
-    let status =
-        std::fs::read_to_string("/proc/self/status").blame_system(|| "reading /proc/self/status".to_owned())?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(set)?.strip_prefix(':'))
-        .and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
-        .ok_or_else(|| Failure::system(format!("/proc/self/status has no {set}")))
+    let lacking = Capabilities::effective()?.lacking(&[capability::SETUID, capability::SETGID]);
+    lacking.map_or(Ok(()), |missing| {
+        Err(Failure::forbidden(format!(
+            "the server has to run as another user, which takes {missing}; start edge as root or give it that capability"
+        )))
+    })
 }
 
 fn duplicate(fd: BorrowedFd<'_>, from: RawFd) -> io::Result<OwnedFd> {

@@ -105,7 +105,9 @@ fn an_occupied_hook_is_left_to_its_owner() -> Result<()> {
 fn missing_capabilities_are_named() -> Result<()> {
     let lab = Lab::new()?;
     let mut edge = Edge::new(&lab)?;
-    for (dropped, named) in [("-all", "CAP_BPF"), ("-net_admin", "CAP_NET_ADMIN")] {
+    for (dropped, named) in
+        [("-all", "CAP_BPF"), ("-net_admin", "CAP_NET_ADMIN"), ("-perfmon,-sys_admin", "CAP_PERFMON")]
+    {
         let output =
             edge.run_in_vain_under(&["setpriv", "--inh-caps=-all", &format!("--bounding-set={dropped}"), "--"])?;
         refused(&output, &[4], &[named])?;
