@@ -36,6 +36,11 @@ impl Handshake {
     }
 }
 
+/// What a server says that has counted nothing yet: every series it can ever say.
+pub fn none() -> Metrics {
+    Counters::default().snapshot()
+}
+
 impl Counters {
     pub fn auth(&self, endpoint: Endpoint, outcome: Outcome) {
         self.auth[endpoint as usize][outcome as usize].fetch_add(1, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 //! over to [`main`].
 
 pub mod auth;
-mod counters;
+pub mod counters;
 pub mod link;
 pub mod listener;
 mod report;
