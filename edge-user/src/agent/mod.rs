@@ -227,7 +227,7 @@ impl Agent {
             }
         }
         let ends = command == Command::Unload && answer.is_ok();
-        let _ = order.answer.send(answer);
+        order.answered(answer);
         ends
     }
 

@@ -9,6 +9,7 @@ use crate::{
     block::{Origin, Target},
     clock::Wall,
     error::Failure,
+    printable::quotable,
 };
 
 /// The largest frame either side accepts.
@@ -42,6 +43,39 @@ pub enum Command {
     },
     /// Detach and unpin everything, then end.
     Unload,
+}
+
+impl Command {
+    /// What it changes, in one line for the log; `None`: it only looks.
+    pub fn change(&self) -> Option<String> {
+        let change = match self {
+            Command::Status | Command::List { .. } | Command::Why { .. } => return None,
+            Command::Block(BlockRequest { targets, for_seconds, reason, origin, force }) => {
+                let length =
+                    for_seconds.map_or_else(|| "until lifted".to_owned(), |seconds| format!("for {seconds} s"));
+                let reason = reason.as_deref().map(|reason| format!(", reason `{}`", quotable(reason)));
+                let force = if *force { ", by force" } else { "" };
+                format!("block {} {length}, origin {origin}{force}{}", few(targets), reason.unwrap_or_default())
+            }
+            Command::Unblock(UnblockRequest { targets, origin }) => {
+                let targets = targets.as_deref().map_or_else(|| "everything".to_owned(), few);
+                let origin = origin.map(|origin| format!(" of origin {origin}"));
+                format!("unblock {targets}{}", origin.unwrap_or_default())
+            }
+            Command::Allow { targets } => format!("allow {}", few(targets)),
+            Command::Disallow { targets } => format!("disallow {}", few(targets)),
+            Command::Unload => "unload".to_owned(),
+        };
+        Some(change)
+    }
+}
+
+/// The first of them, and how many more.
+fn few(targets: &[Target]) -> String {
+    const NAMED: usize = 4;
+    let named: Vec<String> = targets.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = targets.len().saturating_sub(NAMED);
+    named.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,4 +238,27 @@ pub struct Offence {
     pub kind: String,
     /// The account that was tried, as given; `None` where no name came with it.
     pub subject: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_one_line() {
+        let targets: Vec<Target> = (0..6).map(|n| format!("203.0.113.{n}").parse().unwrap()).collect();
+        let block = BlockRequest {
+            targets,
+            for_seconds: Some(3_600),
+            reason: Some("seen\nin the log".to_owned()),
+            origin: Origin::Manual,
+            force: false,
+        };
+        let expected = "block 203.0.113.0/32, 203.0.113.1/32, 203.0.113.2/32, 203.0.113.3/32 and 2 more for 3600 s, \
+                        origin manual, reason `seen\u{fffd}in the log`";
+        assert_eq!(Command::Block(block).change().as_deref(), Some(expected));
+        let all = UnblockRequest { targets: None, origin: Some(Origin::Auth) };
+        assert_eq!(Command::Unblock(all).change().as_deref(), Some("unblock everything of origin auth"));
+        assert_eq!(Command::Status.change(), None);
+    }
 }

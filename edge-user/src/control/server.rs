@@ -21,9 +21,9 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use super::protocol::{Answer, MAX_FRAME, Request};
+use super::protocol::{Answer, MAX_FRAME, Reply, Request};
 use crate::{
     error::{Context, Failure},
     frame,
@@ -52,6 +52,23 @@ pub struct Order {
     pub request: Request,
     pub actor: Actor,
     pub answer: oneshot::Sender<Answer>,
+}
+
+impl Order {
+    /// Gives the answer back, and logs who changed what.
+    pub fn answered(self, answer: Answer) {
+        if let Some(change) = self.request.command.change() {
+            let Actor { uid, pid } = self.actor;
+            let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+            let outcome = match &answer {
+                Ok(Reply::Changed(of)) => format!("{} changed, {} as before", of.changed.len(), of.unchanged.len()),
+                Ok(_) => "done".to_owned(),
+                Err(failure) => format!("refused, {failure}"),
+            };
+            info!("uid {uid}{pid}: {change}: {outcome}");
+        }
+        let _ = self.answer.send(answer);
+    }
 }
 
 /// Listens at `path`, in place of a socket that nobody listens on any more. Open to the group; where there is no such
@@ -262,7 +279,7 @@ mod tests {
     use crate::{
         control::{
             client::{self, Silence},
-            protocol::{Command, Reply},
+            protocol::Command,
         },
         error::Blame,
     };
@@ -280,7 +297,7 @@ mod tests {
         tokio::spawn(async move {
             while let Some(order) = orders.recv().await {
                 assert_eq!(order.actor.uid, geteuid().as_raw());
-                order.answer.send(Ok(Reply::List(Vec::new()))).unwrap();
+                order.answered(Ok(Reply::List(Vec::new())));
             }
         });
     }

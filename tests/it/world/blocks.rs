@@ -25,6 +25,9 @@ fn a_manual_block_holds_until_it_is_lifted() -> Result<()> {
     let entry = only_block(&edge)?;
     ensure!(entry["address"] == "10.77.0.2/32" && entry["origin"] == "manual", "{entry}");
     ensure!(entry["reason"] == "seen in the log" && entry["expires"].is_null(), "{entry}");
+    let log = edge.log();
+    let told = |line: &str| line.contains("uid 0") && line.contains("block 10.77.0.2/32") && line.contains(" INFO ");
+    ensure!(log.lines().filter(|line| told(line)).count() == 1, "who blocked what is not logged once: {log}");
 
     edge.cli(&["block", "10.77.0.2", "--for", "4h"])?.good().context("again")?;
     ensure!((length(&only_block(&edge)?)? - 14_400.0).abs() < 0.01);
