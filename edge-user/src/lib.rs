@@ -25,5 +25,6 @@ mod frame;
 pub mod metrics;
 pub mod netlink;
 pub mod offense;
+mod printable;
 pub mod server;
 pub mod store;

@@ -5,11 +5,12 @@ use serde_json::json;
 use super::{
     args::{Global, List},
     ask,
-    output::{Complaint, Outcome, printable, relative, table},
+    output::{Complaint, Outcome, relative, table},
 };
 use crate::{
     clock::Wall,
     control::protocol::{Command, Entry, Reply},
+    printable::printable,
 };
 
 pub fn list(global: &Global, arguments: &List) -> Result<Outcome, Complaint> {

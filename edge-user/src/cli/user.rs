@@ -5,12 +5,13 @@ use serde_json::json;
 use super::{
     args::{Global, User as Command},
     ask,
-    output::{Complaint, Outcome, printable, relative, table},
+    output::{Complaint, Outcome, relative, table},
     password,
 };
 use crate::{
     clock::Wall,
     config::Config,
+    printable::printable,
     server::users::{User, UserStore, check_name},
 };
 

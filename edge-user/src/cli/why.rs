@@ -5,12 +5,13 @@ use serde_json::json;
 use super::{
     args::{Global, Why as Arguments},
     ask, list,
-    output::{Complaint, Outcome, fields, printable, relative},
+    output::{Complaint, Outcome, fields, relative},
 };
 use crate::{
     clock::Wall,
     control::protocol::{Command, Entry, Reply, Why},
     error::Failure,
+    printable::printable,
 };
 
 pub fn why(global: &Global, arguments: &Arguments) -> Result<Outcome, Complaint> {

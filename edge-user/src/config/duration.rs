@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use crate::printable::quotable;
+
 /// Longer is a slip of the pen; it also keeps every sum of times far from its bounds.
 const MAX_SECONDS: u64 = 100 * 365 * 86_400;
 
 /// Reads a positive duration; the error says what would be right.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("`{}` is no duration; write a number and a unit, as 90s, 15m, 4h, 7d or 2w", printable(text));
+    let wrong = || format!("`{}` is no duration; write a number and a unit, as 90s, 15m, 4h, 7d or 2w", quotable(text));
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let unit_seconds = match unit {
         "s" => 1,
@@ -25,7 +26,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_seconds));
     match seconds {
         Some(seconds) if seconds <= MAX_SECONDS => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("`{}` is longer than 100 years; write less", printable(text))),
+        _ => Err(format!("`{}` is longer than 100 years; write less", quotable(text))),
     }
 }
 
@@ -37,11 +38,6 @@ pub fn text(duration: Duration) -> String {
         Some((size, unit)) => format!("{}{unit}", seconds / size),
         None => format!("{seconds}s"),
     }
-}
-
-/// What was typed, fit for a terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(80).collect()
 }
 
 #[cfg(test)]

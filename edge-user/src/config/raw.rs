@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::duration;
-use crate::error::Failure;
+use crate::{error::Failure, printable::quotable};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -177,7 +177,7 @@ impl<'i> Section<'i> {
     /// Reports every key that nobody asked for.
     pub fn finish(self, problems: &mut Problems<'_>) {
         for key in self.entries.keys() {
-            let name = self.dotted(duration::printable(key.get_ref()).as_str());
+            let name = self.dotted(quotable(key.get_ref()).as_str());
             let right = match nearest(key.get_ref(), &self.asked) {
                 Some(near) => format!("did you mean `{near}`"),
                 None => format!("known here: {}", self.asked.join(", ")),

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use edge_common::{table::Hits, time::Until};
+use edge_common::time::Until;
 
 pub use protect::{Protected, Surroundings};
 
@@ -30,12 +30,9 @@ use crate::{
     error::{Blame, Context, Failure},
     metrics::{Own, Removed},
     netlink,
-    offense::{Decision, History, Kind, Learner},
+    offense::{self, Decision, History, Kind, Learner},
     store::Store,
 };
-
-/// How much of an account's name `why` shows.
-const NAME_SHOWN: usize = 32;
 
 /// Widest networks that may be blocked without `--force`.
 const WIDEST4: u8 = 8;
@@ -225,7 +222,7 @@ impl Enforcer {
         }
         let mut evidence = self.learner.evidence(peer, now).recent;
         let Some(decision) = self.learner.failure(kind, peer, account, now) else { return Ok(Outcome::Noted) };
-        evidence.push((now.wall, kind, account.map(|name| name.chars().take(NAME_SHOWN).collect())));
+        evidence.push((now.wall, kind, account.map(|name| offense::shown(name).to_owned())));
         self.led_to.insert(decision.client, evidence);
         self.learned(&decision, now).inspect_err(|_| self.learner.pardon(decision.client))
     }
@@ -472,10 +469,6 @@ impl Enforcer {
 
     pub fn attached(&self) -> &[Attached] {
         &self.attached
-    }
-
-    pub fn hits(&self, target: Target) -> Hits {
-        self.tables.hits(target)
     }
 }
 

@@ -26,6 +26,11 @@ pub const MAX_CLIENTS: usize = 262_144;
 /// How much of an account's name is kept to be shown, in bytes; the rest of it counts by its hash.
 const NAME_SHOWN: usize = 32;
 
+/// An account's name, cut to what is kept of it.
+pub fn shown(name: &str) -> &str {
+    &name[..name.floor_char_boundary(NAME_SHOWN)]
+}
+
 /// A client is to be blocked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -280,7 +285,7 @@ impl Account {
     fn new(name: &str) -> Account {
         let mut hasher = DefaultHasher::new();
         hasher.write(name.as_bytes());
-        Account { shown: name[..name.floor_char_boundary(NAME_SHOWN)].into(), hash: hasher.finish() }
+        Account { shown: shown(name).into(), hash: hasher.finish() }
     }
 }
 
