@@ -2,17 +2,20 @@
 //! that all the config asks for is in force.
 
 mod child;
+mod stop;
 
 use std::{net::TcpListener, time::Duration};
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use self::child::{Child, FromChild};
+use self::{
+    child::{Child, FromChild},
+    stop::Stop,
+};
 use crate::{
     capability::{self, Capabilities},
     clock::{Boot, Now},
@@ -42,7 +45,13 @@ pub fn run(config: Config) -> Result<(), Failure> {
         .enable_all()
         .build()
         .blame(Blame::System, || "the runtime cannot be started".to_owned())?;
-    let result = runtime.block_on(Agent::start(config).and_then_serve());
+    let result = runtime.block_on(async {
+        let mut stop = Stop::listen()?;
+        match Agent::start(config, &mut stop).await? {
+            Some(agent) => agent.serve(stop).await,
+            None => Ok(()),
+        }
+    });
     // A task that still waits for the kernel must not hold up the end.
     runtime.shutdown_background();
     result
@@ -59,23 +68,12 @@ struct Agent {
     admin: JoinHandle<()>,
     own: Own,
     server_metrics: link::Metrics,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-trait Serve {
-    async fn and_then_serve(self) -> Result<(), Failure>;
-}
-
-impl<F: Future<Output = Result<Agent, Failure>>> Serve for F {
-    async fn and_then_serve(self) -> Result<(), Failure> {
-        self.await?.serve().await
-    }
 }
 
 impl Agent {
-    /// In this order, so that what fails fails before anything is attached.
-    async fn start(config: Config) -> Result<Agent, Failure> {
+    /// In this order, so that what fails fails before anything is attached. `None`: it was stopped before it was ready;
+    /// what is in force by then is so as a whole, and stays.
+    async fn start(config: Config, stop: &mut Stop) -> Result<Option<Agent>, Failure> {
         may_run()?;
         let interfaces = interfaces(&config)?;
         let lock = Lock::take(&config.filter.pin_path)?.ok_or_else(|| {
@@ -84,9 +82,14 @@ impl Agent {
                 config.filter.pin_path.display()
             ))
         })?;
-        let prepared = Prepared::new(&config).await;
-        let prepared = prepared.inspect_err(|_| remove_if_empty(&config))?;
-        let signals = || "signals cannot be received".to_owned();
+        let prepared = tokio::select! {
+            biased;
+            () = stop.asked() => {
+                remove_if_empty(&config);
+                return Ok(stopped());
+            }
+            prepared = Prepared::new(&config) => prepared.inspect_err(|_| remove_if_empty(&config))?,
+        };
         let now = Now::read();
         let surroundings = Surroundings::read(&config);
         let mut enforcer = Enforcer::start(&config, lock, &interfaces, surroundings, prepared.own.clone(), now)?;
@@ -94,12 +97,16 @@ impl Agent {
         let (tell, from_child) = mpsc::channel(256);
         let child = match prepared.listeners {
             listeners if listeners.is_empty() => None,
-            listeners => Some(Child::start(&config, listeners, tell).await.inspect_err(|_| {
-                // A first start that cannot serve leaves nothing behind; where blocks were in force they stay.
-                if enforcer.is_first() {
-                    let _ = datapath::unload(&config.filter.pin_path);
-                }
-            })?),
+            listeners => tokio::select! {
+                biased;
+                () = stop.asked() => return Ok(stopped()),
+                child = Child::start(&config, listeners, tell) => Some(child.inspect_err(|_| {
+                    // A first start that cannot serve leaves nothing behind; where blocks were in force they stay.
+                    if enforcer.is_first() {
+                        let _ = datapath::unload(&config.filter.pin_path);
+                    }
+                })?),
+            },
         };
         let (order, orders) = mpsc::channel(ORDERS);
         let (ask, snapshots) = mpsc::channel(8);
@@ -115,7 +122,7 @@ impl Agent {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("ready");
-        Ok(Agent {
+        Ok(Some(Agent {
             enforcer,
             child,
             from_child,
@@ -124,13 +131,13 @@ impl Agent {
             admin,
             own: prepared.own,
             server_metrics: link::Metrics::default(),
-            terminate: signal(SignalKind::terminate()).blame(Blame::System, signals)?,
-            interrupt: signal(SignalKind::interrupt()).blame(Blame::System, signals)?,
             config,
-        })
+        }))
     }
 
-    async fn serve(mut self) -> Result<(), Failure> {
+    /// Whatever the server, which strangers talk to, has to say, it holds up nobody else: it is heard last, and once in
+    /// each turn.
+    async fn serve(mut self, mut stop: Stop) -> Result<(), Failure> {
         let mut sweep = interval(SWEEP);
         let mut follow = interval(FOLLOW);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -138,7 +145,7 @@ impl Agent {
         loop {
             tokio::select! {
                 biased;
-                Some(message) = self.from_child.recv() => self.heard(message).await,
+                () = stop.asked() => return self.end().await,
                 Some(order) = self.orders.recv() => {
                     if self.ordered(order).await {
                         return self.end().await;
@@ -153,8 +160,13 @@ impl Agent {
                 _ = follow.tick() => {
                     logged("protecting", self.enforcer.follow(Surroundings::read(&self.config)));
                 }
-                _ = self.terminate.recv() => return self.end().await,
-                _ = self.interrupt.recv() => return self.end().await,
+                Some(message) = self.from_child.recv() => {
+                    self.heard(message).await;
+                    continue;
+                }
+            }
+            if let Ok(message) = self.from_child.try_recv() {
+                self.heard(message).await;
             }
         }
     }
@@ -182,14 +194,13 @@ impl Agent {
         }
     }
 
-    /// The server's word alone blocks nobody: the kernel must have the connection it speaks of.
     async fn judge(&mut self, offence: link::Offence) {
         let seen = Boot::now();
         let peer = link::client_address(offence.peer);
-        let outcome = match netlink::established(offence.peer, offence.local) {
+        let outcome = match self.is_served(&offence) {
             Ok(true) => self.enforcer.offence(offence.kind, peer, offence.account.as_deref(), Now::read()),
             Ok(false) => {
-                tracing::warn!("the server reports an offence of a connection that the kernel does not have");
+                tracing::warn!("the server reports an offence of a connection that it does not serve");
                 Ok(Outcome::Noted)
             }
             Err(error) => {
@@ -215,6 +226,13 @@ impl Agent {
             child.tell(&link::FromAgent::Blocked { client: client.net() }).await;
         }
         child.tell(&link::FromAgent::Judged { id: offence.id, blocked }).await;
+    }
+
+    /// The server's word alone blocks nobody: the kernel must have the connection it speaks of, and this end of it must
+    /// be one that edge listens on, for whom other services talk to is not the server's to judge.
+    fn is_served(&self, offence: &link::Offence) -> Result<bool, netlink::NetlinkError> {
+        let listens = self.config.server.as_ref().is_some_and(|server| server.listens_on(offence.local));
+        if listens { netlink::established(offence.peer, offence.local) } else { Ok(false) }
     }
 
     /// Whether the agent is to end.
@@ -265,6 +283,12 @@ impl Agent {
         tracing::info!("ended; what is blocked stays blocked");
         Ok(())
     }
+}
+
+/// The end of a start that a signal ended.
+fn stopped() -> Option<Agent> {
+    tracing::info!("ended before it was ready; what is blocked stays blocked");
+    None
 }
 
 /// What can fail and leaves nothing behind: listeners and metrics.

@@ -6,7 +6,7 @@ mod raw;
 mod validate;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -136,6 +136,15 @@ pub struct Server {
     pub max_handshakes: usize,
     pub tls: Tls,
     pub auth: Auth,
+}
+
+impl Server {
+    /// Whether a connection with this end came in by one of the listeners.
+    pub fn listens_on(&self, local: SocketAddr) -> bool {
+        let ip = local.ip().to_canonical();
+        let takes = |of: IpAddr| of == ip || of.is_unspecified() && of.is_ipv4() == ip.is_ipv4();
+        self.listen.iter().any(|listen| listen.port() == local.port() && takes(listen.ip()))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -309,6 +318,19 @@ mod tests {
     fn without_a_server_nothing_is_served() {
         assert!(parse(LEAST).unwrap().server.is_none());
         assert!(parse(&format!("{LEAST}[auth]\naudience = \"x\"\n")).unwrap().server.is_none());
+    }
+
+    #[test]
+    fn a_connection_is_the_server_s_by_address_and_port_of_a_listener() {
+        let text = format!("{LEAST}[server]\nlisten = [\"0.0.0.0:443\", \"[2001:db8::1]:8443\"]\n");
+        let server = parse(&text).unwrap().server.unwrap();
+        let listens = |local: &str| server.listens_on(local.parse().unwrap());
+        for local in ["192.0.2.1:443", "[::ffff:192.0.2.1]:443", "[2001:db8::1]:8443"] {
+            assert!(listens(local), "{local}");
+        }
+        for local in ["192.0.2.1:22", "192.0.2.1:8443", "[2001:db8::1]:443", "[2001:db8::2]:8443", "192.0.2.1:0"] {
+            assert!(!listens(local), "{local}");
+        }
     }
 
     #[test]

@@ -32,6 +32,24 @@ fn a_stop_is_orderly_and_detaches_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_stop_during_a_start_is_orderly_too() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.cli(&["block", "10.77.0.2"])?.good()?;
+    edge.stop()?;
+    edge.cli(&["unload"])?.good()?;
+    edge.spawn()?;
+    wait_for("the program to be attached", SOON, || lab.host.xdp_program(HOST_INTERFACE))?;
+    // The server is being started now.
+    ensure!(edge.stop()? == 0, "{}", edge.log());
+    ensure!(edge.cli(&["status"])?.code == 3);
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
+    edge.run()?;
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
+    served(&Client::new(&lab, &edge, NEIGHBOUR4))
+}
+
+#[test]
 fn after_a_crash_it_starts_at_once_and_keeps_every_block() -> Result<()> {
     let lab = Lab::new()?;
     let mut edge = Edge::start(&lab)?;

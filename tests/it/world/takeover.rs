@@ -3,8 +3,10 @@
 use std::{
     fs::File,
     io::Write,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -34,7 +36,7 @@ fn its_word_blocks_no_protected_address_and_none_that_is_not_connected() -> Resu
     let edge = Edge::start(&lab)?;
     edge.cli(&["allow", &ATTACKER.to_string()])?.good()?;
     let mut link = Link::of(&edge)?;
-    let connection = connect(&lab, ATTACKER)?;
+    let connection = connect(&lab, ATTACKER, SERVED)?;
     let (peer, local) = (connection.local_addr()?, connection.peer_addr()?);
     for id in 0..10 {
         link.say(&offence(id, peer, local))?;
@@ -56,12 +58,56 @@ fn its_word_blocks_no_protected_address_and_none_that_is_not_connected() -> Resu
 }
 
 #[test]
+fn its_word_blocks_nobody_who_is_connected_to_something_else() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    let mut link = Link::of(&edge)?;
+    // Who talks to another service of this host, and whom this host itself talks to.
+    let service = lab.host.within(|| Ok(TcpListener::bind((*SERVED.ip(), 0))?))?;
+    let guest = connect(&lab, NEIGHBOUR, SocketAddrV4::new(*SERVED.ip(), service.local_addr()?.port()))?;
+    let elsewhere = lab.client.within(|| Ok(TcpListener::bind((NEIGHBOUR, 443))?))?;
+    let outgoing = lab.host.within(|| Ok(TcpStream::connect(elsewhere.local_addr()?)?))?;
+    let connection = connect(&lab, ATTACKER, SERVED)?;
+    for id in 0..10 {
+        link.say(&offence(id, guest.local_addr()?, guest.peer_addr()?))?;
+        link.say(&offence(id, outgoing.peer_addr()?, outgoing.local_addr()?))?;
+    }
+    wait_for("what was said to be heard", SOON, || {
+        link.say(&offence(0, connection.local_addr()?, connection.peer_addr()?))?;
+        Ok(edge.json(&["list"])?.get(0).cloned())
+    })?;
+    ensure!(only_block(&edge)?["address"] == "10.77.0.2/32");
+    served(&Client::new(&lab, &edge, NEIGHBOUR4))
+}
+
+#[test]
+fn its_flood_of_words_holds_up_no_command_and_no_end() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    let mut link = Link::of(&edge)?;
+    let connection = connect(&lab, ATTACKER, SERVED)?;
+    let word = offence(0, SocketAddr::new(NEIGHBOUR4, 1), connection.peer_addr()?);
+    thread::scope(|scope| {
+        // It ends when nobody is left to hear it.
+        let flood = scope.spawn(move || while link.say(&word).is_ok() {});
+        let asked = (0..5).try_for_each(|_| edge.cli(&["status"])?.good().map(drop));
+        let begin = Instant::now();
+        let ended = edge.stop();
+        let lasted = begin.elapsed();
+        drop(flood.join());
+        asked?;
+        ensure!(ended? == 0 && lasted < Duration::from_secs(5), "{lasted:?}");
+        Ok(())
+    })
+}
+
+#[test]
 fn it_can_neither_lift_nor_widen_nor_prolong() -> Result<()> {
     let lab = Lab::new()?;
     let edge = Edge::start(&lab)?;
     edge.cli(&["block", &ATTACKER.to_string()])?.good()?;
     let before = only_block(&edge)?;
-    let connection = connect(&lab, NEIGHBOUR)?;
+    let connection = connect(&lab, NEIGHBOUR, SERVED)?;
     let (peer, local) = (connection.local_addr()?, connection.peer_addr()?);
     let with = |key: &str, value: Value| {
         let mut message = offence(1, peer, local);
@@ -93,12 +139,12 @@ fn offence(id: u64, peer: SocketAddr, local: SocketAddr) -> Value {
     json!({"offence": {"id": id, "kind": "login", "peer": peer, "local": local, "account": "root"}})
 }
 
-/// A connection to the served port, from one of the clients' addresses.
-fn connect(lab: &Lab, from: Ipv4Addr) -> Result<TcpStream> {
+/// A connection to the guarded host, from one of the clients' addresses.
+fn connect(lab: &Lab, from: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream> {
     lab.client.within(|| {
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
-        connect_to(socket.as_raw_fd(), &SockaddrIn::from(SERVED))?;
+        connect_to(socket.as_raw_fd(), &SockaddrIn::from(to))?;
         Ok(TcpStream::from(socket))
     })
 }
