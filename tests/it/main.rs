@@ -1,7 +1,8 @@
 //! All tests that need the real thing, by layer: `bytecode` (the object that is built), `packets` (rows through
-//! `BPF_PROG_TEST_RUN`), `world` (namespaces, the real binary, real clients).
+//! `BPF_PROG_TEST_RUN`), `world` (namespaces, the real binary, real clients; `connections` is a part of it).
 
 mod bytecode;
+mod connections;
 mod kernel;
 mod packets;
 mod world;

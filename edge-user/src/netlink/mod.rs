@@ -13,7 +13,7 @@ use netlink_packet_core::{
 use netlink_sys::{Socket, SocketAddr};
 
 pub use route::{Link, XdpAttached, XdpHook, default_route_interfaces, gateways, link, links, own_addresses};
-pub use sockets::{destroy_connections_of, established, ssh_peers, usable};
+pub use sockets::{established, ssh_peers, usable};
 
 /// Which question failed, and how.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +24,6 @@ pub enum NetlinkError {
     Refused { what: &'static str, error: io::Error },
     #[error("the kernel's answer about {what} cannot be read: {error}")]
     Answer { what: &'static str, error: String },
-    #[error("this kernel cannot close connections of others (it is built without CONFIG_INET_DIAG_DESTROY)")]
-    NotSupported,
 }
 
 /// How often a dump is begun again when what it lists changed meanwhile.

@@ -1,16 +1,14 @@
-//! Who is connected to this host (`NETLINK_SOCK_DIAG`): one look-up by both ends, lists, and closing the connections
-//! of a client.
+//! Who is connected to this host (`NETLINK_SOCK_DIAG`): one look-up by both ends, and lists.
 
 use std::{
     collections::BTreeSet,
-    env, io,
+    env,
     net::{IpAddr, SocketAddr},
 };
 
-use ipnet::IpNet;
-use netlink_packet_core::{DecodeError, NLM_F_ACK, NetlinkDeserializable, NetlinkHeader, Parseable};
+use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, Parseable};
 use netlink_packet_sock_diag::{
-    SockDiagDestroy, SockDiagMessage,
+    SockDiagMessage,
     constants::{
         AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
         TCP_LAST_ACK, TCP_TIME_WAIT,
@@ -53,45 +51,6 @@ pub fn ssh_peers() -> Result<Vec<IpAddr>, NetlinkError> {
     Ok(peers.into_iter().collect())
 }
 
-/// Ends every TCP connection whose peer lies in `net`, at once and without waiting for the peer, and says how many.
-pub fn destroy_connections_of(net: IpNet) -> Result<u64, NetlinkError> {
-    let mut ended = 0;
-    for (family, id) in connections(live())? {
-        if net.contains(&id.destination_address.to_canonical()) {
-            ended += u64::from(destroy(family, id)?);
-        }
-    }
-    Ok(ended)
-}
-
-/// Ends the very socket that was listed (the cookie says which); false if it is gone already.
-fn destroy(family: u8, socket_id: SocketId) -> Result<bool, NetlinkError> {
-    let request = SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: live(),
-        socket_id,
-    });
-    let done =
-        exchange::<_, Found>(NETLINK_SOCK_DIAG, NLM_F_ACK, SockDiagDestroy::new(request), "an end to a connection");
-    match done {
-        Ok(_) => Ok(true),
-        Err(NetlinkError::Refused { error, .. }) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        Err(NetlinkError::Refused { error, .. }) if unsupported(&error) => Err(NetlinkError::NotSupported),
-        Err(error) => Err(error),
-    }
-}
-
-fn unsupported(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EOPNOTSUPP)
-}
-
-/// What can be ended: neither listeners nor what is only remembered.
-fn live() -> StateFlags {
-    StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE - StateFlags::TIME_WAIT
-}
-
 fn completed(state: u8) -> bool {
     [TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_TIME_WAIT, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING]
         .contains(&state)
@@ -121,13 +80,9 @@ fn look_up(peer: SocketAddr, local: SocketAddr) -> InetRequest {
 }
 
 fn list_all(states: StateFlags) -> Result<Vec<SocketId>, NetlinkError> {
-    Ok(connections(states)?.into_iter().map(|(_, id)| id).collect())
-}
-
-fn connections(states: StateFlags) -> Result<Vec<(u8, SocketId)>, NetlinkError> {
     let mut found = list(AF_INET, states.clone())?;
     found.extend(list(AF_INET6, states)?);
-    Ok(found.into_iter().map(|Found(header)| (header.family, header.socket_id)).collect())
+    Ok(found.into_iter().map(|Found(header)| header.socket_id).collect())
 }
 
 fn list(family: u8, states: StateFlags) -> Result<Vec<Found>, NetlinkError> {
@@ -193,58 +148,6 @@ mod tests {
         drop(client);
         assert_eq!(server.read(&mut [0]).unwrap(), 0);
         assert!(known(&server));
-    }
-
-    #[test]
-    fn a_dual_stack_listener_s_connections_are_known_by_either_form() {
-        let Ok(listener) = TcpListener::bind("[::]:0") else {
-            return eprintln!("not tried: this host has no IPv6");
-        };
-        let (_client, server) = connect(&listener, "127.0.0.1");
-        let (peer, local) = (server.peer_addr().unwrap(), server.local_addr().unwrap());
-        assert!(peer.ip().is_ipv6(), "{peer}");
-        assert!(established(peer, local).unwrap());
-        let four = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        assert!(established(four(peer), four(local)).unwrap());
-    }
-
-    #[test]
-    fn an_ipv6_connection_is_known() {
-        let Ok(listener) = TcpListener::bind("[::1]:0") else {
-            return eprintln!("not tried: this host has no IPv6");
-        };
-        let (_client, server) = connect(&listener, "::1");
-        assert!(known(&server));
-        assert!(!established("[::1]:1".parse().unwrap(), server.local_addr().unwrap()).unwrap());
-    }
-
-    #[tokio::test]
-    async fn the_connections_of_one_client_end_and_no_others() {
-        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let open = async |from: &str| {
-            let socket = tokio::net::TcpSocket::new_v4().unwrap();
-            socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
-            let client = socket.connect(SocketAddr::new("127.0.0.1".parse().unwrap(), port)).await.unwrap();
-            (client, listener.accept().unwrap().0)
-        };
-        let (_guilty, guilty) = open("127.77.61.9").await;
-        let (_innocent, innocent) = open("127.77.61.10").await;
-        // A socket that was ended no longer knows its peer.
-        let (peer, local) = (guilty.peer_addr().unwrap(), guilty.local_addr().unwrap());
-        assert!(established(peer, local).unwrap());
-        match destroy_connections_of("127.77.61.9/32".parse().unwrap()) {
-            Ok(ended) => {
-                assert_eq!(ended, 1);
-                assert!(!established(peer, local).unwrap() && known(&innocent));
-                assert_eq!(destroy_connections_of("127.77.61.9/32".parse().unwrap()).unwrap(), 0);
-            }
-            Err(NetlinkError::NotSupported) => eprintln!("not tried: {}", NetlinkError::NotSupported),
-            Err(error) => {
-                assert!(!nix::unistd::geteuid().is_root(), "{error}");
-                eprintln!("not tried, for want of the right: {error}");
-            }
-        }
     }
 
     #[test]
