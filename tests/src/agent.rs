@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, Permissions},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use serde_json::Value;
@@ -188,6 +188,7 @@ impl Edge {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            .process_group(0)
             .spawn()?;
         self.process = Some(child);
         Ok(())
@@ -235,8 +236,18 @@ impl Edge {
 
     /// SIGTERM; gives the exit code.
     pub fn stop(&mut self) -> Result<i32> {
+        kill(Pid::from_raw(i32::try_from(self.pid()?)?), Signal::SIGTERM)?;
+        self.wait()
+    }
+
+    /// Sends a signal to the agent and all that it started, as a terminal does. It runs in a group of its own.
+    pub fn signal_group(&self, signal: Signal) -> Result<()> {
+        Ok(killpg(Pid::from_raw(i32::try_from(self.pid()?)?), signal)?)
+    }
+
+    /// Waits for the end of a process that was told to end; gives the exit code.
+    pub fn wait(&mut self) -> Result<i32> {
         let mut child = self.process.take().context("edge is not running")?;
-        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
         let ended = wait_for("edge to end", Duration::from_secs(10), || Ok(child.try_wait()?));
         if ended.is_err() {
             child.kill()?;

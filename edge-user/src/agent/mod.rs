@@ -1,7 +1,10 @@
 //! The agent: puts the parts together, starts the server, and runs the one loop that owns the enforcer. Ready means
 //! that all the config asks for is in force.
 
+mod certificate;
 mod child;
+mod listener;
+mod pause;
 mod stop;
 
 use std::{net::TcpListener, time::Duration};
@@ -36,6 +39,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const FOLLOW: Duration = Duration::from_secs(3);
 /// How long the end waits for callers to take their answers.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(200);
+/// How long the server may take to finish, a little longer than it takes itself.
+const DRAINS_WITHIN: Duration = Duration::from_millis(4500);
 /// Orders that may wait; further callers wait on the socket.
 const ORDERS: usize = 64;
 
@@ -271,13 +276,29 @@ impl Agent {
         })
     }
 
+    /// Lets the server finish what it is answering. A refusal among that waits for the agent's word as ever.
+    async fn drain(&mut self) {
+        let finished = timeout(DRAINS_WITHIN, async {
+            let Some(child) = &mut self.child else { return };
+            let Some(mut process) = child.drain().await else { return };
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = process.wait() => return,
+                    Some(FromChild::Says(message)) = self.from_child.recv() => self.heard(FromChild::Says(message)).await,
+                }
+            }
+        });
+        if finished.await.is_err() {
+            tracing::warn!("the server did not finish in time; the end of its link ends it");
+        }
+    }
+
     /// Nothing is detached: what is blocked stays blocked.
     async fn end(mut self) -> Result<(), Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = std::fs::remove_file(&self.config.admin.socket);
-        if let Some(child) = &mut self.child {
-            child.drain().await;
-        }
+        self.drain().await;
         drop(self.orders);
         let _ = timeout(ANSWERED_WITHIN, self.admin).await;
         tracing::info!("ended; what is blocked stays blocked");
@@ -301,7 +322,7 @@ struct Prepared {
 impl Prepared {
     async fn new(config: &Config) -> Result<Prepared, Failure> {
         let listen = config.server.as_ref().map(|server| server.listen.as_slice()).unwrap_or_default();
-        let listeners = listen.iter().map(|address| child::listen(*address)).collect::<Result<_, _>>()?;
+        let listeners = listener::open(listen).await?;
         if let Some(server) = &config.server {
             child::server_config(config, server)?;
         }

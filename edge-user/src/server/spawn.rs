@@ -139,6 +139,7 @@ struct Plan {
 
 impl Plan {
     fn become_server(&self) -> io::Result<()> {
+        ignore_signals()?;
         self.place_descriptors()?;
         drop_bounding_set();
         self.change_user()?;
@@ -167,6 +168,18 @@ impl Plan {
         // SAFETY: numbers only.
         done(unsafe { libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid) })
     }
+}
+
+/// What a terminal or a service manager sends goes to the agent's whole group; the agent then lets the server finish, and
+/// the end of the link ends it in any case.
+fn ignore_signals() -> io::Result<()> {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: numbers only; no handler is set, and what is ignored stays so over the exec.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// As far as it may: it takes CAP_SETPCAP, which only an agent that runs as root has. What stays in the set cannot be

@@ -4,6 +4,7 @@ mod blocks;
 mod commands;
 mod failures;
 mod frames;
+mod handover;
 mod lifecycle;
 mod privileges;
 mod story;
