@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, IsTerminal, Read},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     block::Target,
-    config::{Config, DEFAULT_FILE, DEFAULT_SOCKET, Overrides},
+    config::{Config, ConfigErrors, DEFAULT_FILE, DEFAULT_SOCKET, Overrides},
     control::{
         client::{self, Silence},
         protocol::{Command, Reply, Request},
@@ -33,14 +33,34 @@ pub fn agent_or_pins(global: &Global, command: Command) -> Result<Reply, Complai
     let request = Request { command, caller: client::caller() };
     match client::call(&socket(global)?, &request) {
         Ok(answer) => Ok(answer?),
-        Err(Silence::Absent(absent)) => {
-            if global.config.is_none() && !Path::new(DEFAULT_FILE).exists() {
-                return Err(absent.into());
-            }
-            let config = Config::load(&config_file(global), &without_interfaces())?;
-            Ok(enforce::offline(&config, &request)?)
-        }
+        Err(Silence::Absent(_)) => Ok(enforce::offline(&config_for(global, &request.command)?, &request)?),
         Err(Silence::Failed(failure)) => Err(failure.into()),
+    }
+}
+
+/// What a command needs of the config without an agent. Whom the allow list names must be known before anything is
+/// blocked or allowed.
+fn config_for(global: &Global, command: &Command) -> Result<Config, Complaint> {
+    let needed: &[&str] = match command {
+        Command::Unload => &["filter.pin_path"],
+        _ => &["filter.pin_path", "filter.allow", "server.trusted_proxies", "store.path"],
+    };
+    let (config, wrong) = Config::load_partly(&config_file(global), global.config.is_none(), needed)?;
+    if !wrong.is_empty() {
+        let keys: Vec<&str> = wrong.iter().map(|problem| problem.key.as_str()).filter(|key| !key.is_empty()).collect();
+        let named = if keys.is_empty() { String::new() } else { format!(" ({})", keys.join(", ")) };
+        eprintln!("edge: {} is not good{named}, which does not matter here; see `edge check`", config.file.display());
+    }
+    Ok(config)
+}
+
+/// The config, or the defaults where there is none and none is named.
+pub fn config_or_default(global: &Global) -> Result<Config, ConfigErrors> {
+    let file = config_file(global);
+    if global.config.is_none() {
+        Config::load_optional(&file, &without_interfaces())
+    } else {
+        Config::load(&file, &without_interfaces())
     }
 }
 
@@ -118,6 +138,8 @@ pub fn mismatched() -> Complaint {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -53,7 +53,7 @@ impl Complaint {
     fn exit_code(&self) -> u8 {
         match self {
             Complaint::Failure(failure) => failure.blame.exit_code(),
-            Complaint::Config(_) => crate::error::Blame::Usage.exit_code(),
+            Complaint::Config(errors) => errors.blame.exit_code(),
         }
     }
 
@@ -74,7 +74,7 @@ impl Complaint {
                     json!({"file": errors.file, "line": line, "column": column, "key": key, "message": message})
                 };
                 let problems: Vec<Value> = errors.problems.iter().map(problem).collect();
-                json!({"error": {"blame": "usage", "message": errors.to_string(), "problems": problems}})
+                json!({"error": {"blame": errors.blame, "message": errors.to_string(), "problems": problems}})
             }
         }
     }

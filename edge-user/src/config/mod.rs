@@ -2,6 +2,7 @@
 
 pub mod duration;
 mod files;
+mod partial;
 mod raw;
 mod validate;
 
@@ -57,7 +58,13 @@ impl Config {
         Config::parse(file, &text, overrides)
     }
 
-    /// The same, and all that is wrong with the files it names.
+    /// The same, but a file that is not there is an empty one.
+    pub fn load_optional(file: &Path, overrides: &Overrides) -> Result<Config, ConfigErrors> {
+        let text = read_optional(file)?;
+        Config::parse(file, &text, overrides)
+    }
+
+    /// The same as [`load`](Self::load), and all that is wrong with the files it names.
     pub fn load_with_files(file: &Path, overrides: &Overrides) -> Result<Config, ConfigErrors> {
         let text = read(file)?;
         let mut problems = raw::Problems::of(&text);
@@ -73,6 +80,14 @@ impl Config {
         finished(config, problems)
     }
 
+    /// As far as the `needed` keys are beyond doubt; the second is what is wrong elsewhere. If `optional`, a file that
+    /// is not there is an empty one.
+    pub fn load_partly(file: &Path, optional: bool, needed: &[&str]) -> Result<(Config, Vec<Problem>), ConfigErrors> {
+        let overrides = Overrides { interfaces_optional: true, ..Overrides::default() };
+        let text = if optional { read_optional(file)? } else { read(file)? };
+        partial::parse(file, &text, &overrides, needed)
+    }
+
     /// The admin socket that a file names, whatever else is wrong with it.
     pub fn socket_in(file: &Path) -> std::io::Result<PathBuf> {
         std::fs::read_to_string(file).map(|text| validate::socket(&text))
@@ -80,17 +95,21 @@ impl Config {
 }
 
 fn read(file: &Path) -> Result<String, ConfigErrors> {
-    std::fs::read_to_string(file).map_err(|error| {
-        let message = format!("cannot be read: {error}; name another with --config, or write this one");
-        ConfigErrors::unreadable(file.to_owned(), message)
-    })
+    std::fs::read_to_string(file).map_err(|error| ConfigErrors::unreadable(file.to_owned(), &error))
+}
+
+fn read_optional(file: &Path) -> Result<String, ConfigErrors> {
+    match std::fs::read_to_string(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|error| ConfigErrors::unreadable(file.to_owned(), &error)),
+    }
 }
 
 fn finished(config: Config, problems: raw::Problems<'_>) -> Result<Config, ConfigErrors> {
     if problems.is_empty() {
         return Ok(config);
     }
-    Err(ConfigErrors { file: config.file, problems: problems.into_sorted() })
+    Err(ConfigErrors::new(config.file, problems.into_sorted()))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

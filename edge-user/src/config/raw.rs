@@ -1,7 +1,7 @@
 //! What was typed: a TOML document walked key by key, each with its place, and all that is wrong with it collected.
 //! serde would stop at the first mistake; here a config with three mistakes reports all three.
 
-use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{fmt, io, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use toml::{
     Spanned,
@@ -9,7 +9,10 @@ use toml::{
 };
 
 use super::duration;
-use crate::{error::Failure, printable::quotable};
+use crate::{
+    error::{Blame, Failure},
+    printable::quotable,
+};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,12 +30,22 @@ pub struct Problem {
 pub struct ConfigErrors {
     pub file: PathBuf,
     pub problems: Vec<Problem>,
+    pub blame: Blame,
 }
 
 impl ConfigErrors {
+    pub(super) fn new(file: PathBuf, problems: Vec<Problem>) -> ConfigErrors {
+        ConfigErrors { file, problems, blame: Blame::Usage }
+    }
+
     /// A file that could not be read at all.
-    pub(super) fn unreadable(file: PathBuf, message: String) -> ConfigErrors {
-        ConfigErrors { file, problems: vec![Problem { line: 1, column: 1, key: String::new(), message }] }
+    pub(super) fn unreadable(file: PathBuf, error: &io::Error) -> ConfigErrors {
+        let (blame, right) = match error.kind() {
+            io::ErrorKind::PermissionDenied => (Blame::Forbidden, "run as root, or as one who may read it"),
+            _ => (Blame::Usage, "name another with --config, or write this one"),
+        };
+        let message = format!("cannot be read: {error}; {right}");
+        ConfigErrors { file, problems: vec![Problem { line: 1, column: 1, key: String::new(), message }], blame }
     }
 }
 
@@ -52,7 +65,7 @@ impl std::error::Error for ConfigErrors {}
 
 impl From<ConfigErrors> for Failure {
     fn from(errors: ConfigErrors) -> Failure {
-        Failure::usage(errors.to_string())
+        Failure::new(errors.blame, errors.to_string())
     }
 }
 
@@ -317,7 +330,7 @@ fn nearest(typed: &str, known: &[&'static str]) -> Option<&'static str> {
 }
 
 /// Levenshtein's.
-fn distance(one: &str, other: &str) -> usize {
+pub fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.chars().take(64).enumerate() {

@@ -194,7 +194,7 @@ fn pinned_links(pin_path: &Path) -> Vec<(u32, PathBuf)> {
 }
 
 /// Ids of the programs that the pinned links run.
-pub(super) fn programs_in_force(pin_path: &Path) -> Vec<u32> {
+pub fn programs_in_force(pin_path: &Path) -> Vec<u32> {
     pinned_links(pin_path)
         .into_iter()
         .filter_map(|(_, pin)| PinnedLink::from_pin(pin).ok())
@@ -229,7 +229,7 @@ fn detach_now(pin: &Path) {
 
 /// Detaches everything and removes every pin, and the directory with them. Done also where there was nothing.
 pub fn unload(pin_path: &Path) -> Result<(), Failure> {
-    if !pin_path.exists() {
+    if !super::is_there(pin_path)? {
         return Ok(());
     }
     for (_, pin) in pinned_links(pin_path) {

@@ -23,7 +23,7 @@ use edge_common::{reason::Counters, table::Hits, time::Until};
 use nix::fcntl::{Flock, FlockArg};
 
 pub use generation::{Generation, Sizes, counters};
-pub use link::{Attached, attach, program_name, unload};
+pub use link::{Attached, attach, program_name, programs_in_force, unload};
 
 use crate::{
     block::Target,
@@ -71,6 +71,11 @@ impl Lock {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Whether the directory of pins is there; who may not look is told so.
+pub fn is_there(pin_path: &Path) -> Result<bool, Failure> {
+    pin_path.try_exists().map_err(|error| of_directory(pin_path, &error))
 }
 
 fn of_directory(path: &Path, error: &io::Error) -> Failure {

@@ -493,7 +493,7 @@ fn recovered(target: Target, until: Until, now: Now) -> Block {
 /// Executes a command without an agent, on its pinned maps and its store.
 pub fn offline(config: &Config, request: &Request) -> Answer {
     let pin_path = &config.filter.pin_path;
-    if !pin_path.exists() {
+    if !datapath::is_there(pin_path)? {
         return if request.command == Command::Unload { Ok(Reply::Done) } else { Err(no_agent()) };
     }
     let Some(lock) = Lock::open(pin_path)? else {

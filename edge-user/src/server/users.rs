@@ -535,8 +535,8 @@ mod tests {
     fn sessions_end_by_time_logout_and_change_of_the_account() {
         let (_directory, mut store) = store();
         store.add("alice", "correct horse", &[]).unwrap();
-        let late = Wall::now().plus(HOUR);
         let session = begin(&mut store, "alice");
+        let late = Wall::now().plus(HOUR);
         assert_eq!(store.refresh(&session.refresh_token, late, HOUR).unwrap(), Refreshed::Spent);
         let session = begin(&mut store, "alice");
         store.end_session(session.family).unwrap();

@@ -6,12 +6,16 @@ use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::{Edge, USER, binary},
     net::{HOST_INTERFACE, HOST4, Lab},
-    run,
+    run, wait_for,
 };
 use serde_json::{Value, json};
 use std::process::Command;
 
-use super::{has_keys, lifecycle::filter_only, time};
+use super::{
+    SOON, has_keys,
+    lifecycle::{filter_only, nothing_left},
+    time,
+};
 
 #[test]
 fn exit_codes_with_an_agent() -> Result<()> {
@@ -82,20 +86,76 @@ fn exit_codes_without_an_agent() -> Result<()> {
 #[test]
 fn who_lacks_the_right_is_told_so() -> Result<()> {
     let lab = Lab::new()?;
-    let edge = Edge::start(&lab)?;
+    let mut edge = Edge::new(&lab)?;
+    // As the bpffs of Debian is, whatever this one's mode.
+    edge.config.text("filter", "pin_path", lab.pin_path().join("edge"));
+    edge.run()?;
+    fs::set_permissions(lab.pin_path(), fs::Permissions::from_mode(0o700))?;
     // The binary may lie where only root can look.
     let copy = edge.path("edge-copy");
     fs::copy(binary()?, &copy)?;
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
-    for args in [["status", "-q"], ["block", "203.0.113.7"]] {
+    let forbidden = |args: &[&str]| -> Result<()> {
         let mut command = lab.host.command("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy).args(args);
         command.arg("--config").arg(edge.path("edge.toml"));
         let output = run(&mut command, b"")?;
         ensure!(output.code == 4 && !output.stderr.trim().is_empty(), "{args:?}: {output:?}");
-    }
+        Ok(())
+    };
+    forbidden(&["status", "-q"])?;
+    forbidden(&["block", "203.0.113.7"])?;
     ensure!(edge.json(&["list"])? == json!([]));
+
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(edge.pid()?.try_into()?), nix::sys::signal::Signal::SIGTERM)?;
+    wait_for("the agent to end", SOON, || Ok((edge.cli(&["status"])?.code == 3).then_some(())))?;
+    for args in [&["block", "203.0.113.7"] as &[&str], &["list"], &["why", "203.0.113.7"], &["unload"]] {
+        forbidden(args).context("without the agent")?;
+    }
+    fs::set_permissions(edge.path("edge.toml"), fs::Permissions::from_mode(0o600))?;
+    forbidden(&["check"]).context("a config that others may not read")
+}
+
+#[test]
+fn where_nothing_is_configured_nothing_is_loaded() -> Result<()> {
+    let binary = binary()?;
+    let anywhere = |args: &[&str]| {
+        let mounts = "mount -t tmpfs none /etc && mount -t tmpfs none /run && mount -t bpf none /sys/fs/bpf";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--net", "sh", "-ec", &format!("{mounts}; exec \"$@\""), "sh"]).arg(&binary);
+        command.args(args).env_remove("EDGE_CONFIG").env_remove("EDGE_SOCKET");
+        run(&mut command, b"")
+    };
+    for (code, args) in [(0, &["unload"] as &[&str]), (3, &["list"]), (3, &["block", "203.0.113.7"]), (3, &["status"])]
+    {
+        let output = anywhere(args)?;
+        ensure!(output.code == code, "edge {} exits {}, not {code}: {output:?}", args.join(" "), output.code);
+    }
     Ok(())
+}
+
+#[test]
+fn a_config_that_is_wrong_elsewhere_hinders_no_block_and_no_unload() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.kill()?;
+    edge.config.set("learn", "window", "\"soon\"").set("server", "lisen", "[]");
+    edge.write_config()?;
+    let block = edge.cli(&["block", "203.0.113.7"])?;
+    ensure!(block.code == 0 && block.stderr.contains("learn.window"), "{block:?}");
+    ensure!(edge.json(&["list"])?[0]["address"] == "203.0.113.7/32");
+    edge.config.set("filter", "allow", "[\"203.0.113.300\"]");
+    edge.write_config()?;
+    let block = edge.cli(&["block", "203.0.113.8"])?;
+    ensure!(block.code == 2 && block.stderr.contains("filter.allow"), "{block:?}");
+    edge.config.set("filter", "pin_path", "7");
+    edge.write_config()?;
+    let unload = edge.cli(&["unload"])?;
+    ensure!(unload.code == 2 && unload.stderr.contains("filter.pin_path"), "{unload:?}");
+    edge.config.text("filter", "pin_path", lab.pin_path());
+    edge.write_config()?;
+    edge.cli(&["unload"])?.good()?;
+    nothing_left(&lab)
 }
 
 #[test]
