@@ -1,6 +1,7 @@
 //! What the kernel says of this network namespace: interfaces and their XDP hooks, addresses, default routes, and who
 //! is connected. Blocking requests on a socket of their own, each answered by the kernel in microseconds.
 
+mod features;
 mod route;
 mod sockets;
 
@@ -12,6 +13,7 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
+pub use features::native_xdp;
 pub use route::{Link, XdpAttached, XdpHook, default_route_interfaces, gateways, link, links, own_addresses};
 pub use sockets::{established, ssh_peers, usable};
 

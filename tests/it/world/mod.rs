@@ -2,6 +2,7 @@
 
 mod blocks;
 mod commands;
+mod doctor;
 mod failures;
 mod frames;
 mod handover;

@@ -1,10 +1,13 @@
 //! `edge doctor`: what the config asks for and whether this machine can do it, each with how to mend it.
 
+mod interfaces;
+
 use std::{fs, path::Path};
 
 use serde::Serialize;
 use serde_json::json;
 
+use self::interfaces::Interface;
 use super::{
     args::Global,
     ask,
@@ -12,9 +15,9 @@ use super::{
 };
 use crate::{
     capability::{self, Capabilities},
-    config::{Config, Interfaces, Overrides},
+    config::Config,
     control::protocol::{Command, Reply},
-    netlink::{self, Link, XdpAttached},
+    datapath, netlink,
 };
 
 /// The oldest kernel on which all that edge uses is there.
@@ -27,6 +30,9 @@ struct Finding {
     result: Grade,
     /// What was found and, unless it is well, how to mend it.
     message: String,
+    /// The same for programs, where it is about an interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<Interface>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,18 +56,18 @@ impl Grade {
     }
 }
 
+impl Finding {
+    fn new(check: &'static str, result: Grade, message: impl Into<String>) -> Finding {
+        Finding { check, result, message: message.into(), interface: None }
+    }
+}
+
 pub fn doctor(global: &Global) -> Result<Outcome, Complaint> {
-    let file = ask::config_file(global);
-    let overrides = Overrides { interfaces_optional: true, ..Overrides::default() };
-    let config = if global.config.is_none() && !file.exists() {
-        Config::parse(&file, "", &overrides)?
-    } else {
-        Config::load(&file, &overrides)?
-    };
+    let config = ask::config_or_default(global)?;
     let mut findings = vec![kernel(&kernel_release()), btf(), bpffs(&config.filter.pin_path), cgroup2()];
     findings.push(capabilities(Capabilities::effective()?));
     findings.push(diagnosis());
-    findings.extend(interfaces(&config, &own_programs(global)));
+    findings.extend(interfaces::all(&config, &own_programs(global, &config)));
     let bad = findings.iter().any(|finding| finding.result == Grade::Bad);
     let rows: Vec<Vec<String>> = findings
         .iter()
@@ -72,15 +78,15 @@ pub fn doctor(global: &Global) -> Result<Outcome, Complaint> {
 }
 
 fn good(check: &'static str, message: impl Into<String>) -> Finding {
-    Finding { check, result: Grade::Good, message: message.into() }
+    Finding::new(check, Grade::Good, message)
 }
 
 fn bad(check: &'static str, message: impl Into<String>) -> Finding {
-    Finding { check, result: Grade::Bad, message: message.into() }
+    Finding::new(check, Grade::Bad, message)
 }
 
 fn hint(check: &'static str, message: impl Into<String>) -> Finding {
-    Finding { check, result: Grade::Hint, message: message.into() }
+    Finding::new(check, Grade::Hint, message)
 }
 
 fn kernel_release() -> String {
@@ -144,78 +150,18 @@ fn diagnosis() -> Finding {
     }
 }
 
-fn interfaces(config: &Config, own_programs: &[u32]) -> Vec<Finding> {
-    let failed =
-        |error: netlink::NetlinkError| vec![bad("interface", format!("{error}; run in a namespace that allows it"))];
-    let links = match netlink::links() {
-        Ok(links) => links,
-        Err(error) => return failed(error),
-    };
-    let look = |name: &String| interface(name, links.iter().find(|link| link.name == *name), own_programs);
-    match &config.filter.interfaces {
-        Interfaces::Named(names) => names.iter().map(look).collect(),
-        Interfaces::Auto => match netlink::default_route_interfaces() {
-            Err(error) => failed(error),
-            Ok(names) if names.is_empty() => {
-                vec![hint("interface", "none carries a default route now; it is filtered as soon as one does")]
-            }
-            Ok(names) => names.iter().map(look).map(left_out).collect(),
-        },
+/// What the agent has attached, and what is in force through the pins where none runs.
+fn own_programs(global: &Global, config: &Config) -> Vec<u32> {
+    let mut own = datapath::programs_in_force(&config.filter.pin_path);
+    if let Ok(Reply::Status(status)) = ask::agent(global, Command::Status) {
+        own.extend(status.interfaces.iter().map(|interface| interface.program_id));
     }
-}
-
-/// With `["auto"]`, an interface without Ethernet headers is left out and hinders nothing.
-fn left_out(finding: Finding) -> Finding {
-    let no_ethernet = finding.message.contains(NO_ETHERNET);
-    if no_ethernet { Finding { result: Grade::Hint, ..finding } } else { finding }
-}
-
-const NO_ETHERNET: &str = "has no Ethernet headers";
-
-fn interface(name: &str, link: Option<&Link>, own_programs: &[u32]) -> Finding {
-    let Some(link) = link else {
-        return bad("interface", format!("{name} does not exist; name one that `ip link` lists, or [\"auto\"]"));
-    };
-    if !link.ethernet {
-        return bad("interface", format!("{name} {NO_ETHERNET}; name the interface that carries its packets"));
-    }
-    match &link.xdp {
-        None => good("interface", format!("{name} has Ethernet headers, its XDP hook is free")),
-        Some(hook) if own_programs.contains(&hook.program_id) => {
-            good("interface", format!("{name} is filtered by edge ({}, program {})", mode(hook.mode), hook.program_id))
-        }
-        Some(hook) => bad(
-            "interface",
-            format!(
-                "the XDP hook of {name} holds program {} ({}); if it is edge's, `edge unload` frees it, else `ip link set \
-                 dev {name} xdp off`",
-                hook.program_id,
-                mode(hook.mode)
-            ),
-        ),
-    }
-}
-
-const fn mode(attached: XdpAttached) -> &'static str {
-    match attached {
-        XdpAttached::Native => "native",
-        XdpAttached::Generic => "generic",
-        XdpAttached::Offloaded => "offloaded",
-    }
-}
-
-/// What the agent has attached, if one runs.
-fn own_programs(global: &Global) -> Vec<u32> {
-    match ask::agent(global, Command::Status) {
-        Ok(Reply::Status(status)) => status.interfaces.iter().map(|interface| interface.program_id).collect(),
-        _ => Vec::new(),
-    }
+    own
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::XdpHook;
 
     #[test]
     fn a_kernel_is_old_below_the_floor() {
@@ -229,20 +175,5 @@ mod tests {
         ] {
             assert_eq!(kernel(release).result, grade, "{release}");
         }
-    }
-
-    #[test]
-    fn an_interface_must_exist_with_ethernet_and_a_free_hook() {
-        let hook = XdpHook { mode: XdpAttached::Generic, program_id: 7 };
-        let free = Link { index: 2, name: "eth0".to_owned(), up: true, ethernet: true, xdp: None };
-        let occupied = Link { xdp: Some(hook), ..free.clone() };
-        let tunnel = Link { ethernet: false, ..free.clone() };
-        assert!(interface("eth0", None, &[]).message.starts_with("eth0 does not exist; name"));
-        assert_eq!(interface("eth0", Some(&free), &[]).result, Grade::Good);
-        assert_eq!(interface("eth0", Some(&occupied), &[7]).result, Grade::Good);
-        assert!(interface("eth0", Some(&occupied), &[8]).message.contains("holds program 7 (generic)"));
-        assert_eq!(interface("eth0", Some(&occupied), &[8]).result, Grade::Bad);
-        assert_eq!(interface("wg0", Some(&tunnel), &[]).result, Grade::Bad);
-        assert_eq!(left_out(interface("wg0", Some(&tunnel), &[])).result, Grade::Hint);
     }
 }

@@ -1,0 +1,77 @@
+//! `edge doctor`: what it says of interfaces, and that it agrees with what `edge run` would do.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use edge_tests::{
+    agent::Edge,
+    net::{HOST_INTERFACE, Lab},
+};
+use serde_json::{Value, json};
+
+use super::lifecycle::filter_only;
+use crate::kernel::{FOREIGN, pin_foreign};
+
+#[test]
+fn what_edge_filters_is_known_as_its_own_agent_running_or_not() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, filter_only)?;
+    let program = lab.host.xdp_program(HOST_INTERFACE)?;
+    for _ in 0..2 {
+        let (code, found) = looked(&edge)?;
+        ensure!(code == 0 && found["result"] == "ok", "exit code {code}: {found}");
+        let attached = &found["interface"]["attached"];
+        ensure!(attached["edge"] == true && attached["id"].as_u64() == program, "{found}");
+        edge.kill()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn xdp_modes_and_a_foreign_program_are_named() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::bare(&lab)?;
+    filter_only(&mut edge.config);
+    edge.write_config()?;
+    let (code, found) = looked(&edge)?;
+    ensure!(code == 0 && found["interface"]["attached"].is_null(), "exit code {code}: {found}");
+    // A veth has native mode; kernels before 6.3 do not say.
+    ensure!([json!(true), Value::Null].contains(&found["interface"]["native"]), "{found}");
+
+    let pin = lab.pin_path().with_file_name(format!("{}-foreign", lab.name));
+    pin_foreign(&pin)?;
+    let attached = lab.host.ip(&format!("link set dev {HOST_INTERFACE} xdpgeneric pinned {}", pin.display()));
+    fs::remove_file(&pin)?;
+    attached?;
+    let owner = lab.host.xdp_program(HOST_INTERFACE)?.context("the foreign program is not attached")?;
+    let (code, found) = looked(&edge)?;
+    let expected = json!({"id": owner, "name": FOREIGN, "mode": "generic", "edge": false});
+    ensure!(code == 1 && found["interface"]["attached"] == expected, "exit code {code}: {found}");
+    ensure!(found["message"].as_str().is_some_and(|message| message.contains(FOREIGN)), "{found}");
+    Ok(())
+}
+
+#[test]
+fn auto_without_a_default_route_fails_as_a_start_would() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::bare(&lab)?;
+    filter_only(&mut edge.config);
+    edge.config.set("filter", "interfaces", "[\"auto\"]");
+    ensure!(edge.run_in_vain()?.code == 1);
+    let (code, found) = looked(&edge)?;
+    ensure!(code == 1 && found["result"] == "FAIL", "exit code {code}: {found}");
+    lab.host.ip(&format!("route add default via 10.77.0.2 dev {HOST_INTERFACE}"))?;
+    let (code, found) = looked(&edge)?;
+    ensure!(code == 0 && found["interface"]["name"] == HOST_INTERFACE, "exit code {code}: {found}");
+    Ok(())
+}
+
+/// Exit code, and what is said of the one interface.
+fn looked(edge: &Edge) -> Result<(i32, Value)> {
+    let (code, document) = edge.json_any(&["doctor"])?;
+    let checks = document["checks"].as_array().context("no checks")?;
+    let mut found = checks.iter().filter(|one| one["check"] == "interface");
+    let one = found.next().context("nothing on interfaces")?;
+    ensure!(found.next().is_none(), "more than one finding: {document}");
+    Ok((code, one.clone()))
+}
