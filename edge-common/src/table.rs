@@ -129,14 +129,33 @@ pub struct EntryHost6 {
     pub reserved: u64,
 }
 
-/// A blocked prefix in a trie. Its end is the latest of its own and of those that cover it, since the trie finds only
-/// the longest.
+/// A blocked prefix in a trie. The end that holds is the latest of its own and of those that cover it, since the trie
+/// finds only the longest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct NetEntry {
-    /// [`Until`] in the low 32 bits, 0 in the others.
-    pub until: u64,
+    /// The end that holds in the low 32 bits, the one that was asked for in the high 32.
+    pub ends: u64,
     pub hits: Hits,
+}
+
+impl NetEntry {
+    pub const fn new(holds: Until, asked: Until, hits: Hits) -> NetEntry {
+        NetEntry { ends: (asked.bits() as u64) << 32 | holds.bits() as u64, hits }
+    }
+
+    #[inline(always)]
+    pub const fn end_of(ends: u64) -> Until {
+        Until::from_bits(ends as u32)
+    }
+
+    pub const fn holds(&self) -> Until {
+        NetEntry::end_of(self.ends)
+    }
+
+    pub const fn asked(&self) -> Until {
+        Until::from_bits((self.ends >> 32) as u32)
+    }
 }
 
 /// What is said of a prefix in a trust trie: bits, those of covering prefixes included.

@@ -5,7 +5,7 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::{
     btf_maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key},
-    helpers::generated::bpf_jiffies64,
+    helpers::generated::{bpf_jiffies64, bpf_map_lookup_elem},
     macros::btf_map,
 };
 use edge_common::{
@@ -94,7 +94,7 @@ impl Tables for Live {
                 }
             }
         }
-        area4(source).has(AreaFlags::NETS) && net(settings, NETS4.get(&Key::new(32, source.trie_data())), bytes)
+        area4(source).has(AreaFlags::NETS) && net(settings, &NETS4, Key::new(32, source.trie_data()), bytes)
     }
 
     #[inline(always)]
@@ -120,8 +120,7 @@ impl Tables for Live {
                 }
             }
         }
-        area6(settings, source).has(AreaFlags::NETS)
-            && net(settings, NETS6.get(&Key::new(128, source.trie_data())), bytes)
+        area6(settings, source).has(AreaFlags::NETS) && net(settings, &NETS6, Key::new(128, source.trie_data()), bytes)
     }
 }
 
@@ -159,7 +158,8 @@ fn slot4(line: *const Line4, source: Addr4) -> Option<(u32, Until)> {
     for slot in 0..8 {
         // SAFETY: slot is within the line; entries are written whole.
         let entry = Entry4::from_bits(unsafe { read_volatile(&raw const (*line).entries[slot]) }.bits());
-        if entry.is_of(source) {
+        // An empty slot reads as 0.0.0.0 with the end that never holds.
+        if entry.is_of(source) && entry.until() != Until::EMPTY {
             return Some((slot as u32, entry.until()));
         }
     }
@@ -191,12 +191,17 @@ fn slot_host6(line: *const LineHost6, source: Addr6) -> Option<(u32, Until)> {
 }
 
 #[inline(always)]
-fn net(settings: &Settings, entry: Option<&NetEntry>, bytes: u64) -> bool {
-    let Some(entry) = entry else { return false };
-    let entry = (&raw const *entry).cast_mut();
-    // SAFETY: a value of the trie, which lives until the program ends (RCU).
-    let until = unsafe { read_volatile(&raw const (*entry).until) };
-    if !holds(settings, Until::from_bits(until as u32)) {
+fn net<K>(settings: &Settings, trie: &LpmTrie<K, NetEntry, 1>, key: Key<K>, bytes: u64) -> bool {
+    // SAFETY: the trie is a map and the key of its type; what comes back is null or a value that lives until the program
+    // ends (RCU). Not `LpmTrie::get`: its shared reference may not be written through.
+    let entry = unsafe { bpf_map_lookup_elem((&raw const *trie).cast_mut().cast(), (&raw const key).cast()) };
+    let entry = entry.cast::<NetEntry>();
+    if entry.is_null() {
+        return false;
+    }
+    // SAFETY: not null; the agent writes the word whole.
+    let ends = unsafe { read_volatile(&raw const (*entry).ends) };
+    if !holds(settings, NetEntry::end_of(ends)) {
         return false;
     }
     // SAFETY: a field of that value.

@@ -35,10 +35,12 @@ impl Target {
         self.0.contains(&address.to_canonical())
     }
 
-    /// The client that stands behind an address: the address itself for IPv4, its prefix of `ipv6_unit` for IPv6.
+    /// The client that stands behind an address: the address itself for IPv4, its prefix of `ipv6_unit` for IPv6. All of
+    /// a link shares `fe80::/64`, so a link-local address stands for itself.
     pub fn client(address: IpAddr, ipv6_unit: u8) -> Target {
         match address.to_canonical() {
             IpAddr::V4(four) => Target(IpNet::V4(Ipv4Net::from(four))),
+            IpAddr::V6(six) if six.is_unicast_link_local() => Target(IpNet::V6(Ipv6Net::from(six))),
             IpAddr::V6(six) => {
                 Target(IpNet::V6(Ipv6Net::new(six, ipv6_unit.min(128)).unwrap_or(Ipv6Net::from(six)).trunc()))
             }
@@ -202,5 +204,6 @@ mod tests {
         assert_eq!(client("2001:db8:1:2:3:4:5:6", 64), "2001:db8:1:2::/64");
         assert_eq!(client("2001:db8:1:2:3:4:5:6", 56), "2001:db8:1::/56");
         assert_eq!(client("::ffff:203.0.113.7", 64), "203.0.113.7/32");
+        assert_eq!(client("fe80::1:2", 64), "fe80::1:2/128");
     }
 }

@@ -7,7 +7,7 @@ mod listener;
 mod pause;
 mod stop;
 
-use std::{net::TcpListener, time::Duration};
+use std::{net::TcpListener, rc::Rc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -66,6 +66,8 @@ pub fn run(config: Config) -> Result<(), Failure> {
 struct Agent {
     config: Config,
     enforcer: Enforcer,
+    /// Held as long as this agent may write.
+    _lock: Rc<Lock>,
     child: Option<Child>,
     from_child: mpsc::Receiver<FromChild>,
     orders: mpsc::Receiver<Order>,
@@ -76,50 +78,60 @@ struct Agent {
 }
 
 impl Agent {
-    /// In this order, so that what fails fails before anything is attached. `None`: it was stopped before it was ready;
-    /// what is in force by then is so as a whole, and stays.
+    /// A start that fails leaves in force what was, and nothing where nothing was. `None`: it was stopped before it was
+    /// ready; what is in force by then is so as a whole, and stays.
     async fn start(config: Config, stop: &mut Stop) -> Result<Option<Agent>, Failure> {
         may_run()?;
         let interfaces = interfaces(&config)?;
-        let lock = Lock::take(&config.filter.pin_path)?.ok_or_else(|| {
+        let pin_path = config.filter.pin_path.clone();
+        let lock = Lock::take(&pin_path)?.ok_or_else(|| {
             Failure::refused(format!(
                 "another agent runs with the pin path {}; stop it, or give this one a `filter.pin_path` of its own",
-                config.filter.pin_path.display()
+                pin_path.display()
             ))
         })?;
+        let lock = Rc::new(lock);
+        let bare = datapath::is_bare(&pin_path);
+        let started = Agent::start_with(config, lock.clone(), &interfaces, stop).await;
+        match &started {
+            Err(_) if bare => datapath::unload(&pin_path)?,
+            // Fails where something is in force, as it should.
+            Ok(None) => drop(std::fs::remove_dir(&pin_path)),
+            _ => {}
+        }
+        started
+    }
+
+    /// In this order, so that what can fail without anything being attached fails before.
+    async fn start_with(
+        config: Config,
+        lock: Rc<Lock>,
+        interfaces: &[netlink::Link],
+        stop: &mut Stop,
+    ) -> Result<Option<Agent>, Failure> {
         let prepared = tokio::select! {
             biased;
-            () = stop.asked() => {
-                remove_if_empty(&config);
-                return Ok(stopped());
-            }
-            prepared = Prepared::new(&config) => prepared.inspect_err(|_| remove_if_empty(&config))?,
+            () = stop.asked() => return Ok(stopped()),
+            prepared = Prepared::new(&config) => prepared?,
         };
-        let now = Now::read();
-        let surroundings = Surroundings::read(&config);
-        let mut enforcer = Enforcer::start(&config, lock, &interfaces, surroundings, prepared.own.clone(), now)?;
-        enforcer.apply_config_blocks(&config.filter.block, now)?;
+        let surroundings = Surroundings::read(&config, None);
+        let enforcer = Enforcer::start(&config, &lock, interfaces, surroundings, prepared.own.clone(), Now::read())?;
         let (tell, from_child) = mpsc::channel(256);
         let child = match prepared.listeners {
             listeners if listeners.is_empty() => None,
             listeners => tokio::select! {
                 biased;
                 () = stop.asked() => return Ok(stopped()),
-                child = Child::start(&config, listeners, tell) => Some(child.inspect_err(|_| {
-                    // A first start that cannot serve leaves nothing behind; where blocks were in force they stay.
-                    if enforcer.is_first() {
-                        let _ = datapath::unload(&config.filter.pin_path);
-                    }
-                })?),
+                child = Child::start(&config, listeners, tell) => Some(child?),
             },
         };
         let (order, orders) = mpsc::channel(ORDERS);
         let (ask, snapshots) = mpsc::channel(8);
-        tokio::spawn(metrics::serve(prepared.metrics, prepared.own.clone(), move || snapshot_from(ask.clone())));
         let (socket, warnings) = admin::bind(&config.admin.socket, &config.admin.group)?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
+        tokio::spawn(metrics::serve(prepared.metrics, prepared.own.clone(), move || snapshot_from(ask.clone())));
         let admin = tokio::spawn(admin::serve(socket, order));
         for attached in enforcer.attached() {
             let mode = if attached.native { "native" } else { "generic" };
@@ -129,6 +141,7 @@ impl Agent {
         tracing::info!("ready");
         Ok(Some(Agent {
             enforcer,
+            _lock: lock,
             child,
             from_child,
             orders,
@@ -163,7 +176,9 @@ impl Agent {
                 }
                 _ = sweep.tick() => logged("sweeping", self.enforcer.sweep(Now::read())),
                 _ = follow.tick() => {
-                    logged("protecting", self.enforcer.follow(Surroundings::read(&self.config)));
+                    let surroundings = Surroundings::read(&self.config, Some(self.enforcer.surroundings()));
+                    logged("protecting", self.enforcer.follow(surroundings));
+                    logged("following the clock", self.enforcer.set_clock());
                 }
                 Some(message) = self.from_child.recv() => {
                     self.heard(message).await;
@@ -272,7 +287,7 @@ impl Agent {
             map_entries: self.enforcer.capacities(),
             drift: self.enforcer.drift(),
             server: self.server_metrics.clone(),
-            store_ok: self.enforcer.store_is_open(),
+            store_ok: self.enforcer.store_is_ok(),
         })
     }
 
@@ -321,6 +336,7 @@ struct Prepared {
 
 impl Prepared {
     async fn new(config: &Config) -> Result<Prepared, Failure> {
+        admin::refuse_occupied(&config.admin.socket)?;
         let listen = config.server.as_ref().map(|server| server.listen.as_slice()).unwrap_or_default();
         let listeners = listener::open(listen).await?;
         if let Some(server) = &config.server {
@@ -349,11 +365,6 @@ fn logged(what: &str, result: Result<(), Failure>) {
     if let Err(failure) = result {
         tracing::error!("{what}: {failure}");
     }
-}
-
-/// A start that failed before anything was pinned leaves no directory behind.
-fn remove_if_empty(config: &Config) {
-    let _ = std::fs::remove_dir(&config.filter.pin_path);
 }
 
 fn may_run() -> Result<(), Failure> {

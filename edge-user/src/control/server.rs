@@ -204,7 +204,8 @@ fn final_path(bound: &Path) -> Option<PathBuf> {
     bound.to_str().map(|name| PathBuf::from(name.strip_suffix(MADE_SUFFIX).unwrap_or(name)))
 }
 
-fn refuse_occupied(path: &Path) -> Result<(), Failure> {
+/// Whether another agent, or something that is no socket, is in the way.
+pub fn refuse_occupied(path: &Path) -> Result<(), Failure> {
     let data = match fs::symlink_metadata(path) {
         Ok(data) => data,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

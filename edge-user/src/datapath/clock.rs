@@ -18,9 +18,17 @@ pub fn measure(program: &mut Xdp, clock: &Mapping) -> Result<Jiffies, Failure> {
     std::thread::sleep(APART);
     let second = sample(program, clock)?;
     let tick_ns = nearest_tick(first, second);
-    // A sample lies up to a tick after the jiffy began; a tick less, and no block ends early.
-    let offset_ns = second.boot_ns.wrapping_sub(second.jiffies.wrapping_mul(tick_ns)).wrapping_sub(tick_ns);
-    Ok(Jiffies { tick_ns, offset_ns })
+    Ok(Jiffies { tick_ns, offset_ns: offset_of(second, tick_ns) })
+}
+
+/// The offset alone, for a tick that is known.
+pub fn offset(program: &mut Xdp, clock: &Mapping, tick_ns: u64) -> Result<u64, Failure> {
+    Ok(offset_of(sample(program, clock)?, tick_ns))
+}
+
+/// A sample lies up to a tick after the jiffy began; a tick less, and no block ends early.
+fn offset_of(sample: ClockSample, tick_ns: u64) -> u64 {
+    sample.boot_ns.wrapping_sub(sample.jiffies.wrapping_mul(tick_ns)).wrapping_sub(tick_ns)
 }
 
 fn nearest_tick(first: ClockSample, second: ClockSample) -> u64 {

@@ -1,7 +1,6 @@
 //! One generation of tables: building it aside, or opening the one that is in force.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -27,6 +26,7 @@ use super::{
     nets::{Nets, with_covering},
     sum,
     table::{Key, Layout, Table},
+    trace,
 };
 use crate::{
     block::Target,
@@ -80,6 +80,7 @@ pub struct Generation {
     hosts6: Table,
     nets4: Nets<u64>,
     nets6: Nets<[u64; 2]>,
+    counters: PerCpuArray<MapData, PodCounters>,
     /// The loaded object, where this process built the generation.
     object: Option<Ebpf>,
 }
@@ -92,24 +93,22 @@ struct PodCounters(Counters);
 // SAFETY: words of 64 bits, no padding.
 unsafe impl Pod for PodCounters {}
 
-/// What the kernel counted by reason and family since the counters were made.
-pub fn counters(pin_path: &Path) -> Result<Counters, Failure> {
+fn open_counters(pin_path: &Path) -> Result<PerCpuArray<MapData, PodCounters>, Failure> {
     let path = pin_path.join(names::COUNTERS);
-    let what = || format!("the counters {} cannot be read", path.display());
-    check_pin(&path, 8 * 2 * 27)?;
-    let data = MapData::from_pin(&path).blame(Blame::System, what)?;
-    let map: PerCpuArray<MapData, PodCounters> = Map::PerCpuArray(data).try_into().blame(Blame::System, what)?;
-    let values = map.get(&0, 0).blame(Blame::System, what)?;
-    Ok(sum(values.iter().map(|value| value.0)))
+    let what = || format!("the counters {} cannot be opened", path.display());
+    check_pin(&path, size_of::<Counters>() as u32)?;
+    Map::PerCpuArray(MapData::from_pin(&path).blame(Blame::System, what)?).try_into().blame(Blame::System, what)
 }
 
 impl Generation {
     /// Loads the object, with tables of these sizes and nothing in them, and pins them as the next generation. It is
     /// not in force yet.
-    pub fn build(lock: &Lock, sizes: Sizes) -> Result<Generation, Failure> {
+    ///
+    /// The counters by reason go on where they are of this ABI, which `adopt_counters` says; else they begin anew.
+    pub fn build(lock: &Lock, sizes: Sizes, adopt_counters: bool) -> Result<Generation, Failure> {
         let number = directories(lock.path())?.last().map_or(1, |(number, _)| number + 1);
         let directory = lock.path().join(format!("gen-{number}"));
-        let built = load(lock.path(), sizes).and_then(|mut object| {
+        let built = load(lock.path(), sizes, adopt_counters).and_then(|mut object| {
             pin(&mut object, &directory)?;
             Ok(object)
         });
@@ -184,18 +183,17 @@ impl Generation {
         let singles = [&self.table4, &self.units6, &self.hosts6];
         let mut all: Vec<(Target, Until)> =
             singles.into_iter().flat_map(Table::entries).map(|(key, until)| (target_of(key), until)).collect();
-        let nets = self.nets4.asked.iter().chain(&self.nets6.asked);
-        all.extend(nets.map(|(net, until)| (Target::from(*net), *until)));
+        let nets = self.nets4.entries().chain(self.nets6.entries());
+        all.extend(nets.map(|(net, until)| (Target::from(net), until)));
         all
     }
 
-    /// Capacity of each bounded table, for metrics.
-    pub fn capacities(&self) -> Vec<(&'static str, u64, u64)> {
-        let of = |name, table: &Table| {
-            let capacity = table.geometry.lines * table.layout.slots() as u64;
-            (name, table.entries().count() as u64, capacity)
-        };
-        vec![of(names::BLOCKED4, &self.table4), of(names::UNITS6, &self.units6), of(names::HOSTS6, &self.hosts6)]
+    /// The allow list as the kernel has it, without what a wider entry covers.
+    pub fn allowed(&self) -> Vec<Target> {
+        let trusted = self.nets4.trusted().chain(self.nets6.trusted());
+        let listed: Vec<IpNet> = trusted.filter(|(_, trust)| trust.has(Trust::ALLOWED)).map(|(net, _)| net).collect();
+        let covered = |net: &IpNet| listed.iter().any(|cover| cover != net && cover.contains(net));
+        listed.iter().filter(|net| !covered(net)).map(|net| Target::from(*net)).collect()
     }
 
     /// The loaded program, to be attached.
@@ -203,6 +201,26 @@ impl Generation {
         let object =
             self.object.as_mut().ok_or_else(|| Failure::bug("a generation that was only opened is attached"))?;
         program(object, names::PROGRAM)
+    }
+
+    fn pin_path(&self) -> &Path {
+        self.directory.parent().unwrap_or(&self.directory)
+    }
+
+    /// What this generation's program is pinned as.
+    pub fn program_pin(&self) -> PathBuf {
+        self.directory.join(names::PROGRAM)
+    }
+
+    /// Measures jiffies against boot time once more: they stand still in suspend. Only where this process built the
+    /// generation.
+    pub fn set_clock(&mut self) -> Result<(), Failure> {
+        let Some(object) = self.object.as_mut() else { return Ok(()) };
+        let clock_map = mapping(&self.directory, names::CLOCK, 2)?;
+        let tick_ns = self.settings.load(word::CLOCK);
+        let offset_ns = clock::offset(program(object, names::CLOCK_PROGRAM)?, &clock_map, tick_ns)?;
+        self.write_clock(Jiffies { tick_ns, offset_ns });
+        Ok(())
     }
 
     /// First settings: seeds, sizes and clock; the word that says they are valid last.
@@ -222,7 +240,7 @@ impl Generation {
             }
         }
         let seed = random()? | 1;
-        self.nets6.seed = seed;
+        self.nets6.seed(seed);
         self.settings.store(word::AREAS6_SEED, seed);
         self.settings.store(word::VALID, Settings::VALID);
         Ok(())
@@ -242,15 +260,8 @@ impl Generation {
             }
             table.geometry = Geometry { lines, seed_a, seed_b };
         }
-        self.nets6.seed = self.settings.load(word::AREAS6_SEED);
-        recall_nets(&mut self.nets4, |data, length| {
-            let bytes = data.to_ne_bytes();
-            ipnet::Ipv4Net::new([bytes[0], bytes[1], bytes[2], bytes[3]].into(), length).ok().map(IpNet::V4)
-        });
-        recall_nets(&mut self.nets6, |[hi, lo], length| {
-            let bits = u128::from(u64::from_be(hi)) << 64 | u128::from(u64::from_be(lo));
-            ipnet::Ipv6Net::new(bits.into(), length).ok().map(IpNet::V6)
-        });
+        self.nets4.recall(0);
+        self.nets6.recall(self.settings.load(word::AREAS6_SEED));
         Ok(())
     }
 
@@ -279,6 +290,7 @@ impl Generation {
             hosts6: table(Layout::Host, names::HOSTS6, names::HOST_HITS6)?,
             nets4: nets(directory, names::NETS4, names::TRUST4, names::AREAS4)?,
             nets6: nets(directory, names::NETS6, names::TRUST6, names::AREAS6)?,
+            counters: open_counters(directory.parent().unwrap_or(directory))?,
             object: None,
         })
     }
@@ -294,6 +306,20 @@ impl Generation {
             }
             _ => Place::Trie,
         }
+    }
+
+    /// An address that found no room in its table once, and does now: the trie's entry would outlast a shorter end.
+    fn leave_trie(&mut self, target: Target) -> Result<(), Failure> {
+        let hits = match target.net() {
+            IpNet::V4(_) => self.nets4.hits(target.net()),
+            IpNet::V6(_) => self.nets6.hits(target.net()),
+        };
+        let Some(hits) = hits else { return Ok(()) };
+        match target.net() {
+            IpNet::V4(_) => self.nets4.clear(target.net())?,
+            IpNet::V6(_) => self.nets6.clear(target.net())?,
+        }
+        self.add_hits(target, hits)
     }
 
     fn use_table(&self, layout: Layout) {
@@ -315,13 +341,9 @@ enum Place<'a> {
 impl Tables for Generation {
     fn set(&mut self, target: Target, until: Until) -> Result<(), Failure> {
         if let Place::Table(table, key) = self.place(target) {
-            let layout = table.layout;
-            self.use_table(layout);
-            if let Place::Table(table, key_again) = self.place(target)
-                && key == key_again
-                && table.set(key, until).is_ok()
-            {
-                return Ok(());
+            self.use_table(table.layout);
+            if table.set(key, until).is_ok() {
+                return self.leave_trie(target);
             }
         }
         match target.net() {
@@ -346,14 +368,10 @@ impl Tables for Generation {
         {
             return Some(until);
         }
-        let net = target.net();
-        let (asked, entry) = match net {
-            IpNet::V4(_) => (self.nets4.asked.get(&net), self.nets4.entry(net)),
-            IpNet::V6(_) => (self.nets6.asked.get(&net), self.nets6.entry(net)),
-        };
-        // The kernel's end may be a covering prefix's, never an earlier one.
-        let held = entry.map(|entry| Until::from_bits(entry.until as u32))?;
-        asked.map(|asked| if held >= *asked { *asked } else { held })
+        match target.net() {
+            IpNet::V4(_) => self.nets4.until(target.net()),
+            IpNet::V6(_) => self.nets6.until(target.net()),
+        }
     }
 
     fn hits(&self, target: Target) -> Hits {
@@ -362,17 +380,34 @@ impl Tables for Generation {
         {
             return hits;
         }
-        let entry = match target.net() {
-            IpNet::V4(_) => self.nets4.entry(target.net()),
-            IpNet::V6(_) => self.nets6.entry(target.net()),
+        let hits = match target.net() {
+            IpNet::V4(_) => self.nets4.hits(target.net()),
+            IpNet::V6(_) => self.nets6.hits(target.net()),
         };
-        entry.map_or(Hits::default(), |entry| entry.hits)
+        hits.unwrap_or_default()
     }
 
     fn held(&self) -> u64 {
         let singles: usize =
             [&self.table4, &self.units6, &self.hosts6].map(|table| table.entries().count()).iter().sum();
-        (singles + self.nets4.blocked.keys().count() + self.nets6.blocked.keys().count()) as u64
+        singles as u64 + self.nets4.held() + self.nets6.held()
+    }
+
+    fn capacities(&self) -> Vec<(&'static str, u64, u64)> {
+        let of = |name, table: &Table| {
+            let capacity = table.geometry.lines * table.layout.slots() as u64;
+            (name, table.entries().count() as u64, capacity)
+        };
+        vec![of(names::BLOCKED4, &self.table4), of(names::UNITS6, &self.units6), of(names::HOSTS6, &self.hosts6)]
+    }
+
+    fn counters(&self) -> Result<Counters, Failure> {
+        let values = self.counters.get(&0, 0).blame(Blame::System, || "the counters cannot be read".to_owned())?;
+        Ok(sum(values.iter().map(|value| value.0)))
+    }
+
+    fn unload(&mut self) -> Result<(), Failure> {
+        super::unload(self.pin_path())
     }
 
     fn trust(&mut self, prefixes: &[(Target, Trust)]) -> Result<(), Failure> {
@@ -392,10 +427,10 @@ fn target_of(key: Key) -> Target {
     }
 }
 
-fn load(pin_path: &Path, sizes: Sizes) -> Result<Ebpf, Failure> {
+fn load(pin_path: &Path, sizes: Sizes, adopt_counters: bool) -> Result<Ebpf, Failure> {
     let counters = pin_path.join(names::COUNTERS);
-    if counters.exists() && check_pin(&counters, size_of::<Counters>() as u32).is_err() {
-        // Counters of another version begin anew; scrapers know resets.
+    if !adopt_counters || check_pin(&counters, size_of::<Counters>() as u32).is_err() {
+        // Scrapers know resets. What is not there need not go.
         let _ = fs::remove_file(&counters);
     }
     let mut loader = EbpfLoader::new();
@@ -405,8 +440,8 @@ fn load(pin_path: &Path, sizes: Sizes) -> Result<Ebpf, Failure> {
             loader.map_max_entries(name, entries);
         }
     }
-    let trace = u8::from(tracing::enabled!(tracing::Level::TRACE));
-    loader.override_global("TRACE", &trace, true);
+    let traced = u8::from(trace::wanted());
+    loader.override_global("TRACE", &traced, true);
     let mut object = loader.load(OBJECT).map_err(|error| not_loaded(&error.to_string(), permission(&error)))?;
     for name in [names::PROGRAM, names::CLOCK_PROGRAM] {
         program(&mut object, name)?.load().map_err(|error| {
@@ -415,32 +450,10 @@ fn load(pin_path: &Path, sizes: Sizes) -> Result<Ebpf, Failure> {
             not_loaded(&error.to_string(), denied)
         })?;
     }
-    if trace == 1 {
-        start_trace(&mut object);
+    if traced == 1 {
+        trace::start(&mut object);
     }
     Ok(object)
-}
-
-/// Hands the kernel side's log records to `log`; its ring buffer is read as it fills.
-fn start_trace(object: &mut Ebpf) {
-    match aya_log::EbpfLogger::init(object) {
-        Ok(logger) => {
-            // SAFETY: the logger owns its ring buffer's descriptor and keeps it open as long as it lives.
-            let registered = unsafe { tokio::io::unix::AsyncFd::register(logger) };
-            let spawned = registered.map(|mut logger| {
-                tokio::spawn(async move {
-                    while let Ok(mut guard) = logger.readable_mut().await {
-                        guard.get_inner_mut().flush();
-                        guard.clear_ready();
-                    }
-                })
-            });
-            if let Err(error) = spawned {
-                tracing::warn!("the kernel side's trace cannot be read: {error}");
-            }
-        }
-        Err(error) => tracing::warn!("the kernel side's trace cannot be read: {error}"),
-    }
 }
 
 fn permission(error: &aya::EbpfError) -> bool {
@@ -491,30 +504,11 @@ fn nets<K: super::nets::Data>(directory: &Path, blocked: &str, trusted: &str, ar
     check_pin(&directory.join(trusted), 8)?;
     check_pin(&directory.join(areas), 8)?;
     let open = |name: &str| MapData::from_pin(directory.join(name)).blame(Blame::System, what);
-    Ok(Nets {
-        blocked: LpmTrie::try_from(Map::LpmTrie(open(blocked)?)).blame(Blame::System, what)?,
-        trusted: LpmTrie::try_from(Map::LpmTrie(open(trusted)?)).blame(Blame::System, what)?,
-        areas: mapping(directory, areas, AreaFlags::WORDS as usize)?,
-        seed: 0,
-        asked: BTreeMap::new(),
-        trust: BTreeMap::new(),
-    })
-}
-
-fn recall_nets<K: super::nets::Data>(nets: &mut Nets<K>, read: impl Fn(K, u8) -> Option<IpNet>) {
-    let to_net = |key: aya::maps::lpm_trie::Key<K>| read(key.data(), key.prefix_len() as u8);
-    nets.asked = nets
-        .blocked
-        .iter()
-        .filter_map(Result::ok)
-        .filter_map(|(key, entry)| Some((to_net(key)?, Until::from_bits(entry.0.until as u32))))
-        .collect();
-    nets.trust = nets
-        .trusted
-        .iter()
-        .filter_map(Result::ok)
-        .filter_map(|(key, bits)| Some((to_net(key)?, Trust::from_bits(bits))))
-        .collect();
+    Ok(Nets::new(
+        LpmTrie::try_from(Map::LpmTrie(open(blocked)?)).blame(Blame::System, what)?,
+        LpmTrie::try_from(Map::LpmTrie(open(trusted)?)).blame(Blame::System, what)?,
+        mapping(directory, areas, AreaFlags::WORDS as usize)?,
+    ))
 }
 
 /// aya opens a pinned map and compares nothing; a value of another size would be read past its end. Gives the number
@@ -534,7 +528,7 @@ fn check_pin(path: &Path, value_size: u32) -> Result<u32, Failure> {
 }
 
 /// The generations below `pin_path`, oldest first.
-fn directories(pin_path: &Path) -> Result<Vec<(u32, PathBuf)>, Failure> {
+pub(super) fn directories(pin_path: &Path) -> Result<Vec<(u32, PathBuf)>, Failure> {
     let entries = fs::read_dir(pin_path).blame(Blame::System, || format!("{} cannot be read", pin_path.display()))?;
     let mut found: Vec<(u32, PathBuf)> = entries
         .filter_map(Result::ok)

@@ -19,6 +19,8 @@ use aya::programs::{
     xdp::XdpLink,
 };
 
+use edge_common::names;
+
 use super::{Generation, generation, wait_for_readers};
 use crate::{
     config::Attach,
@@ -36,29 +38,20 @@ pub struct Attached {
     pub program_id: u32,
 }
 
-/// Puts a generation into force on all of `links`: replaces the program in place where a link is pinned, attaches
-/// where none is. All of them or none; links of other interfaces end.
+/// Puts a generation into force on all of `links`: attaches where no link is pinned, then replaces the program in
+/// place where one is. All of them or none: after a failure the program pinned as `before` is back on every link that
+/// had it. Links of other interfaces end.
 pub fn attach(
     generation: &mut Generation,
+    before: Option<&Path>,
     pin_path: &Path,
     links: &[netlink::Link],
     mode: Attach,
 ) -> Result<Vec<Attached>, Failure> {
-    let mut fresh: Vec<PathBuf> = Vec::new();
+    let mut done = Done { fresh: Vec::new(), replaced: Vec::new() };
     let program = generation.program()?;
-    let result = links.iter().try_for_each(|link| {
-        let pin = pin_path.join(format!("link-{}", link.index));
-        if pin.exists() && replace(program, &pin)? {
-            return Ok(());
-        }
-        attach_fresh(program, link, mode, &pin)?;
-        fresh.push(pin);
-        Ok(())
-    });
-    if let Err(failure) = result {
-        for pin in fresh {
-            let _ = fs::remove_file(pin);
-        }
+    if let Err(failure) = done.attach_all(program, pin_path, links, mode) {
+        done.undo(before);
         return Err(failure);
     }
     for (index, pin) in pinned_links(pin_path) {
@@ -68,6 +61,65 @@ pub fn attach(
     }
     wait_for_readers();
     links.iter().map(|link| attached(&link.name)).collect()
+}
+
+/// The pins of links that an [`attach`] made, and of those whose program it replaced.
+struct Done {
+    fresh: Vec<PathBuf>,
+    replaced: Vec<PathBuf>,
+}
+
+impl Done {
+    fn attach_all(
+        &mut self,
+        program: &mut Xdp,
+        pin_path: &Path,
+        links: &[netlink::Link],
+        mode: Attach,
+    ) -> Result<(), Failure> {
+        let pin_of = |link: &netlink::Link| pin_path.join(format!("link-{}", link.index));
+        let (pinned, bare): (Vec<_>, Vec<_>) = links.iter().partition(|link| pin_of(link).exists());
+        for link in bare {
+            self.attach_one(program, link, mode, pin_of(link))?;
+        }
+        for link in pinned {
+            let pin = pin_of(link);
+            if replace(program, &pin)? {
+                self.replaced.push(pin);
+            } else {
+                self.attach_one(program, link, mode, pin)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_one(
+        &mut self,
+        program: &mut Xdp,
+        link: &netlink::Link,
+        mode: Attach,
+        pin: PathBuf,
+    ) -> Result<(), Failure> {
+        attach_fresh(program, link, mode, &pin)?;
+        self.fresh.push(pin);
+        Ok(())
+    }
+
+    fn undo(&self, before: Option<&Path>) {
+        for pin in &self.fresh {
+            detach_now(pin);
+            let _ = fs::remove_file(pin);
+        }
+        let Some(before) = before.filter(|_| !self.replaced.is_empty()) else { return };
+        match Xdp::from_pin(before, aya_obj::programs::XdpAttachType::Interface) {
+            Ok(mut program) => {
+                for failed in self.replaced.iter().filter_map(|pin| replace(&mut program, pin).err()) {
+                    tracing::error!("the program before is not back in force: {failed}");
+                }
+            }
+            Err(error) => tracing::error!("the program before cannot be put back into force: {error}"),
+        }
+    }
 }
 
 /// What the kernel says of an interface now.
@@ -146,11 +198,14 @@ fn occupied(link: &netlink::Link, program_id: u32) -> Failure {
     } else {
         program_id
     };
-    let name = program_name(id).map_or(String::new(), |name| format!(" `{name}`"));
-    Failure::refused(format!(
-        "the XDP hook of {} is taken by program {id}{name}; detach it (`ip link set dev {} xdp off`) or leave the interface out of `filter.interfaces`",
-        link.name, link.name
-    ))
+    let name = program_name(id);
+    let remedy = if name.as_deref() == Some(names::PROGRAM) {
+        "an edge with another `filter.pin_path` filters it; `edge unload` with that one's config frees it".to_owned()
+    } else {
+        format!("detach it (`ip link set dev {} xdp off`) or leave the interface out of `filter.interfaces`", link.name)
+    };
+    let name = name.map_or(String::new(), |name| format!(" `{name}`"));
+    Failure::refused(format!("the XDP hook of {} is taken by program {id}{name}; {remedy}", link.name))
 }
 
 /// The name of a loaded program, where this process may ask.
@@ -191,6 +246,11 @@ fn pinned_links(pin_path: &Path) -> Vec<(u32, PathBuf)> {
             Some((index, entry.path()))
         })
         .collect()
+}
+
+/// Whether nothing of edge is pinned: what fails now leaves nothing that was in force.
+pub fn is_bare(pin_path: &Path) -> bool {
+    pinned_links(pin_path).is_empty() && generation::directories(pin_path).is_ok_and(|found| found.is_empty())
 }
 
 /// Ids of the programs that the pinned links run.

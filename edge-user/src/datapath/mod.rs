@@ -11,6 +11,7 @@ mod link;
 mod mapping;
 mod nets;
 mod table;
+mod trace;
 
 use std::{
     fs::File,
@@ -22,8 +23,8 @@ use std::{
 use edge_common::{reason::Counters, table::Hits, time::Until};
 use nix::fcntl::{Flock, FlockArg};
 
-pub use generation::{Generation, Sizes, counters};
-pub use link::{Attached, attach, program_name, programs_in_force, unload};
+pub use generation::{Generation, Sizes};
+pub use link::{Attached, attach, is_bare, program_name, programs_in_force, unload};
 
 use crate::{
     block::Target,
@@ -41,6 +42,12 @@ pub trait Tables {
     fn hits(&self, target: Target) -> Hits;
     /// How many entries the kernel holds.
     fn held(&self) -> u64;
+    /// Each bounded table with its entries and its capacity.
+    fn capacities(&self) -> Vec<(&'static str, u64, u64)>;
+    /// What was counted by reason and family.
+    fn counters(&self) -> Result<Counters, Failure>;
+    /// Detaches everything and removes every pin.
+    fn unload(&mut self) -> Result<(), Failure>;
     /// Replaces what is allowed, protected and own.
     fn trust(&mut self, prefixes: &[(Target, edge_common::table::Trust)]) -> Result<(), Failure>;
 }

@@ -30,6 +30,7 @@ unsafe impl Pod for Entry {}
 /// A family's key data: `u64` or `[u64; 2]`.
 pub trait Data: Pod {
     fn key(net: IpNet) -> Key<Self>;
+    fn net(key: &Key<Self>) -> Option<IpNet>;
     fn areas(net: IpNet, seed: u64) -> std::ops::RangeInclusive<u32>;
 }
 
@@ -40,6 +41,12 @@ impl Data for u64 {
             IpNet::V6(_) => 0,
         };
         Key::new(u32::from(net.prefix_len()), data)
+    }
+
+    fn net(key: &Key<u64>) -> Option<IpNet> {
+        let data = key.data();
+        let [a, b, c, d, ..] = data.to_ne_bytes();
+        ipnet::Ipv4Net::new([a, b, c, d].into(), key.prefix_len() as u8).ok().map(IpNet::V4)
     }
 
     fn areas(net: IpNet, _: u64) -> std::ops::RangeInclusive<u32> {
@@ -59,6 +66,12 @@ impl Data for [u64; 2] {
         Key::new(u32::from(net.prefix_len()), data)
     }
 
+    fn net(key: &Key<[u64; 2]>) -> Option<IpNet> {
+        let [hi, lo] = key.data();
+        let bits = u128::from(u64::from_be(hi)) << 64 | u128::from(u64::from_be(lo));
+        ipnet::Ipv6Net::new(bits.into(), key.prefix_len() as u8).ok().map(IpNet::V6)
+    }
+
     fn areas(net: IpNet, seed: u64) -> std::ops::RangeInclusive<u32> {
         match net {
             IpNet::V6(six) if six.prefix_len() >= 32 => {
@@ -71,39 +84,68 @@ impl Data for [u64; 2] {
 }
 
 pub struct Nets<K: Data> {
-    pub blocked: LpmTrie<MapData, K, Entry>,
-    pub trusted: LpmTrie<MapData, K, u64>,
-    pub areas: Mapping,
-    pub seed: u64,
+    blocked: LpmTrie<MapData, K, Entry>,
+    trusted: LpmTrie<MapData, K, u64>,
+    areas: Areas,
     /// The ends as they were asked for, covering prefixes left aside.
-    pub asked: BTreeMap<IpNet, Until>,
-    pub trust: BTreeMap<IpNet, Trust>,
+    asked: BTreeMap<IpNet, Until>,
+    trust: BTreeMap<IpNet, Trust>,
+    lengths: Lengths,
 }
 
 impl<K: Data> Nets<K> {
+    pub fn new(blocked: LpmTrie<MapData, K, Entry>, trusted: LpmTrie<MapData, K, u64>, areas: Mapping) -> Nets<K> {
+        let areas = Areas { flags: areas, seed: 0, touching: vec![[0; 2]; AreaFlags::AREAS as usize] };
+        Nets { blocked, trusted, areas, asked: BTreeMap::new(), trust: BTreeMap::new(), lengths: Lengths::default() }
+    }
+
+    /// Of a new generation, before anything is in it.
+    pub fn seed(&mut self, seed: u64) {
+        self.areas.seed = seed;
+    }
+
+    /// Of an opened generation: takes over what the kernel holds.
+    pub fn recall(&mut self, seed: u64) {
+        self.areas.seed = seed;
+        let blocked = self.blocked.iter().filter_map(Result::ok);
+        self.asked = blocked.filter_map(|(key, entry)| Some((K::net(&key)?, entry.0.asked()))).collect();
+        let trusted = self.trusted.iter().filter_map(Result::ok);
+        self.trust = trusted.filter_map(|(key, bits)| Some((K::net(&key)?, Trust::from_bits(bits)))).collect();
+        for net in self.asked.keys() {
+            self.areas.count::<K>(*net, AreaFlags::NETS);
+            self.lengths.add(*net);
+        }
+        for net in self.trust.keys() {
+            self.areas.count::<K>(*net, AreaFlags::TRUST);
+        }
+    }
+
     pub fn set(&mut self, net: IpNet, until: Until) -> Result<(), Failure> {
-        self.asked.insert(net, until);
-        self.flag(net, AreaFlags::NETS);
+        if self.asked.insert(net, until).is_none() {
+            self.areas.count::<K>(net, AreaFlags::NETS);
+            self.lengths.add(net);
+        }
         self.write_under(net)
     }
 
     pub fn clear(&mut self, net: IpNet) -> Result<(), Failure> {
-        if self.asked.remove(&net).is_none() {
+        if !self.asked.contains_key(&net) {
             return Ok(());
         }
-        match self.blocked.remove(&K::key(net)) {
-            Ok(()) => {}
-            Err(error) if is_absent(&error) => {}
-            Err(error) => return Err(failure(net, &error)),
-        }
-        self.write_under(net)?;
-        self.flag_again();
-        Ok(())
+        remove(&mut self.blocked, net)?;
+        self.asked.remove(&net);
+        self.lengths.remove(net);
+        self.areas.uncount::<K>(net, AreaFlags::NETS);
+        self.write_under(net)
     }
 
-    pub fn entry(&self, net: IpNet) -> Option<NetEntry> {
-        self.asked.get(&net)?;
-        self.blocked.get(&K::key(net), 0).ok().map(|entry| entry.0)
+    /// The end that was asked for, if the kernel holds it.
+    pub fn until(&self, net: IpNet) -> Option<Until> {
+        self.entry(net).map(|entry| entry.asked())
+    }
+
+    pub fn hits(&self, net: IpNet) -> Option<Hits> {
+        self.entry(net).map(|entry| entry.hits)
     }
 
     pub fn add_hits(&mut self, net: IpNet, hits: Hits) -> Result<(), Failure> {
@@ -113,75 +155,163 @@ impl<K: Data> Nets<K> {
         self.blocked.insert(&K::key(net), Entry(entry), 0).map_err(|error| failure(net, &error))
     }
 
+    /// What should be in the kernel, by what was written.
+    pub fn entries(&self) -> impl Iterator<Item = (IpNet, Until)> {
+        self.asked.iter().map(|(net, until)| (*net, *until))
+    }
+
+    /// How many prefixes the kernel holds.
+    pub fn held(&self) -> u64 {
+        self.blocked.keys().count() as u64
+    }
+
+    pub fn trusted(&self) -> impl Iterator<Item = (IpNet, Trust)> {
+        self.trust.iter().map(|(net, trust)| (*net, *trust))
+    }
+
     pub fn replace_trust(&mut self, wanted: BTreeMap<IpNet, Trust>) -> Result<(), Failure> {
         for (net, trust) in &wanted {
-            if self.trust.get(net) != Some(trust) {
-                self.flag(*net, AreaFlags::TRUST);
-                self.trusted.insert(&K::key(*net), trust.bits(), 0).map_err(|error| failure(*net, &error))?;
+            if self.trust.get(net) == Some(trust) {
+                continue;
             }
-        }
-        for net in self.trust.keys().filter(|net| !wanted.contains_key(net)) {
-            match self.trusted.remove(&K::key(*net)) {
-                Ok(()) => {}
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(failure(*net, &error)),
+            if self.trust.insert(*net, *trust).is_none() {
+                self.areas.count::<K>(*net, AreaFlags::TRUST);
             }
+            let written = self.trusted.insert(&K::key(*net), trust.bits(), 0).map_err(|error| failure(*net, &error));
+            // What is not written is not remembered, so that the next replacement tries again.
+            written.inspect_err(|_| self.distrust(*net))?;
         }
-        self.trust = wanted;
-        self.flag_again();
+        let gone: Vec<IpNet> = self.trust.keys().filter(|net| !wanted.contains_key(net)).copied().collect();
+        for net in gone {
+            remove(&mut self.trusted, net)?;
+            self.distrust(net);
+        }
         Ok(())
+    }
+
+    fn distrust(&mut self, net: IpNet) {
+        self.trust.remove(&net);
+        self.areas.uncount::<K>(net, AreaFlags::TRUST);
+    }
+
+    fn entry(&self, net: IpNet) -> Option<NetEntry> {
+        self.asked.get(&net)?;
+        self.blocked.get(&K::key(net), 0).ok().map(|entry| entry.0)
     }
 
     /// The trie finds only the longest prefix, so each carries the latest end of those that cover it.
     fn write_under(&mut self, net: IpNet) -> Result<(), Failure> {
-        let under: Vec<IpNet> = self.asked.keys().copied().filter(|inner| net.contains(inner)).collect();
-        for inner in under {
-            let latest = self.asked.iter().filter(|(outer, _)| outer.contains(&inner)).map(|(_, until)| *until).max();
-            let until = u64::from(latest.unwrap_or(Until::EMPTY).bits());
+        let under: Vec<(IpNet, Until)> = self
+            .asked
+            .range(net..)
+            .take_while(|(inner, _)| net.contains(*inner))
+            .map(|(net, end)| (*net, *end))
+            .collect();
+        for (inner, asked) in under {
             let held = self.blocked.get(&K::key(inner), 0).ok().map(|entry| entry.0);
-            if held.is_some_and(|held| held.until == until) {
-                continue;
+            let hits = held.map_or(Hits::default(), |held| held.hits);
+            let entry = NetEntry::new(self.latest(inner).unwrap_or(asked), asked, hits);
+            if held.is_none_or(|held| held.ends != entry.ends) {
+                self.blocked.insert(&K::key(inner), Entry(entry), 0).map_err(|error| failure(inner, &error))?;
             }
-            let entry = NetEntry { until, hits: held.map_or(Hits::default(), |held| held.hits) };
-            self.blocked.insert(&K::key(inner), Entry(entry), 0).map_err(|error| failure(inner, &error))?;
         }
         Ok(())
     }
 
-    fn flag(&self, net: IpNet, flag: AreaFlags) {
+    /// The latest end of a prefix and those that cover it.
+    fn latest(&self, net: IpNet) -> Option<Until> {
+        self.lengths
+            .up_to(net.prefix_len())
+            .filter_map(|length| IpNet::new(net.addr(), length).ok())
+            .filter_map(|cover| self.asked.get(&cover.trunc()).copied())
+            .max()
+    }
+}
+
+fn remove<K: Data, V: Pod>(trie: &mut LpmTrie<MapData, K, V>, net: IpNet) -> Result<(), Failure> {
+    match trie.remove(&K::key(net)) {
+        Err(error) if !is_absent(&error) => Err(failure(net, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Which areas any prefix touches: a flag is set with the first and cleared with the last.
+struct Areas {
+    flags: Mapping,
+    seed: u64,
+    /// For each area, how many blocked and how many trusted prefixes.
+    touching: Vec<[u32; 2]>,
+}
+
+impl Areas {
+    fn count<K: Data>(&mut self, net: IpNet, flag: AreaFlags) {
         for area in K::areas(net, self.seed) {
-            let (index, shift) = AreaFlags::place(area);
-            let word = self.areas.load(index as usize);
-            self.areas.store(index as usize, word | u64::from(flag.bits()) << shift);
+            let touching = &mut self.touching[area as usize][of_flag(flag)];
+            *touching += 1;
+            if *touching == 1 {
+                let (index, bits) = word_of(area, flag);
+                self.flags.store(index, self.flags.load(index) | bits);
+            }
         }
     }
 
-    /// After something went: every word as the prefixes that are left would have it.
-    fn flag_again(&self) {
-        let mut words = vec![0u64; AreaFlags::WORDS as usize];
-        let nets = self.asked.keys().map(|net| (*net, AreaFlags::NETS));
-        let trusted = self.trust.keys().map(|net| (*net, AreaFlags::TRUST));
-        for (net, flag) in nets.chain(trusted) {
-            for area in K::areas(net, self.seed) {
-                let (index, shift) = AreaFlags::place(area);
-                words[index as usize] |= u64::from(flag.bits()) << shift;
+    fn uncount<K: Data>(&mut self, net: IpNet, flag: AreaFlags) {
+        for area in K::areas(net, self.seed) {
+            let touching = &mut self.touching[area as usize][of_flag(flag)];
+            *touching = touching.saturating_sub(1);
+            if *touching == 0 {
+                let (index, bits) = word_of(area, flag);
+                self.flags.store(index, self.flags.load(index) & !bits);
             }
         }
-        for (index, word) in words.into_iter().enumerate() {
-            self.areas.store(index, word);
-        }
+    }
+}
+
+fn of_flag(flag: AreaFlags) -> usize {
+    usize::from(flag == AreaFlags::TRUST)
+}
+
+fn word_of(area: u32, flag: AreaFlags) -> (usize, u64) {
+    let (index, shift) = AreaFlags::place(area);
+    (index as usize, u64::from(flag.bits()) << shift)
+}
+
+/// How many prefixes of each length there are, so that a look for covering ones asks only for lengths in use.
+struct Lengths([u32; 129]);
+
+impl Default for Lengths {
+    fn default() -> Lengths {
+        Lengths([0; 129])
+    }
+}
+
+impl Lengths {
+    fn add(&mut self, net: IpNet) {
+        self.0[usize::from(net.prefix_len())] += 1;
+    }
+
+    fn remove(&mut self, net: IpNet) {
+        let count = &mut self.0[usize::from(net.prefix_len())];
+        *count = count.saturating_sub(1);
+    }
+
+    fn up_to(&self, longest: u8) -> impl Iterator<Item = u8> {
+        (0..=longest).filter(|length| self.0[usize::from(*length)] > 0)
     }
 }
 
 /// Which trust each prefix has, that of covering prefixes included.
 pub fn with_covering(prefixes: &[(Target, Trust)], of: fn(&IpNet) -> bool) -> BTreeMap<IpNet, Trust> {
-    let mine = || prefixes.iter().map(|(target, trust)| (target.net(), *trust)).filter(|(net, _)| of(net));
-    let mut result: BTreeMap<IpNet, Trust> = BTreeMap::new();
-    for (net, _) in mine() {
-        let trust = mine().filter(|(outer, _)| outer.contains(&net)).fold(Trust::NONE, |all, (_, one)| all.with(one));
-        result.insert(net, trust);
+    let mut said: BTreeMap<IpNet, Trust> = BTreeMap::new();
+    for (target, trust) in prefixes.iter().filter(|(target, _)| of(&target.net())) {
+        let all = said.entry(target.net()).or_insert(Trust::NONE);
+        *all = all.with(*trust);
     }
-    result
+    let covers = |net: &IpNet| {
+        let covering = (0..=net.prefix_len()).filter_map(|length| IpNet::new(net.addr(), length).ok());
+        covering.filter_map(|cover| said.get(&cover.trunc())).fold(Trust::NONE, |all, one| all.with(*one))
+    };
+    said.keys().map(|net| (*net, covers(net))).collect()
 }
 
 fn is_absent(error: &aya::maps::MapError) -> bool {

@@ -1,10 +1,13 @@
 //! What the enforcer says of itself: `list`, `why`, `status`, and the numbers behind the metrics.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use edge_common::reason::{Counters, Family, Reason};
 
-use super::{Enforcer, holds};
+use super::Enforcer;
 use crate::{
     block::{Block, Origin, Target},
     clock::Now,
@@ -16,12 +19,11 @@ use crate::{
     error::Failure,
 };
 
-impl Enforcer {
+impl<T: Tables> Enforcer<T> {
     pub(super) fn list(&self, origin: Option<Origin>, limit: Option<usize>, now: Now) -> Vec<Entry> {
-        self.blocks
-            .values()
-            .flat_map(BTreeMap::values)
-            .filter(|block| holds(block, now) && origin.is_none_or(|origin| origin == block.origin))
+        self.ledger
+            .holding_now(now)
+            .filter(|block| origin.is_none_or(|origin| origin == block.origin))
             .take(limit.unwrap_or(usize::MAX))
             .map(|block| self.entry(block))
             .collect()
@@ -46,7 +48,7 @@ impl Enforcer {
         let lists = self.configured.iter().chain(&self.allowed);
         let allowed = lists.into_iter().any(|allowed| allowed.covers(address));
         let protected = self.protected.why(target);
-        let block = self.holding(address, now);
+        let block = self.ledger.holding(address, now);
         let reason = match (allowed, &protected, block) {
             (true, ..) => Reason::Allowed,
             (false, Some(_), _) if self.protected.is_own(address) => Reason::Malformed,
@@ -95,13 +97,13 @@ impl Enforcer {
     }
 
     pub fn counters(&self) -> Result<Counters, Failure> {
-        datapath::counters(self.lock.path())
+        self.tables.counters()
     }
 
     fn totals(&self, now: Now) -> Blocked {
         let mut totals = Blocked::default();
-        for target in self.blocks.values().filter_map(|of| of.values().find(|block| holds(block, now))) {
-            let target = target.target;
+        let targets: BTreeSet<Target> = self.ledger.holding_now(now).map(|block| block.target).collect();
+        for target in targets {
             totals.total += 1;
             match (target.is_single(), target.net()) {
                 (true, ipnet::IpNet::V4(_)) => totals.ipv4 += 1,
@@ -114,9 +116,9 @@ impl Enforcer {
 
     /// Decided but not enforced, plus enforced but not decided.
     pub fn drift(&self) -> u64 {
-        let (held, wrong) = self.blocks.keys().fold((0u64, 0u64), |(held, wrong), target| {
-            let until = self.tables.until(*target);
-            (held + u64::from(until.is_some()), wrong + u64::from(until != self.wanted(*target)))
+        let (held, wrong) = self.ledger.targets().fold((0u64, 0u64), |(held, wrong), target| {
+            let until = self.tables.until(target);
+            (held + u64::from(until.is_some()), wrong + u64::from(until != self.ledger.wanted(target)))
         });
         wrong + self.tables.held().saturating_sub(held)
     }
@@ -124,15 +126,15 @@ impl Enforcer {
     /// Active blocks by origin and family.
     pub fn active(&self, now: Now) -> BTreeMap<(Origin, &'static str), u64> {
         let mut active = BTreeMap::new();
-        for block in self.blocks.values().flat_map(BTreeMap::values).filter(|block| holds(block, now)) {
+        for block in self.ledger.holding_now(now) {
             let family = if block.target.net().addr().is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
             *active.entry((block.origin, family.name())).or_default() += 1;
         }
         active
     }
 
-    pub fn store_is_open(&self) -> bool {
-        self.store.is_some()
+    pub fn store_is_ok(&self) -> bool {
+        self.memory.is_ok()
     }
 
     pub fn capacities(&self) -> Vec<(&'static str, u64, u64)> {

@@ -5,57 +5,58 @@
 //! command on the pinned tables where no agent runs.
 
 mod answer;
+mod command;
+mod ledger;
+mod memory;
+mod offline;
 mod protect;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
-    time::Duration,
 };
 
 use edge_common::time::Until;
 
+pub use offline::offline;
 pub use protect::{Protected, Surroundings};
 
+use self::{ledger::Ledger, memory::Memory};
 use crate::{
     block::{Block, Origin, Target},
     clock::{Boot, Now, Wall},
     config::Config,
-    control::{
-        client,
-        protocol::{Answer, BlockRequest, Changed, Command, Reply, Request, UnblockRequest},
-    },
     datapath::{self, Attached, Generation, Lock, Sizes, Tables},
-    error::{Blame, Context, Failure},
+    error::Failure,
     metrics::{Own, Removed},
     netlink,
     offense::{self, Decision, History, Kind, Learner},
-    store::Store,
 };
 
-/// Widest networks that may be blocked without `--force`.
-const WIDEST4: u8 = 8;
-const WIDEST6: u8 = 32;
+/// The failures that led to a block: when, what kind, for which account.
+type Failures = Vec<(Wall, Kind, Option<String>)>;
 
 /// Holds every map, the model of what should be in them, and the store.
-pub struct Enforcer {
-    lock: Lock,
-    tables: Generation,
-    store: Option<Store>,
+pub struct Enforcer<T = Generation> {
+    tables: T,
+    memory: Memory,
     learner: Learner,
-    blocks: BTreeMap<Target, BTreeMap<Origin, Block>>,
+    ledger: Ledger,
     /// The failures that led to each learned block, while it lasts.
-    led_to: BTreeMap<Target, Vec<(Wall, Kind, Option<String>)>>,
-    /// From the config; the run-time list is in `allowed`.
+    led_to: BTreeMap<Target, Failures>,
+    /// What the config allows; the run-time list is in `allowed`.
     configured: Vec<Target>,
+    /// What the config blocks.
+    named: Vec<Target>,
     allowed: BTreeSet<Target>,
     protected: Protected,
+    /// Whether the kernel has what is protected and allowed.
+    trust_written: bool,
     attached: Vec<Attached>,
     limits: Limits,
-    store_path: PathBuf,
     started: Boot,
-    first: bool,
     metrics: Own,
 }
 
@@ -63,6 +64,27 @@ pub struct Enforcer {
 struct Limits {
     blocked: usize,
     prefixes: usize,
+}
+
+/// How full a kind of table is.
+struct Fill {
+    name: &'static str,
+    key: &'static str,
+    held: usize,
+    limit: usize,
+}
+
+/// What the kernel holds where the store cannot say what it should hold.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    blocks: Vec<(Target, Until)>,
+    allowed: Vec<Target>,
+}
+
+impl Held {
+    fn by(generation: &Generation) -> Held {
+        Held { blocks: generation.entries(), allowed: generation.allowed() }
+    }
 }
 
 /// What an offence came to.
@@ -77,138 +99,130 @@ pub enum Outcome {
 
 impl Enforcer {
     /// Builds tables from the store, fills them and puts them into force on `links`; what the generation before
-    /// counted is taken over.
+    /// counted is taken over. A failure leaves in force what was.
     pub fn start(
         config: &Config,
-        lock: Lock,
+        lock: &Lock,
         links: &[netlink::Link],
         surroundings: Surroundings,
         metrics: Own,
         now: Now,
     ) -> Result<Enforcer, Failure> {
-        let before = Generation::live(&lock).unwrap_or_else(|failure| {
+        let memory = Memory::open(config.store.path.clone())?;
+        let before = Generation::live(lock).unwrap_or_else(|failure| {
             tracing::warn!("{failure}; blocks come from the store, their counts begin anew");
             None
         });
-        let tables = Generation::build(&lock, Sizes::of(&config.filter))?;
-        let mut enforcer = Enforcer::new(config, lock, tables, surroundings, metrics, now);
-        let filled = enforcer.recall(before.as_ref(), now).and_then(|()| enforcer.fill());
-        let attached = filled.and_then(|()| {
-            let pin_path = enforcer.lock.path().to_owned();
-            datapath::attach(&mut enforcer.tables, &pin_path, links, config.filter.attach)
+        let tables = Generation::build(lock, Sizes::of(&config.filter), before.is_some())?;
+        let mut enforcer = Enforcer::new(config, memory, tables, surroundings, metrics, now);
+        let held = before.as_ref().map(Held::by).unwrap_or_default();
+        let put_into_force = enforcer.recall(held, now).and_then(|()| enforcer.fill()).and_then(|()| {
+            let former = before.as_ref().map(Generation::program_pin);
+            datapath::attach(&mut enforcer.tables, former.as_deref(), lock.path(), links, config.filter.attach)
         });
-        match attached {
-            Ok(attached) => enforcer.attached = attached,
-            Err(failure) => {
-                enforcer.tables.discard();
-                if before.is_none() {
-                    datapath::unload(enforcer.lock.path())?;
-                }
-                return Err(failure);
-            }
-        }
-        enforcer.first = before.is_none();
+        enforcer.attached = put_into_force.inspect_err(|_| enforcer.tables.discard())?;
         if let Some(before) = before {
             enforcer.take_over(&before)?;
         }
-        enforcer.tables.forget_others(&enforcer.lock)?;
+        enforcer.tables.forget_others(lock)?;
         Ok(enforcer)
     }
 
+    /// Counts go on through a start: the generation before is read once no CPU runs it any more.
+    fn take_over(&mut self, before: &Generation) -> Result<(), Failure> {
+        self.ledger.targets().try_for_each(|target| self.tables.add_hits(target, before.hits(target)))
+    }
+
+    /// Follows the kernel's clock: jiffies stand still in suspend.
+    pub fn set_clock(&mut self) -> Result<(), Failure> {
+        self.tables.set_clock()
+    }
+}
+
+impl<T: Tables> Enforcer<T> {
     fn new(
         config: &Config,
-        lock: Lock,
-        tables: Generation,
+        memory: Memory,
+        tables: T,
         surroundings: Surroundings,
         metrics: Own,
         now: Now,
-    ) -> Enforcer {
-        let store = Store::open(&config.store.path).map_err(|error| {
-            tracing::error!("{error}; enforcement goes on without the store");
-        });
+    ) -> Enforcer<T> {
         Enforcer {
-            lock,
             tables,
-            store: store.ok(),
+            memory,
             learner: Learner::new(config.learn.clone(), config.filter.ipv6_unit),
-            blocks: BTreeMap::new(),
+            ledger: Ledger::default(),
             led_to: BTreeMap::new(),
             configured: config.filter.allow.clone(),
+            named: config.filter.block.clone(),
             allowed: BTreeSet::new(),
             protected: Protected::new(surroundings),
+            trust_written: true,
             attached: Vec::new(),
             limits: Limits {
                 blocked: config.filter.max_blocked as usize,
                 prefixes: config.filter.max_prefixes as usize,
             },
-            store_path: config.store.path.clone(),
             started: now.boot,
-            first: false,
             metrics,
         }
     }
 
-    /// The model as the store has it, or as the kernel has it where the store cannot be read; then the config's own.
-    fn recall(&mut self, before: Option<&Generation>, now: Now) -> Result<(), Failure> {
-        let read = self.store.as_ref().map(|store| (store.blocks(now), store.allowed(), store.history()));
-        match read {
-            Some((Ok(blocks), Ok(allowed), Ok(history))) => {
-                for block in blocks.into_iter().filter(|block| block.origin != Origin::Config) {
-                    self.blocks.entry(block.target).or_default().insert(block.origin, block);
+    /// The model as the store has it, or as the kernel has it where there is no store to read; then what the config
+    /// names.
+    fn recall(&mut self, held: Held, now: Now) -> Result<(), Failure> {
+        match self.memory.recall(now) {
+            Some(remembered) => {
+                for block in remembered.blocks.into_iter().filter(|block| block.origin != Origin::Config) {
+                    self.ledger.put(block);
                 }
-                self.allowed = allowed.into_iter().collect();
-                history.into_iter().for_each(|history| self.learner.restore(history));
+                self.allowed = remembered.allowed.into_iter().collect();
+                remembered.history.into_iter().for_each(|history| self.learner.restore(history));
             }
-            read => {
-                if read.is_some() {
-                    tracing::error!("the store {} cannot be read; enforcement goes on", self.store_path.display());
-                    self.store = None;
-                }
-                for (target, until) in before.map(Generation::entries).unwrap_or_default() {
-                    let block = recovered(target, until, now);
-                    self.blocks.entry(target).or_default().insert(block.origin, block);
-                }
-            }
+            None => self.adopt(held, now),
         }
-        Ok(())
+        self.block_named(now);
+        self.within_limits()
     }
 
-    /// Blocks that the config names: in force while it names them.
-    pub fn apply_config_blocks(&mut self, targets: &[Target], now: Now) -> Result<(), Failure> {
-        let request = BlockRequest {
-            targets: targets.to_vec(),
-            for_seconds: None,
-            reason: Some("named in the config".to_owned()),
-            origin: Origin::Config,
-            force: true,
-        };
-        self.block(&request, None, now).map(drop)
+    /// What the kernel holds is taken over, and stored where that can be.
+    fn adopt(&mut self, held: Held, now: Now) {
+        let Held { blocks, allowed } = held;
+        for (target, until) in blocks.into_iter().filter(|(target, _)| !self.named.contains(target)) {
+            self.ledger.put(recovered(target, until, now));
+        }
+        self.allowed = allowed.into_iter().filter(|target| !self.configured.contains(target)).collect();
+        self.rewrite();
+    }
+
+    /// Blocks that the config names: in force while it names them, never stored.
+    fn block_named(&mut self, now: Now) {
+        for target in self.named.clone() {
+            if let Some(why) = self.never_blocked(target) {
+                tracing::warn!("`filter.block` names {target}, which is protected and stays served: {why}");
+                continue;
+            }
+            self.ledger.put(Block {
+                target,
+                origin: Origin::Config,
+                reason: "named in the config".to_owned(),
+                created: now.wall,
+                until: None,
+                expires: None,
+                offence: 1,
+            });
+        }
     }
 
     fn fill(&mut self) -> Result<(), Failure> {
         self.write_trust()?;
-        let targets: Vec<Target> = self.blocks.keys().copied().collect();
-        targets.into_iter().try_for_each(|target| self.write(target))
-    }
-
-    /// Counts go on through a start: the generation before is read once no CPU runs it any more.
-    fn take_over(&mut self, before: &Generation) -> Result<(), Failure> {
-        let targets: Vec<Target> = self.blocks.keys().copied().collect();
-        targets.into_iter().try_for_each(|target| self.tables.add_hits(target, before.hits(target)))
-    }
-
-    /// One command of the CLI.
-    pub fn execute(&mut self, request: &Request, now: Now) -> Answer {
-        match &request.command {
-            Command::Status => Ok(Reply::Status(Box::new(self.status(now)?))),
-            Command::Block(block) => self.block(block, request.caller, now).map(Reply::Changed),
-            Command::Unblock(unblock) => self.unblock(unblock, now).map(Reply::Changed),
-            Command::List { origin, limit } => Ok(Reply::List(self.list(*origin, *limit, now))),
-            Command::Why { address } => Ok(Reply::Why(Box::new(self.why(*address, now)?))),
-            Command::Allow { targets } => self.allow(targets).map(Reply::Changed),
-            Command::Disallow { targets } => self.disallow(targets).map(Reply::Changed),
-            Command::Unload => datapath::unload(self.lock.path()).map(|()| Reply::Done),
+        for target in self.ledger.targets() {
+            if let Some(until) = self.ledger.wanted(target) {
+                self.tables.set(target, until)?;
+            }
         }
+        Ok(())
     }
 
     /// A credential was refused, on a connection that the kernel has. Blocks at the threshold.
@@ -217,215 +231,143 @@ impl Enforcer {
         if self.never_blocked(Target::of(peer)).is_some() {
             return Ok(Outcome::Noted);
         }
-        if self.holding(peer, now).is_some() {
+        if self.ledger.holding(peer, now).is_some() {
             return Ok(Outcome::AlreadyBlocked);
         }
-        let mut evidence = self.learner.evidence(peer, now).recent;
+        let before = self.learner.evidence(peer, now).recent;
         let Some(decision) = self.learner.failure(kind, peer, account, now) else { return Ok(Outcome::Noted) };
+        self.learned(&decision, now).inspect_err(|_| self.learner.not_blocked(decision.client))?;
+        let mut evidence = before;
         evidence.push((now.wall, kind, account.map(|name| offense::shown(name).to_owned())));
         self.led_to.insert(decision.client, evidence);
-        self.learned(&decision, now).inspect_err(|_| self.learner.pardon(decision.client))
+        Ok(Outcome::Blocked(decision.client))
     }
 
     pub fn signed_in(&mut self, peer: IpAddr, account: &str) {
         self.learner.success(peer, account);
     }
 
-    fn learned(&mut self, decision: &Decision, now: Now) -> Result<Outcome, Failure> {
-        let block = Block {
+    fn learned(&mut self, decision: &Decision, now: Now) -> Result<(), Failure> {
+        let ended = now.wall.plus(decision.duration);
+        self.has_room(&[decision.client])?;
+        self.put(vec![Block {
             target: decision.client,
             origin: Origin::Auth,
             reason: decision.evidence.clone(),
             created: now.wall,
             until: Some(now.boot.plus(decision.duration)),
-            expires: Some(now.wall.plus(decision.duration)),
+            expires: Some(ended),
             offence: decision.number,
-        };
-        self.has_room(&[decision.client])?;
-        self.put(vec![block])?;
-        let history =
-            History { client: decision.client, number: decision.number, ended: now.wall.plus(decision.duration) };
-        if let Some(store) = &mut self.store {
-            store.put_history(&history).blame(Blame::System, || "the history was not stored".to_owned())?;
-        }
-        Ok(Outcome::Blocked(decision.client))
-    }
-
-    fn block(&mut self, request: &BlockRequest, caller: Option<IpAddr>, now: Now) -> Result<Changed, Failure> {
-        for target in &request.targets {
-            self.may_block(*target, request.force)?;
-        }
-        self.has_room(&request.targets)?;
-        let duration = request.for_seconds.map(Duration::from_secs);
-        let blocks = request.targets.iter().map(|target| Block {
-            target: *target,
-            origin: request.origin,
-            reason: request.reason.clone().unwrap_or_else(|| "by hand".to_owned()),
-            created: now.wall,
-            until: duration.map(|duration| now.boot.plus(duration)),
-            expires: duration.map(|duration| now.wall.plus(duration)),
-            offence: 1,
-        });
-        self.put(blocks.collect())?;
-        let hits_caller = |target: &&Target| caller.is_some_and(|caller| target.covers(caller));
-        let warnings = request.targets.iter().filter(hits_caller).map(|target| {
-            format!("{target} covers the address that you are connected from; `edge unblock {target}` lifts it")
-        });
-        Ok(Changed { warnings: warnings.collect(), changed: request.targets.clone(), unchanged: Vec::new() })
-    }
-
-    /// A target named exactly must not be protected; one that merely covers something protected may be blocked, for
-    /// the kernel lets the protected through.
-    fn may_block(&self, target: Target, force: bool) -> Result<(), Failure> {
-        if let Some(why) = self.never_blocked(target) {
-            return Err(Failure::refused(format!("{target} is protected and never blocked: {why}")));
-        }
-        let widest = if target.net().max_prefix_len() == 32 { WIDEST4 } else { WIDEST6 };
-        if target.net().prefix_len() < widest && !force {
-            return Err(Failure::refused(format!(
-                "{target} is wider than /{widest}; `--force` blocks it all the same, protected addresses inside stay served"
-            )));
-        }
+        }])?;
+        let history = History { client: decision.client, number: decision.number, ended };
+        self.memory.write(|store| store.put_history(&history));
         Ok(())
     }
 
+    /// Refused whole where the tables could not hold so many more.
     fn has_room(&self, targets: &[Target]) -> Result<(), Failure> {
-        let fresh = targets.iter().filter(|target| !self.blocks.contains_key(target));
-        let (singles, prefixes): (Vec<&Target>, Vec<&Target>) =
-            fresh.collect::<BTreeSet<_>>().into_iter().partition(|target: &&Target| target.is_single());
-        let held = self.blocks.keys().filter(|target| target.is_single()).count();
-        let held_prefixes = self.blocks.len() - held;
-        for (what, key, held, more, limit) in [
-            ("addresses", "max_blocked", held, singles.len(), self.limits.blocked),
-            ("prefixes", "max_prefixes", held_prefixes, prefixes.len(), self.limits.prefixes),
-        ] {
-            if more > 0 && held + more > limit {
+        let fresh: BTreeSet<&Target> = targets.iter().filter(|target| !self.ledger.contains(**target)).collect();
+        let single = fresh.iter().filter(|target| target.is_single()).count();
+        for (what, more) in self.fills().into_iter().zip([single, fresh.len() - single]) {
+            if more > 0 && what.held + more > what.limit {
                 return Err(Failure::refused(format!(
-                    "the table is full: {held} {what} are blocked, {more} more are asked for, {limit} fit; raise `filter.{key}`"
+                    "the table is full: {} {} are blocked, {more} more are asked for, {} fit; raise `filter.{}`",
+                    what.held, what.name, what.limit, what.key
                 )));
             }
         }
         Ok(())
     }
 
-    fn put(&mut self, blocks: Vec<Block>) -> Result<(), Failure> {
-        for block in &blocks {
-            self.blocks.entry(block.target).or_default().insert(block.origin, block.clone());
-            self.metrics.block_added(block.origin);
-            self.write(block.target)?;
-        }
-        let stored: Vec<Block> = blocks.into_iter().filter(|block| block.origin != Origin::Config).collect();
-        match &mut self.store {
-            Some(store) if !stored.is_empty() => {
-                store.put_blocks(&stored).blame(Blame::System, || "in force, but not stored".to_owned())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn unblock(&mut self, request: &UnblockRequest, now: Now) -> Result<Changed, Failure> {
-        let targets: Vec<Target> = match &request.targets {
-            Some(targets) => targets.clone(),
-            None => self.blocks.keys().copied().collect(),
-        };
-        let mut changed = Changed::default();
-        for target in targets {
-            let lifted = self.lift(target, request.origin, Removed::Lifted)?;
-            if lifted {
-                self.pardon(target)?;
-                changed.changed.push(target);
-            } else {
-                changed.unchanged.push(target);
-                if let Some(cover) = self.cover(target, now) {
-                    changed.warnings.push(format!("{target} is still covered by the block of {cover}"));
-                }
-            }
-        }
-        Ok(changed)
-    }
-
-    fn cover(&self, target: Target, now: Now) -> Option<Target> {
-        self.holding(target.net().addr(), now).map(|block| block.target)
-    }
-
-    /// Lifted by hand: what was held against the client is forgiven.
-    fn pardon(&mut self, target: Target) -> Result<(), Failure> {
-        self.learner.pardon(target);
-        match &mut self.store {
-            Some(store) => store
-                .forget_history(target)
-                .blame(Blame::System, || "lifted, but its history is still stored".to_owned()),
+    fn within_limits(&self) -> Result<(), Failure> {
+        match self.fills().into_iter().find(|what| what.held > what.limit) {
+            Some(what) => Err(Failure::refused(format!(
+                "{} {} are blocked and `filter.{}` is {}; raise it, or lift some before",
+                what.held, what.name, what.key, what.limit
+            ))),
             None => Ok(()),
         }
     }
 
-    /// Ends the blocks of one target, of one origin or of all. Whether there were any.
-    fn lift(&mut self, target: Target, origin: Option<Origin>, cause: Removed) -> Result<bool, Failure> {
-        let Some(of_target) = self.blocks.get_mut(&target) else { return Ok(false) };
-        let gone: Vec<Origin> =
-            of_target.keys().copied().filter(|one| origin.is_none_or(|origin| origin == *one)).collect();
-        for origin in &gone {
-            of_target.remove(origin);
-        }
-        if of_target.is_empty() {
-            self.blocks.remove(&target);
-            self.led_to.remove(&target);
-        }
-        self.metrics.blocks_removed(cause, gone.len() as u64);
-        self.write(target)?;
-        let rows: Vec<(Target, Origin)> = gone.iter().map(|origin| (target, *origin)).collect();
-        if let Some(store) = &mut self.store {
-            store.remove_blocks(&rows).blame(Blame::System, || "lifted, but still stored".to_owned())?;
-        }
-        Ok(!gone.is_empty())
+    fn fills(&self) -> [Fill; 2] {
+        let Limits { blocked, prefixes } = self.limits;
+        [
+            Fill { name: "addresses", key: "max_blocked", held: self.ledger.singles(), limit: blocked },
+            Fill { name: "prefixes", key: "max_prefixes", held: self.ledger.prefixes(), limit: prefixes },
+        ]
     }
 
-    /// The kernel's entry as the model wants it: of several ends the latest.
+    /// All of them or none: what the kernel refuses puts back what was there.
+    fn put(&mut self, blocks: Vec<Block>) -> Result<(), Failure> {
+        let mut replaced = Vec::with_capacity(blocks.len());
+        for block in &blocks {
+            replaced.push((block.target, block.origin, self.ledger.put(block.clone())));
+            if let Err(failure) = self.write(block.target) {
+                self.put_back(replaced);
+                return Err(failure);
+            }
+        }
+        blocks.iter().for_each(|block| self.metrics.block_added(block.origin));
+        self.memory.write(|store| store.put_blocks(&blocks));
+        Ok(())
+    }
+
+    fn put_back(&mut self, replaced: Vec<(Target, Origin, Option<Block>)>) {
+        for (target, origin, before) in replaced.into_iter().rev() {
+            match before {
+                Some(block) => drop(self.ledger.put(block)),
+                None => drop(self.ledger.remove(target, origin)),
+            }
+            if let Err(failure) = self.write(target) {
+                tracing::error!("{target} is not as it was: {failure}");
+            }
+        }
+    }
+
+    /// Ends the blocks of one target, of one origin or of all; gives those that ended.
+    fn lift(&mut self, target: Target, origin: Option<Origin>) -> Result<Vec<Origin>, Failure> {
+        let mut gone = self.ledger.origins(target);
+        gone.retain(|one| origin.is_none_or(|origin| origin == *one));
+        let lifted: Vec<Block> = gone.iter().filter_map(|one| self.ledger.remove(target, *one)).collect();
+        if lifted.is_empty() {
+            return Ok(gone);
+        }
+        if let Err(failure) = self.write(target) {
+            lifted.into_iter().for_each(|block| drop(self.ledger.put(block)));
+            return Err(failure);
+        }
+        if !self.ledger.contains(target) {
+            self.led_to.remove(&target);
+        }
+        Ok(gone)
+    }
+
+    /// The kernel's entry as the model wants it.
     fn write(&mut self, target: Target) -> Result<(), Failure> {
-        match self.wanted(target) {
+        match self.ledger.wanted(target) {
             Some(until) => self.tables.set(target, until),
             None => self.tables.clear(target),
         }
     }
 
-    fn wanted(&self, target: Target) -> Option<Until> {
-        let blocks = self.blocks.get(&target)?;
-        blocks.values().map(|block| block.until.map_or(Until::NEVER, |end| Until::at(end.0))).max()
-    }
-
-    fn allow(&mut self, targets: &[Target]) -> Result<Changed, Failure> {
-        let (unchanged, changed): (Vec<Target>, Vec<Target>) =
-            targets.iter().copied().partition(|target| self.allowed.contains(target));
-        self.allowed.extend(&changed);
-        self.write_trust()?;
-        if let Some(store) = &mut self.store {
-            store.allow(&changed).blame(Blame::System, || "allowed, but not stored".to_owned())?;
-        }
-        Ok(Changed { changed, unchanged, warnings: Vec::new() })
-    }
-
-    fn disallow(&mut self, targets: &[Target]) -> Result<Changed, Failure> {
-        let (changed, unchanged): (Vec<Target>, Vec<Target>) =
-            targets.iter().copied().partition(|target| self.allowed.contains(target));
-        self.allowed.retain(|target| !changed.contains(target));
-        self.write_trust()?;
-        if let Some(store) = &mut self.store {
-            store.disallow(&changed).blame(Blame::System, || "disallowed, but still stored".to_owned())?;
-        }
-        let configured = unchanged.iter().filter(|target| self.configured.contains(target));
-        let warnings =
-            configured.map(|target| format!("{target} is allowed by `filter.allow` of the config; remove it there"));
-        Ok(Changed { warnings: warnings.collect(), changed, unchanged })
-    }
-
     /// Follows what is protected: own addresses, gateways, resolvers, peers of live SSH sessions.
     pub fn follow(&mut self, surroundings: Surroundings) -> Result<(), Failure> {
-        if self.protected.follow(surroundings) { self.write_trust() } else { Ok(()) }
+        if !self.protected.follow(surroundings) && self.trust_written {
+            return Ok(());
+        }
+        self.write_trust()
+    }
+
+    /// What was read last of what is to be protected.
+    pub fn surroundings(&self) -> &Surroundings {
+        self.protected.surroundings()
     }
 
     fn write_trust(&mut self) -> Result<(), Failure> {
         let allowed = self.configured.iter().chain(&self.allowed).copied();
-        self.tables.trust(&self.protected.trust(allowed))
+        let written = self.tables.trust(&self.protected.trust(allowed));
+        self.trust_written = written.is_ok();
+        written
     }
 
     /// Why this exact target, or something that covers it, is never blocked.
@@ -437,43 +379,29 @@ impl Enforcer {
         self.protected.why(target)
     }
 
-    /// The block that holds for an address now, the one that ends last.
-    fn holding(&self, address: IpAddr, now: Now) -> Option<&Block> {
-        let address = address.to_canonical();
-        let length = if address.is_ipv4() { 32 } else { 128 };
-        (0..=length)
-            .filter_map(|length| ipnet::IpNet::new(address, length).ok())
-            .filter_map(|net| self.blocks.get(&Target::from(net)))
-            .flat_map(BTreeMap::values)
-            .filter(|block| holds(block, now))
-            .max_by_key(|block| block.until.map_or(u64::MAX, |end| end.0))
-    }
-
     /// Once a second: what is over is taken out of tables and store.
     pub fn sweep(&mut self, now: Now) -> Result<(), Failure> {
         self.learner.sweep(now);
-        let over: Vec<(Target, Origin)> = self
-            .blocks
-            .values()
-            .flat_map(BTreeMap::values)
-            .filter(|block| !holds(block, now))
-            .map(|block| (block.target, block.origin))
-            .collect();
-        over.into_iter().try_for_each(|(target, origin)| self.lift(target, Some(origin), Removed::Expired).map(drop))
+        if self.memory.is_due(now) {
+            self.rewrite();
+        }
+        let over = self.ledger.ended(now);
+        if over.is_empty() {
+            return Ok(());
+        }
+        let lifted = over.iter().try_for_each(|(target, origin)| self.lift(*target, Some(*origin)).map(drop));
+        self.metrics.blocks_removed(Removed::Expired, over.len() as u64);
+        self.memory.write(|store| store.remove_blocks(&over));
+        lifted
     }
 
-    /// Whether nothing was in force before this start.
-    pub fn is_first(&self) -> bool {
-        self.first
+    fn rewrite(&mut self) {
+        self.memory.rewrite(self.ledger.iter(), self.allowed.iter().copied(), self.learner.histories());
     }
 
     pub fn attached(&self) -> &[Attached] {
         &self.attached
     }
-}
-
-fn holds(block: &Block, now: Now) -> bool {
-    block.until.is_none_or(|end| end > now.boot)
 }
 
 /// What can be said of a kernel's entry whose story is lost with the store.
@@ -488,40 +416,4 @@ fn recovered(target: Target, until: Until, now: Now) -> Block {
         expires: end.map(|end| now.wall.plus(end.since(now.boot))),
         offence: 1,
     }
-}
-
-/// Executes a command without an agent, on its pinned maps and its store.
-pub fn offline(config: &Config, request: &Request) -> Answer {
-    let pin_path = &config.filter.pin_path;
-    if !datapath::is_there(pin_path)? {
-        return if request.command == Command::Unload { Ok(Reply::Done) } else { Err(no_agent()) };
-    }
-    let Some(lock) = Lock::open(pin_path)? else {
-        return Err(Failure::unreachable(format!(
-            "an agent holds {} but does not answer on {}",
-            pin_path.display(),
-            config.admin.socket.display()
-        )));
-    };
-    if request.command == Command::Unload {
-        return datapath::unload(pin_path).map(|()| Reply::Done);
-    }
-    let now = Now::read();
-    let tables = Generation::live(&lock)?.ok_or_else(no_agent)?;
-    let before = tables.entries();
-    let metrics = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
-    let mut enforcer = Enforcer::new(config, lock, tables, Surroundings::read(config), metrics, now);
-    enforcer.recall(None, now)?;
-    if enforcer.store.is_none() {
-        for (target, until) in before {
-            let block = recovered(target, until, now);
-            enforcer.blocks.entry(target).or_default().insert(block.origin, block);
-        }
-    }
-    let request = Request { caller: request.caller.or_else(client::caller), ..request.clone() };
-    enforcer.execute(&request, now)
-}
-
-fn no_agent() -> Failure {
-    Failure::unreachable("no agent runs and none left its maps; start it with `edge run`")
 }

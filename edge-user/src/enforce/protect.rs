@@ -17,20 +17,21 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// As the kernel says now. What cannot be read is left out and logged: the rest is protected all the same.
-    pub fn read(config: &Config) -> Surroundings {
-        let or_none = |what: &str, read: Result<Vec<IpAddr>, netlink::NetlinkError>| {
-            read.unwrap_or_else(|error| {
-                tracing::warn!("{what} cannot be read, so they are not protected: {error}");
-                Vec::new()
-            })
-        };
+    /// As the kernel says now. What cannot be read stays as it was read last.
+    pub fn read(config: &Config, last: Option<&Surroundings>) -> Surroundings {
+        let or_last =
+            |what: &str, read: Result<Vec<IpAddr>, netlink::NetlinkError>, of: fn(&Surroundings) -> &Vec<IpAddr>| {
+                read.unwrap_or_else(|error| {
+                    tracing::warn!("{what} cannot be read, so those read last stay protected: {error}");
+                    last.map(of).cloned().unwrap_or_default()
+                })
+            };
         let proxies = config.server.as_ref().map(|server| server.trusted_proxies.clone()).unwrap_or_default();
         Surroundings {
-            own: or_none("the host's own addresses", netlink::own_addresses()),
-            gateways: or_none("default gateways", netlink::gateways()),
+            own: or_last("the host's own addresses", netlink::own_addresses(), |last| &last.own),
+            gateways: or_last("default gateways", netlink::gateways(), |last| &last.gateways),
             resolvers: netlink::resolvers(),
-            ssh_peers: or_none("peers of SSH sessions", netlink::ssh_peers()),
+            ssh_peers: or_last("peers of SSH sessions", netlink::ssh_peers(), |last| &last.ssh_peers),
             trusted_proxies: proxies.into_iter().map(Target::from).collect(),
         }
     }
@@ -47,6 +48,11 @@ impl Protected {
         let mut protected = Protected { surroundings: Surroundings::default(), because: BTreeMap::new() };
         protected.take(surroundings);
         protected
+    }
+
+    /// What it was told last.
+    pub fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
     }
 
     /// Whether anything changed.

@@ -52,6 +52,10 @@ impl<A: Copy + Ord, V: Default> Bounded<A, V> {
         Some(value)
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (Target, A, &V)> {
+        self.entries.iter().map(|(client, (age, value))| (*client, *age, value))
+    }
+
     pub fn retain(&mut self, keep: impl Fn(Target) -> bool) {
         self.entries.retain(|client, _| keep(*client));
         self.order.retain(|(_, client)| keep(*client));

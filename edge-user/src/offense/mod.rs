@@ -122,18 +122,35 @@ impl Learner {
         }
     }
 
-    /// Lifted by hand: nothing stands against this client any more. A network pardons every client inside it.
-    pub fn pardon(&mut self, client: Target) {
+    /// Lifted by hand: nothing stands against this client any more. A network pardons every client inside it. Gives the
+    /// clients whose past is forgotten.
+    pub fn pardon(&mut self, client: Target) -> Vec<Target> {
         let unit = Target::client(client.net().addr(), self.ipv6_unit);
         if client.is_single() || unit == client {
             for lifted in [client, unit] {
                 self.clients.of(lifted).remove(lifted);
                 self.past.of(lifted).remove(lifted);
             }
-            return;
+            return vec![client, unit];
         }
-        self.clients.of(client).retain(|known| !client.net().contains(&known.net()));
-        self.past.of(client).retain(|known| !client.net().contains(&known.net()));
+        let inside = |known: &Target| client.net().contains(&known.net());
+        let pardoned: Vec<Target> = self.past.of(client).iter().map(|(client, ..)| client).filter(inside).collect();
+        self.clients.of(client).retain(|known| !inside(&known));
+        self.past.of(client).retain(|known| !inside(&known));
+        pardoned
+    }
+
+    /// The block that was decided did not come about, so that further failures count again.
+    pub fn not_blocked(&mut self, client: Target) {
+        if let Some(past) = self.past.of(client).find(client) {
+            past.until = None;
+        }
+    }
+
+    /// Everything that is remembered of those who were blocked before.
+    pub fn histories(&self) -> impl Iterator<Item = History> {
+        let all = self.past.four.iter().chain(self.past.six.iter());
+        all.map(|(client, ended, past)| History { client, number: past.number, ended })
     }
 
     pub fn evidence(&self, peer: IpAddr, now: Now) -> Evidence {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OpenFlags, Row, Transaction, params};
 
 use crate::{
@@ -58,6 +59,8 @@ pub enum StoreError {
     Schema { path: PathBuf, found: i64 },
     #[error("the store {path} holds {what}, which no edge writes; move it away to begin with an empty one")]
     Content { path: PathBuf, what: String },
+    #[error("the store {path} is in use by another agent; give this one a `store.path` of its own, or stop the other")]
+    InUse { path: PathBuf },
     #[error("cannot {what} in the store {path}: {error}")]
     Query { path: PathBuf, what: &'static str, error: rusqlite::Error },
     #[error("cannot read the boot's id from {BOOT_ID}: {0}")]
@@ -71,7 +74,10 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub struct Store {
     path: PathBuf,
     connection: Connection,
+    /// Beside the file, since closing any descriptor of the file itself would drop SQLite's own locks.
+    _sole: Flock<fs::File>,
     boot_id: String,
+    new: bool,
 }
 
 impl Store {
@@ -83,14 +89,20 @@ impl Store {
 
     fn open_in(path: &Path, boot_id: &str) -> Result<Store, StoreError> {
         make_file(path)?;
+        let sole = lock(path)?;
         let unreadable = |error| StoreError::Unreadable { path: path.to_owned(), error };
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags).map_err(unreadable)?;
-        let found = prepare(&mut connection).map_err(unreadable)?;
+        let (found, new) = prepare(&mut connection).map_err(unreadable)?;
         if found != SCHEMA {
             return Err(StoreError::Schema { path: path.to_owned(), found });
         }
-        Ok(Store { path: path.to_owned(), connection, boot_id: boot_id.to_owned() })
+        Ok(Store { path: path.to_owned(), connection, _sole: sole, boot_id: boot_id.to_owned(), new })
+    }
+
+    /// Whether the file was made by this opening.
+    pub fn is_new(&self) -> bool {
+        self.new
     }
 
     /// Every block that has not ended. One stored in this boot keeps its exact end; of one stored before, the end is
@@ -105,22 +117,23 @@ impl Store {
     /// Adds blocks, replacing those with the same target and origin; all of them or none.
     pub fn put_blocks(&mut self, blocks: &[Block]) -> Result<(), StoreError> {
         let boot_id = self.boot_id.clone();
-        self.write("write blocks", |transaction| {
-            let mut put =
-                transaction.prepare_cached("INSERT OR REPLACE INTO block VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
-            for block in blocks {
-                put.execute(params![
-                    block.target.to_string(),
-                    block.origin.name(),
-                    block.reason,
-                    block.created.0,
-                    block.expires.map(|expires| expires.0),
-                    boot_id,
-                    block.until.map(|until| i64::try_from(until.0).unwrap_or(i64::MAX)),
-                    block.offence,
-                ])?;
-            }
-            Ok(())
+        self.write("write blocks", |transaction| insert_blocks(transaction, blocks.iter(), &boot_id))
+    }
+
+    /// Replaces all that is stored.
+    pub fn replace<'a>(
+        &mut self,
+        blocks: impl Iterator<Item = &'a Block>,
+        mut allowed: impl Iterator<Item = Target>,
+        mut history: impl Iterator<Item = History>,
+    ) -> Result<(), StoreError> {
+        let boot_id = self.boot_id.clone();
+        self.write("write everything", |transaction| {
+            transaction.execute_batch("DELETE FROM block; DELETE FROM allowed; DELETE FROM history")?;
+            insert_blocks(transaction, blocks, &boot_id)?;
+            let mut allow = transaction.prepare_cached(ALLOW)?;
+            allowed.try_for_each(|target| allow.execute([target.to_string()]).map(drop))?;
+            history.try_for_each(|history| insert_history(transaction, &history))
         })
     }
 
@@ -142,7 +155,7 @@ impl Store {
     }
 
     pub fn allow(&mut self, targets: &[Target]) -> Result<(), StoreError> {
-        self.each("write the allow list", "INSERT OR IGNORE INTO allowed VALUES (?1)", targets)
+        self.each("write the allow list", ALLOW, targets)
     }
 
     pub fn disallow(&mut self, targets: &[Target]) -> Result<(), StoreError> {
@@ -160,14 +173,11 @@ impl Store {
     }
 
     pub fn put_history(&mut self, history: &History) -> Result<(), StoreError> {
-        self.write("write an offence", |transaction| {
-            let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO history VALUES (?1, ?2, ?3)")?;
-            put.execute(params![history.client.to_string(), history.number, history.ended.0]).map(drop)
-        })
+        self.write("write an offence", |transaction| insert_history(transaction, history))
     }
 
-    pub fn forget_history(&mut self, client: Target) -> Result<(), StoreError> {
-        self.each("remove an offence", "DELETE FROM history WHERE client = ?1", &[client])
+    pub fn forget_history(&mut self, clients: &[Target]) -> Result<(), StoreError> {
+        self.each("remove an offence", "DELETE FROM history WHERE client = ?1", clients)
     }
 
     fn each(&mut self, what: &'static str, sql: &str, targets: &[Target]) -> Result<(), StoreError> {
@@ -206,6 +216,35 @@ impl Store {
     }
 }
 
+const ALLOW: &str = "INSERT OR IGNORE INTO allowed VALUES (?1)";
+
+/// What the config names is in the config.
+fn insert_blocks<'a>(
+    transaction: &Transaction<'_>,
+    blocks: impl Iterator<Item = &'a Block>,
+    boot_id: &str,
+) -> rusqlite::Result<()> {
+    let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO block VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+    for block in blocks.filter(|block| block.origin != Origin::Config) {
+        put.execute(params![
+            block.target.to_string(),
+            block.origin.name(),
+            block.reason,
+            block.created.0,
+            block.expires.map(|expires| expires.0),
+            boot_id,
+            block.until.map(|until| i64::try_from(until.0).unwrap_or(i64::MAX)),
+            block.offence,
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_history(transaction: &Transaction<'_>, history: &History) -> rusqlite::Result<()> {
+    let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO history VALUES (?1, ?2, ?3)")?;
+    put.execute(params![history.client.to_string(), history.number, history.ended.0]).map(drop)
+}
+
 /// Makes directory and file, for their owner alone, where they are missing.
 fn make_file(path: &Path) -> Result<(), StoreError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -222,19 +261,33 @@ fn make_file(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Sets the file up and gives its schema's version.
-fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+/// Two agents on one store would undo each other's blocks at every start.
+fn lock(path: &Path) -> Result<Flock<fs::File>, StoreError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push("-lock");
+    let unopened = |error| StoreError::Open { path: PathBuf::from(&beside), error };
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&beside).map_err(unopened)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => StoreError::InUse { path: path.to_owned() },
+        errno => unopened(errno.into()),
+    })
+}
+
+/// Sets the file up; gives its schema's version, and whether it was made just now.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<(i64, bool)> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "normal")?;
     let version = |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
     let empty = "SELECT count(*) = 0 FROM sqlite_schema";
     let transaction = connection.transaction()?;
-    if version(&transaction)? == 0 && transaction.query_row(empty, [], |row| row.get(0))? {
+    let new = version(&transaction)? == 0 && transaction.query_row(empty, [], |row| row.get(0))?;
+    if new {
         transaction.execute_batch(CREATE)?;
     }
     transaction.commit()?;
-    version(connection)
+    Ok((version(connection)?, new))
 }
 
 /// A row as it lies on the disk.
@@ -401,7 +454,7 @@ mod tests {
         let mut store = Store::open(&path).unwrap();
         assert_eq!(store.allowed().unwrap(), [target("192.0.2.0/24")]);
         assert_eq!(store.history().unwrap(), [history]);
-        store.forget_history(history.client).unwrap();
+        store.forget_history(&[history.client]).unwrap();
         assert_eq!(store.history().unwrap(), []);
     }
 

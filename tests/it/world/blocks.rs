@@ -169,3 +169,40 @@ fn why_tells_before_during_and_after() -> Result<()> {
     ensure!(after["verdict"] == "pass" && after["block"].is_null(), "{after}");
     Ok(())
 }
+
+#[test]
+fn what_the_config_names_is_blocked_through_restarts_and_lifts_with_the_config() -> Result<()> {
+    let lab = Lab::new()?;
+    // The host's own address is named too: it is left out, and nothing else is.
+    let mut edge = Edge::start_with(&lab, |config| {
+        config.set("filter", "block", &format!("[\"{ATTACKER4}\", \"{}\"]", edge_tests::net::HOST4));
+    })?;
+    let client = Client::new(&lab, &edge, ATTACKER4);
+    shut_out(&client)?;
+    let before = only_block(&edge)?;
+    ensure!(before["origin"] == "config" && before["packets"].as_u64() > Some(0), "{before}");
+    edge.stop()?;
+    ensure!(only_block(&edge)?["origin"] == "config", "the block is not listed without the agent");
+    edge.run()?;
+    ensure!(only_block(&edge)?["packets"].as_u64() >= before["packets"].as_u64(), "the count began anew");
+    shut_out(&client)?;
+    edge.stop()?;
+    edge.config.set("filter", "block", "[]");
+    edge.run()?;
+    served(&client)
+}
+
+#[test]
+fn without_the_agent_an_outer_prefix_that_is_lifted_leaves_the_inner_its_own_end() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.cli(&["block", "10.0.0.0/8"])?.good()?;
+    edge.cli(&["block", "10.77.0.0/30", "--for", "3s"])?.good()?;
+    edge.kill()?;
+    edge.cli(&["unblock", "10.0.0.0/8"])?.good()?;
+    let client = Client::new(&lab, &edge, ATTACKER4);
+    shut_out(&client)?;
+    wait_for("the inner block to end", super::SOON, || {
+        Ok((client.request("/health", &["--connect-timeout", "0.5"])? != Seen::Timeout).then_some(()))
+    })
+}

@@ -12,7 +12,7 @@ use edge_tests::{
     Output,
     agent::{Edge, certificate},
     client::Client,
-    net::{HOST_INTERFACE, HOST4, Lab, NEIGHBOUR4},
+    net::{ATTACKER4, HOST_INTERFACE, HOST4, Lab, NEIGHBOUR4},
 };
 
 use crate::kernel::{FOREIGN, pin_foreign};
@@ -202,4 +202,54 @@ fn refused(output: &Output, codes: &[i32], named: &[&str]) -> Result<()> {
     ensure!(sentence.is_some(), "no line names {named:?}: {}", output.stderr);
     ensure!(!output.stderr.contains("panicked") && !output.stderr.contains("backtrace"), "{}", output.stderr);
     Ok(())
+}
+
+#[test]
+fn an_admin_socket_that_another_agent_has_stops_a_start_before_anything_is_attached() -> Result<()> {
+    let (lab, other) = (Lab::new()?, Lab::new()?);
+    let first = Edge::start(&lab)?;
+    let mut second = Edge::new(&other)?;
+    second.config.text("admin", "socket", first.path("edge.sock"));
+    let refused = second.run_in_vain()?;
+    ensure!(refused.code == 1 && refused.stderr.contains("another agent answers"), "{refused:?}");
+    ensure!(other.host.xdp_program(HOST_INTERFACE)?.is_none() && !other.pin_path().exists());
+    Ok(())
+}
+
+#[test]
+fn a_store_that_another_agent_uses_stops_a_start() -> Result<()> {
+    let (lab, other) = (Lab::new()?, Lab::new()?);
+    let first = Edge::start(&lab)?;
+    let mut second = Edge::new(&other)?;
+    second.config.text("store", "path", first.path("edge.db"));
+    let refused = second.run_in_vain()?;
+    ensure!(refused.code == 1 && refused.stderr.contains("in use by another agent"), "{refused:?}");
+    ensure!(other.host.xdp_program(HOST_INTERFACE)?.is_none() && !other.pin_path().exists());
+    Ok(())
+}
+
+#[test]
+fn a_second_interface_that_is_taken_leaves_the_first_filtered_as_it_was() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.cli(&["block", &ATTACKER4.to_string()])?.good()?;
+    let program = lab.host.xdp_program(HOST_INTERFACE)?;
+    edge.stop()?;
+    lab.host.ip("link add edge-x type veth peer name edge-y")?;
+    let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
+    pin_foreign(&pin)?;
+    let attached = lab.host.ip(&format!("link set dev edge-x xdpgeneric pinned {}", pin.display()));
+    fs::remove_file(&pin)?;
+    attached?;
+    edge.config.set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\", \"edge-x\"]"));
+    let refused = edge.run_in_vain()?;
+    ensure!(refused.code == 1 && refused.stderr.contains("edge-x"), "{refused:?}");
+    ensure!(lab.host.xdp_program(HOST_INTERFACE)? == program, "the first interface runs another program");
+    // What is in force is what the commands write: what comes now is dropped no more.
+    edge.cli(&["unblock", &ATTACKER4.to_string()])?.good()?;
+    edge.config.set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\"]"));
+    let seen = Client::new(&lab, &edge, ATTACKER4).get("/health")?;
+    ensure!(seen != edge_tests::client::Seen::Timeout, "still dropped");
+    edge.run()?;
+    served(&Client::new(&lab, &edge, ATTACKER4))
 }

@@ -1,0 +1,143 @@
+//! The commands that change something: `block`, `unblock`, `allow`, `disallow`, `unload`.
+
+use std::time::Duration;
+
+use super::Enforcer;
+use crate::{
+    block::{Block, Origin, Target},
+    clock::Now,
+    control::protocol::{Answer, BlockRequest, Changed, Command, Reply, Request, UnblockRequest},
+    datapath::Tables,
+    error::Failure,
+    metrics::Removed,
+};
+
+/// Widest networks that may be blocked without `--force`.
+const WIDEST4: u8 = 8;
+const WIDEST6: u8 = 32;
+
+impl<T: Tables> Enforcer<T> {
+    /// One command of the CLI.
+    pub fn execute(&mut self, request: &Request, now: Now) -> Answer {
+        let changed = match &request.command {
+            Command::Status => return Ok(Reply::Status(Box::new(self.status(now)?))),
+            Command::List { origin, limit } => return Ok(Reply::List(self.list(*origin, *limit, now))),
+            Command::Why { address } => return Ok(Reply::Why(Box::new(self.why(*address, now)?))),
+            Command::Unload => return self.tables.unload().map(|()| Reply::Done),
+            Command::Block(block) => self.block(block, request.caller, now),
+            Command::Unblock(unblock) => self.unblock(unblock, now),
+            Command::Allow { targets } => self.allow(targets),
+            Command::Disallow { targets } => self.disallow(targets),
+        };
+        let mut changed = changed?;
+        changed.warnings.extend(self.memory.warning());
+        Ok(Reply::Changed(changed))
+    }
+
+    fn block(
+        &mut self,
+        request: &BlockRequest,
+        caller: Option<std::net::IpAddr>,
+        now: Now,
+    ) -> Result<Changed, Failure> {
+        for target in &request.targets {
+            self.may_block(*target, request.force)?;
+        }
+        self.has_room(&request.targets)?;
+        let duration = request.for_seconds.map(Duration::from_secs);
+        let blocks = request.targets.iter().map(|target| Block {
+            target: *target,
+            origin: request.origin,
+            reason: request.reason.clone().unwrap_or_else(|| "by hand".to_owned()),
+            created: now.wall,
+            until: duration.map(|duration| now.boot.plus(duration)),
+            expires: duration.map(|duration| now.wall.plus(duration)),
+            offence: 1,
+        });
+        self.put(blocks.collect())?;
+        let hits_caller = |target: &&Target| caller.is_some_and(|caller| target.covers(caller));
+        let warnings = request.targets.iter().filter(hits_caller).map(|target| {
+            format!("{target} covers the address that you are connected from; `edge unblock {target}` lifts it")
+        });
+        Ok(Changed { warnings: warnings.collect(), changed: request.targets.clone(), unchanged: Vec::new() })
+    }
+
+    /// A target named exactly must not be protected; one that merely covers something protected may be blocked, for
+    /// the kernel lets the protected through.
+    fn may_block(&self, target: Target, force: bool) -> Result<(), Failure> {
+        if let Some(why) = self.never_blocked(target) {
+            return Err(Failure::refused(format!("{target} is protected and never blocked: {why}")));
+        }
+        let widest = if target.net().max_prefix_len() == 32 { WIDEST4 } else { WIDEST6 };
+        if target.net().prefix_len() < widest && !force {
+            return Err(Failure::refused(format!(
+                "{target} is wider than /{widest}; `--force` blocks it all the same, protected addresses inside stay served"
+            )));
+        }
+        Ok(())
+    }
+
+    fn unblock(&mut self, request: &UnblockRequest, now: Now) -> Result<Changed, Failure> {
+        let targets: Vec<Target> = match &request.targets {
+            Some(targets) => targets.clone(),
+            None => self.ledger.targets().collect(),
+        };
+        let mut changed = Changed::default();
+        let mut gone: Vec<(Target, Origin)> = Vec::new();
+        let lifted = targets.into_iter().try_for_each(|target| {
+            let origins = self.lift(target, request.origin)?;
+            if origins.is_empty() {
+                changed.warnings.extend(self.still_covered(target, now));
+                changed.unchanged.push(target);
+            } else {
+                changed.changed.push(target);
+            }
+            gone.extend(origins.into_iter().map(|origin| (target, origin)));
+            Ok(())
+        });
+        self.forget(&gone);
+        let named = gone.iter().filter(|(_, origin)| *origin == Origin::Config);
+        changed.warnings.extend(
+            named.map(|(target, _)| format!("{target} is named in `filter.block` of the config; remove it there too")),
+        );
+        lifted.map(|()| changed)
+    }
+
+    fn still_covered(&self, target: Target, now: Now) -> Option<String> {
+        let cover = self.ledger.holding(target.net().addr(), now)?.target;
+        Some(format!("{target} is still covered by the block of {cover}"))
+    }
+
+    /// Lifted by hand: what was held against the client is forgiven.
+    fn forget(&mut self, gone: &[(Target, Origin)]) {
+        let pardoned: Vec<Target> = gone.iter().flat_map(|(target, _)| self.learner.pardon(*target)).collect();
+        self.metrics.blocks_removed(Removed::Lifted, gone.len() as u64);
+        self.memory.write(|store| store.remove_blocks(gone));
+        self.memory.write(|store| store.forget_history(&pardoned));
+    }
+
+    fn allow(&mut self, targets: &[Target]) -> Result<Changed, Failure> {
+        let (unchanged, changed): (Vec<Target>, Vec<Target>) =
+            targets.iter().copied().partition(|target| self.allowed.contains(target));
+        self.allowed.extend(&changed);
+        if let Err(failure) = self.write_trust() {
+            self.allowed.retain(|target| !changed.contains(target));
+            let _ = self.write_trust();
+            return Err(failure);
+        }
+        self.memory.write(|store| store.allow(&changed));
+        Ok(Changed { changed, unchanged, warnings: Vec::new() })
+    }
+
+    fn disallow(&mut self, targets: &[Target]) -> Result<Changed, Failure> {
+        let (changed, unchanged): (Vec<Target>, Vec<Target>) =
+            targets.iter().copied().partition(|target| self.allowed.contains(target));
+        self.allowed.retain(|target| !changed.contains(target));
+        self.write_trust()?;
+        self.memory.write(|store| store.disallow(&changed));
+        let configured = unchanged.iter().filter(|target| self.configured.contains(target));
+        let warnings =
+            configured.map(|target| format!("{target} is allowed by `filter.allow` of the config; remove it there"));
+        Ok(Changed { warnings: warnings.collect(), changed, unchanged })
+    }
+}

@@ -1,0 +1,109 @@
+//! The store, as far as it can be written. What the kernel took is in force whatever becomes of the disk: a failure is
+//! logged once, raises `edge_store_ok`'s alarm, and all is written again when the disk takes it.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    block::{Block, Target},
+    clock::{Boot, Now},
+    error::Failure,
+    offense::History,
+    store::{Store, StoreError},
+};
+
+/// Between two attempts to write everything again.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+pub struct Memory {
+    store: Option<Store>,
+    path: PathBuf,
+    /// Since when the store lacks something.
+    behind: Option<Boot>,
+}
+
+/// All that the store holds.
+pub struct Remembered {
+    pub blocks: Vec<Block>,
+    pub allowed: Vec<Target>,
+    pub history: Vec<History>,
+}
+
+impl Memory {
+    /// A store that cannot be read stops nothing; one that another agent uses does.
+    pub fn open(path: PathBuf) -> Result<Memory, Failure> {
+        let store = Store::open(&path);
+        match &store {
+            Ok(_) => {}
+            Err(error @ StoreError::InUse { .. }) => return Err(Failure::refused(error.to_string())),
+            Err(error) => tracing::error!("{error}; enforcement goes on without the store"),
+        }
+        Ok(Memory { store: store.ok(), path, behind: None })
+    }
+
+    /// `None` where there is nothing to remember: the store cannot be read, or was made just now.
+    pub fn recall(&mut self, now: Now) -> Option<Remembered> {
+        let store = self.store.as_ref().filter(|store| !store.is_new())?;
+        let read = || -> Result<Remembered, StoreError> {
+            Ok(Remembered { blocks: store.blocks(now)?, allowed: store.allowed()?, history: store.history()? })
+        };
+        let error = match read() {
+            Ok(remembered) => return Some(remembered),
+            Err(error) => error,
+        };
+        tracing::error!("{error}; enforcement goes on without the store");
+        self.store = None;
+        None
+    }
+
+    pub fn write(&mut self, write: impl FnOnce(&mut Store) -> Result<(), StoreError>) {
+        let Some(store) = &mut self.store else { return };
+        if let Err(error) = write(store) {
+            self.fell_behind(&error);
+        }
+    }
+
+    /// Everything, in one transaction.
+    pub fn rewrite<'a>(
+        &mut self,
+        blocks: impl Iterator<Item = &'a Block>,
+        allowed: impl Iterator<Item = Target>,
+        history: impl Iterator<Item = History>,
+    ) {
+        let Some(store) = &mut self.store else { return };
+        match store.replace(blocks, allowed, history) {
+            Ok(()) if self.behind.take().is_some() => {
+                tracing::info!("the store {} is whole again", self.path.display())
+            }
+            Ok(()) => {}
+            Err(error) => self.fell_behind(&error),
+        }
+    }
+
+    /// Whether it is time to try [`rewrite`](Self::rewrite).
+    pub fn is_due(&self, now: Now) -> bool {
+        self.behind.is_some_and(|since| since.plus(AGAIN_AFTER) <= now.boot)
+    }
+
+    pub fn is_ok(&self) -> bool {
+        self.store.is_some() && self.behind.is_none()
+    }
+
+    /// For the user who has just changed something.
+    pub fn warning(&self) -> Option<String> {
+        let path = self.path.display();
+        match (&self.store, self.behind) {
+            (Some(_), None) => None,
+            (Some(_), Some(_)) => {
+                Some(format!("in force, but the store {path} cannot be written; a reboot would undo it"))
+            }
+            (None, _) => Some(format!("in force, but the store {path} cannot be read; the next start may undo it")),
+        }
+    }
+
+    fn fell_behind(&mut self, error: &StoreError) {
+        if self.behind.is_none() {
+            tracing::error!("{error}; enforcement goes on, the store is written again when it can be");
+        }
+        self.behind = Some(Boot::now());
+    }
+}
