@@ -15,10 +15,8 @@ use edge_common::{
     table::{Hits, Line4, LineHost6, LineUnit6, NetEntry, Trust},
     time::ClockSample,
 };
-use edge_tests::{agent::Edge, net::Lab, run};
+use edge_tests::{agent::Edge, bpf::Program, net::Lab, run};
 use serde_json::Value;
-
-use crate::kernel::verified_instructions;
 
 /// The verifier gives up at a million instructions; a program that comes near breaks on the next kernel.
 const INSTRUCTION_BUDGET: u64 = 100_000;
@@ -65,7 +63,7 @@ fn the_program_stays_within_the_verifiers_patience() -> Result<()> {
     let program = shown("prog", &pin)?;
     ensure!(program["type"] == "xdp" && program["name"] == names::PROGRAM, "{program}");
     ensure!(program["gpl_compatible"] == true, "{program}");
-    let verified = verified_instructions(&pin)?;
+    let verified = Program::pinned(&pin)?.verified_instructions()?;
     println!("the verifier walked {verified} instructions");
     ensure!(verified < INSTRUCTION_BUDGET, "the verifier walked {verified} instructions");
     Ok(())

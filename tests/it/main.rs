@@ -3,6 +3,5 @@
 
 mod bytecode;
 mod connections;
-mod kernel;
 mod packets;
 mod world;

@@ -4,17 +4,15 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
 };
 
 use anyhow::{Context, Result, ensure};
 use edge_common::{names, reason::Reason};
 use edge_tests::{
     agent::Edge,
+    bpf::Program,
     net::{HOST4, HOST6, Lab},
 };
-
-use crate::kernel::test_run;
 
 const DROP: u32 = 1;
 const PASS: u32 = 2;
@@ -46,29 +44,36 @@ fn each_row_has_its_verdict_and_is_counted_once() -> Result<()> {
 #[test]
 fn a_frame_cut_at_any_byte_has_a_stated_reason() -> Result<()> {
     let lab = Lab::new()?;
-    let _edge = guarded(&lab)?;
+    let edge = guarded(&lab)?;
     let program = program(&lab)?;
+    let (four, six) = (source4("198.51.100.7")?, source6("2001:db8:bad::1")?);
+    let (four_entry, six_entry) = ("198.51.100.7/32", "2001:db8:bad::1/128");
+    // Where IP's header begins and how long its fixed part is.
     let templates = [
-        (frame(source4("198.51.100.7")?, &[]), 14),
-        (frame(source4("198.51.100.7")?, &[QINQ, VLAN]), 22),
-        (frame(source6("2001:db8:bad::1")?, &[]), 14),
-        (frame(source6("2001:db8:bad::1")?, &[QINQ, VLAN]), 22),
+        (frame(four.clone(), &[]), 14, 20, four_entry),
+        (frame(four, &[QINQ, VLAN]), 22, 20, four_entry),
+        (frame(six.clone(), &[]), 14, 40, six_entry),
+        (frame(six, &[QINQ, VLAN]), 22, 40, six_entry),
     ];
-    for (whole, header) in templates {
+    for (whole, begin, fixed, entry) in templates {
         // The kernel hands no frame over that is shorter than an Ethernet header.
         for length in 14..=whole.len() {
-            let verdict = test_run(&program, &whole[..length], 1)?;
-            // Cut within the tags it is no IP; within IP's header malformed; behind it blocked.
-            let expected = if length < header { PASS } else { DROP };
-            ensure!(verdict == expected, "{length} of {} bytes: {verdict}", whole.len());
+            let (reason, counted_for) = match length {
+                // Cut within the tags it is no IP.
+                short if short < begin => (Reason::Passed, None),
+                short if short < begin + fixed => (Reason::Malformed, None),
+                _ => (Reason::Blocked, Some(entry)),
+            };
+            let row = Row { what: "a frame that is cut", frame: whole[..length].to_vec(), reason, counted_for };
+            check(&edge, &program, &row).with_context(|| format!("{length} of {} bytes", whole.len()))?;
         }
     }
     Ok(())
 }
 
-fn check(edge: &Edge, program: &std::path::Path, row: &Row) -> Result<()> {
+fn check(edge: &Edge, program: &Program, row: &Row) -> Result<()> {
     let (before, hits_before) = counts(edge, row.counted_for)?;
-    let verdict = test_run(program, &row.frame, TIMES as u32)?;
+    let verdict = program.test_run(&row.frame, TIMES as u32)?.verdict;
     let (after, hits_after) = counts(edge, row.counted_for)?;
     let expected = if row.reason.passes() { PASS } else { DROP };
     ensure!(verdict == expected, "verdict {verdict}, expected {expected}");
@@ -107,12 +112,12 @@ fn guarded(lab: &Lab) -> Result<Edge> {
 }
 
 /// The program of the one generation that is in force.
-fn program(lab: &Lab) -> Result<PathBuf> {
+fn program(lab: &Lab) -> Result<Program> {
     let generations = fs::read_dir(lab.pin_path())?.filter_map(Result::ok).map(|entry| entry.path());
     let mut generations = generations.filter(|path| path.is_dir());
     let generation = generations.next().context("no generation is pinned")?;
     ensure!(generations.next().is_none(), "two generations are pinned");
-    Ok(generation.join(names::PROGRAM))
+    Program::pinned(&generation.join(names::PROGRAM))
 }
 
 fn rows() -> Result<Vec<Row>> {

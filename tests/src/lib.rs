@@ -1,8 +1,9 @@
 //! The harness that sees edge from the outside: network namespaces ([`net`]), the real binary in them ([`agent`]),
-//! real clients and forged frames ([`client`]). The tests in `it/` and `cargo xtask demo` stand on it. It knows no
+//! real clients and forged frames ([`client`]), the kernel's own word on programs ([`bpf`]). The tests in `it/` and `cargo xtask demo` stand on it. It knows no
 //! crate of edge, so that nothing can be right on both sides and wrong on the wire.
 
 pub mod agent;
+pub mod bpf;
 pub mod client;
 pub mod net;
 

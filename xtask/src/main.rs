@@ -1,7 +1,6 @@
 //! `cargo xtask`: everything that one does with this repository besides `cargo build`. One file for each command.
 
 mod bench;
-mod bpf;
 mod check;
 mod demo;
 mod dependencies;

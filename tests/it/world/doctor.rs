@@ -5,12 +5,12 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::Edge,
+    bpf::Program,
     net::{HOST_INTERFACE, Lab},
 };
 use serde_json::{Value, json};
 
-use super::lifecycle::filter_only;
-use crate::kernel::{FOREIGN, pin_foreign};
+use super::{FOREIGN, lifecycle::filter_only};
 
 #[test]
 fn what_edge_filters_is_known_as_its_own_agent_running_or_not() -> Result<()> {
@@ -39,7 +39,7 @@ fn xdp_modes_and_a_foreign_program_are_named() -> Result<()> {
     ensure!([json!(true), Value::Null].contains(&found["interface"]["native"]), "{found}");
 
     let pin = lab.pin_path().with_file_name(format!("{}-foreign", lab.name));
-    pin_foreign(&pin)?;
+    Program::passing(FOREIGN)?.pin(&pin)?;
     let attached = lab.host.ip(&format!("link set dev {HOST_INTERFACE} xdpgeneric pinned {}", pin.display()));
     fs::remove_file(&pin)?;
     attached?;

@@ -11,13 +11,13 @@ use anyhow::{Context, Result, ensure};
 use edge_tests::{
     Output,
     agent::{Edge, certificate},
+    bpf::Program,
     client::Client,
     net::{ATTACKER4, HOST_INTERFACE, HOST4, Lab, NEIGHBOUR4},
 };
 
-use crate::kernel::{FOREIGN, pin_foreign};
-
 use super::{
+    FOREIGN,
     lifecycle::{filter_only, nothing_left},
     served,
 };
@@ -87,7 +87,7 @@ fn an_occupied_hook_is_left_to_its_owner() -> Result<()> {
     let lab = Lab::new()?;
     for mode in ["xdpgeneric", "xdpdrv"] {
         let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
-        pin_foreign(&pin)?;
+        Program::passing(FOREIGN)?.pin(&pin)?;
         let attached = lab.host.ip(&format!("link set dev {HOST_INTERFACE} {mode} pinned {}", pin.display()));
         fs::remove_file(&pin)?;
         attached?;

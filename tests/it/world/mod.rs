@@ -26,6 +26,9 @@ const SOON: Duration = Duration::from_secs(10);
 /// The name under which the failed logins of these tests are tried.
 const GUESSED: &str = "root";
 
+/// The name of an XDP program that is not edge's.
+const FOREIGN: &str = "foreign";
+
 /// Five wrong passwords, each answered with 401; the fifth reaches the threshold.
 fn fail_five_times(client: &Client<'_>) -> Result<()> {
     for attempt in 1..=5 {

@@ -5,11 +5,10 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use edge_tests::{agent::Edge, net::Lab};
+use edge_tests::{agent::Edge, bpf::pinned_map_bytes, net::Lab};
 use serde_json::json;
 
 use super::Outcome;
-use crate::bpf::pinned_map_bytes;
 
 const MIB: f64 = (1 << 20) as f64;
 

@@ -6,6 +6,7 @@ use std::{net::IpAddr, path::Path};
 use anyhow::{Context as _, Result, bail, ensure};
 use edge_tests::{
     agent::Edge,
+    bpf::Program,
     client::Wire,
     net::{ATTACKER4, ATTACKER6, HOST_INTERFACE, Lab, NEIGHBOUR4, NEIGHBOUR6},
     run,
@@ -13,7 +14,6 @@ use edge_tests::{
 use serde_json::json;
 
 use super::{Outcome, quantile};
-use crate::bpf::Program;
 
 const ROUNDS: usize = 15;
 const REPEAT: u32 = 300_000;
@@ -39,7 +39,7 @@ pub fn measure() -> Result<Outcome> {
     let peer = XdpFilter::load()?;
     let edge_program = Program::by_id(program_id(&lab)?)?;
     let peer_program = Program::by_id(program_id(&peer.lab)?)?;
-    let floor_program = Program::returning_only()?;
+    let floor_program = Program::passing("return_only")?;
     let wire = Wire::new(&lab)?;
     let mut lines = vec![format!("xdp: ns a packet, median of {ROUNDS} rounds of {REPEAT} runs")];
     lines.push(format!("{:16}{:>8}{:>12}{:>14}{:>22}", "", "edge", "xdp-filter", "return only", "edge / xdp-filter"));
