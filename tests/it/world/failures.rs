@@ -237,7 +237,7 @@ fn a_second_interface_that_is_taken_leaves_the_first_filtered_as_it_was() -> Res
     edge.stop()?;
     lab.host.ip("link add edge-x type veth peer name edge-y")?;
     let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
-    pin_foreign(&pin)?;
+    Program::passing(FOREIGN)?.pin(&pin)?;
     let attached = lab.host.ip(&format!("link set dev edge-x xdpgeneric pinned {}", pin.display()));
     fs::remove_file(&pin)?;
     attached?;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
+use edge_common::names;
 use edge_tests::{
     agent::Edge,
     client::{Client, Wire, scrape},
@@ -138,6 +139,8 @@ fn every_family_is_there_from_the_first_scrape() -> Result<()> {
         "edge_blocks_added_total",
         "edge_blocks_removed_total",
         "edge_drift_entries",
+        "edge_drift_repaired_total",
+        "edge_events_lost_total",
         "edge_map_entries",
         "edge_map_capacity",
         "edge_auth_requests_total",
@@ -148,6 +151,29 @@ fn every_family_is_there_from_the_first_scrape() -> Result<()> {
         "process_resident_memory_bytes",
     ] {
         ensure!(metrics.has_family(family), "no family {family}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_table_tells_how_full_it_is() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    edge.cli(&["block", "203.0.113.7", "198.51.100.0/24", "2001:db8:99::7", "2001:db8:98::/64", "2001:db8::/33"])?
+        .good()?;
+    edge.cli(&["allow", "192.0.2.7", "2001:db8:97::7"])?.good()?;
+    let metrics = scrape(&lab)?;
+    for (map, entries) in
+        [(names::BLOCKED4, 1.0), (names::NETS4, 1.0), (names::HOSTS6, 1.0), (names::UNITS6, 1.0), (names::NETS6, 1.0)]
+    {
+        ensure!(metrics.value("edge_map_entries", &[("map", map)]) == Some(entries), "{map} in {}", metrics.text);
+    }
+    for map in [names::NETS4, names::NETS6] {
+        ensure!(metrics.value("edge_map_capacity", &[("map", map)]) == Some(1_000.0), "{map} in {}", metrics.text);
+    }
+    for map in [names::TRUST4, names::TRUST6] {
+        ensure!(metrics.value("edge_map_entries", &[("map", map)]) > Some(1.0), "{map} in {}", metrics.text);
+        ensure!(metrics.value("edge_map_capacity", &[("map", map)]) == Some(65_536.0), "{map} in {}", metrics.text);
     }
     Ok(())
 }
