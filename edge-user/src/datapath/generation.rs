@@ -398,7 +398,11 @@ impl Tables for Generation {
             let capacity = table.geometry.lines * table.layout.slots() as u64;
             (name, table.entries().count() as u64, capacity)
         };
-        vec![of(names::BLOCKED4, &self.table4), of(names::UNITS6, &self.units6), of(names::HOSTS6, &self.hosts6)]
+        let mut all =
+            vec![of(names::BLOCKED4, &self.table4), of(names::UNITS6, &self.units6), of(names::HOSTS6, &self.hosts6)];
+        all.extend(self.nets4.capacities([names::NETS4, names::TRUST4]));
+        all.extend(self.nets6.capacities([names::NETS6, names::TRUST6]));
+        all
     }
 
     fn counters(&self) -> Result<Counters, Failure> {
@@ -500,14 +504,14 @@ fn mapping(directory: &Path, name: &str, words: usize) -> Result<Mapping, Failur
 
 fn nets<K: super::nets::Data>(directory: &Path, blocked: &str, trusted: &str, areas: &str) -> Result<Nets<K>, Failure> {
     let what = || format!("the pinned maps in {} cannot be opened", directory.display());
-    check_pin(&directory.join(blocked), 24)?;
-    check_pin(&directory.join(trusted), 8)?;
+    let capacities = [check_pin(&directory.join(blocked), 24)?, check_pin(&directory.join(trusted), 8)?];
     check_pin(&directory.join(areas), 8)?;
     let open = |name: &str| MapData::from_pin(directory.join(name)).blame(Blame::System, what);
     Ok(Nets::new(
         LpmTrie::try_from(Map::LpmTrie(open(blocked)?)).blame(Blame::System, what)?,
         LpmTrie::try_from(Map::LpmTrie(open(trusted)?)).blame(Blame::System, what)?,
         mapping(directory, areas, AreaFlags::WORDS as usize)?,
+        capacities.map(u64::from),
     ))
 }
 

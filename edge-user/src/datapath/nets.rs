@@ -87,6 +87,8 @@ pub struct Nets<K: Data> {
     blocked: LpmTrie<MapData, K, Entry>,
     trusted: LpmTrie<MapData, K, u64>,
     areas: Areas,
+    /// How many entries fit into `blocked` and into `trusted`.
+    capacities: [u64; 2],
     /// The ends as they were asked for, covering prefixes left aside.
     asked: BTreeMap<IpNet, Until>,
     trust: BTreeMap<IpNet, Trust>,
@@ -94,9 +96,15 @@ pub struct Nets<K: Data> {
 }
 
 impl<K: Data> Nets<K> {
-    pub fn new(blocked: LpmTrie<MapData, K, Entry>, trusted: LpmTrie<MapData, K, u64>, areas: Mapping) -> Nets<K> {
+    pub fn new(
+        blocked: LpmTrie<MapData, K, Entry>,
+        trusted: LpmTrie<MapData, K, u64>,
+        areas: Mapping,
+        capacities: [u64; 2],
+    ) -> Nets<K> {
         let areas = Areas { flags: areas, seed: 0, touching: vec![[0; 2]; AreaFlags::AREAS as usize] };
-        Nets { blocked, trusted, areas, asked: BTreeMap::new(), trust: BTreeMap::new(), lengths: Lengths::default() }
+        let (asked, trust) = (BTreeMap::new(), BTreeMap::new());
+        Nets { blocked, trusted, areas, capacities, asked, trust, lengths: Lengths::default() }
     }
 
     /// Of a new generation, before anything is in it.
@@ -163,6 +171,12 @@ impl<K: Data> Nets<K> {
     /// How many prefixes the kernel holds.
     pub fn held(&self) -> u64 {
         self.blocked.keys().count() as u64
+    }
+
+    /// Name, entries and capacity of `blocked` and `trusted`, for metrics.
+    pub fn capacities(&self, names: [&'static str; 2]) -> [(&'static str, u64, u64); 2] {
+        let [blocked, trusted] = self.capacities;
+        [(names[0], self.asked.len() as u64, blocked), (names[1], self.trust.len() as u64, trusted)]
     }
 
     pub fn trusted(&self) -> impl Iterator<Item = (IpNet, Trust)> {
