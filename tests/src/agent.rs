@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::{
     Output,
     net::{HOST_INTERFACE, HOST4, HOST6, Lab},
+    refuse::refuse,
     run, wait_for,
 };
 
@@ -201,10 +202,21 @@ impl Edge {
 
     /// The same behind another command, as `setpriv`.
     pub fn run_in_vain_under(&mut self, wrapper: &[&str]) -> Result<Output> {
+        run(&mut self.in_vain(wrapper)?, b"")
+    }
+
+    /// The same on a kernel that refuses a system call with this error.
+    pub fn run_in_vain_without(&mut self, call: i64, errno: i32) -> Result<Output> {
+        let mut command = self.in_vain(&[])?;
+        refuse(&mut command, call, errno)?;
+        run(&mut command, b"")
+    }
+
+    fn in_vain(&mut self, wrapper: &[&str]) -> Result<Command> {
         self.write_config()?;
         let mut command = self.command("timeout", &["--signal=KILL", "30"]);
         command.args(wrapper).arg(&self.binary).arg("run").arg("--config").arg(self.path("edge.toml"));
-        run(&mut command, b"")
+        Ok(command)
     }
 
     pub fn pid(&self) -> Result<u32> {

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod bpf;
 pub mod client;
 pub mod net;
+pub mod refuse;
 
 use std::{
     process::{Command, Stdio},

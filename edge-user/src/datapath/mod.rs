@@ -28,7 +28,7 @@ pub use link::{Attached, attach, is_bare, program_name, programs_in_force, unloa
 
 use crate::{
     block::Target,
-    error::{Blame, Context, Failure},
+    error::{Blame, Failure},
 };
 
 /// What the one writer does with a generation.
@@ -90,16 +90,17 @@ fn of_directory(path: &Path, error: &io::Error) -> Failure {
     Failure::new(blame, format!("the directory of pinned maps {} cannot be used: {error}", path.display()))
 }
 
+/// What lies above it is looked at first: where nothing can be pinned, no directory is left behind.
 fn make_pin_directory(path: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(path).map_err(|error| of_directory(path, &error))?;
-    let kind = nix::sys::statfs::statfs(path).blame(Blame::System, || format!("{} cannot be read", path.display()))?;
+    let above = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let kind = nix::sys::statfs::statfs(above).map_err(io::Error::from).map_err(|error| of_directory(path, &error))?;
     if kind.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC {
         return Err(Failure::system(format!(
             "{} is not on a bpffs, so nothing can be pinned there; mount one (`mount -t bpf bpf /sys/fs/bpf`) or change `filter.pin_path`",
             path.display()
         )));
     }
-    Ok(())
+    std::fs::create_dir_all(path).map_err(|error| of_directory(path, &error))
 }
 
 /// Sums what the CPUs counted.

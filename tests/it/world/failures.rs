@@ -117,6 +117,32 @@ fn missing_capabilities_are_named() -> Result<()> {
 }
 
 #[test]
+fn a_pin_path_that_is_on_no_bpffs_is_refused() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    let (pins, above) = (edge.path("deep/pins"), edge.path("deep"));
+    edge.config.text("filter", "pin_path", &pins);
+    refused(&edge.run_in_vain()?, &[1], &[&pins.display().to_string(), "bpffs"])?;
+    ensure!(!above.exists(), "a directory is left behind");
+    nothing_left(&lab)
+}
+
+#[test]
+fn a_kernel_that_refuses_bpf_is_told_with_what_to_do() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    // As a container's runtime refuses it, and as a kernel built without it.
+    for (errno, code, named) in [(libc::EPERM, 4, "CAP_BPF"), (libc::ENOSYS, 1, "edge doctor")] {
+        let output = edge.run_in_vain_without(libc::SYS_bpf, errno)?;
+        refused(&output, &[code], &["kernel", named])?;
+        ensure!(output.stderr.lines().filter(|line| line.starts_with("edge: ")).count() == 1, "{output:?}");
+        nothing_left(&lab)?;
+        ensure!(!lab.pin_path().exists(), "the directory of pins is left");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_taken_port_is_named() -> Result<()> {
     let lab = Lab::new()?;
     for (place, named) in
