@@ -27,4 +27,5 @@ pub mod netlink;
 pub mod offense;
 mod printable;
 pub mod server;
+pub mod ssh;
 pub mod store;

@@ -28,7 +28,7 @@ const BLOCK_FOR: Duration = Duration::from_secs(12);
 const PLAIN_PORT: u16 = 8080;
 
 pub fn demo() -> Result<()> {
-    live::enter(Profile::Dev, setup::for_tests)?;
+    live::enter(Profile::Dev, setup::for_live)?;
     let lab = Lab::new()?;
     println!(
         "A guarded host {HOST4} and two clients, {ATTACKER4} and {NEIGHBOUR4}, in network namespaces of their own."

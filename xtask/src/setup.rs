@@ -24,7 +24,7 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
     Tool { program, package, why }
 }
 
-const TEST_TOOLS: [Tool; 5] = [
+const LIVE_TOOLS: [Tool; 5] = [
     tool("ip", "iproute2", "makes the network namespaces of demo and tests"),
     tool("curl", "curl", "is the client that logs in"),
     tool("openssl", "openssl", "speaks TLS by hand in tests"),
@@ -51,16 +51,22 @@ pub fn for_build() -> Result<()> {
     bpf_linker()
 }
 
-/// What demo and tests need besides.
-pub fn for_tests() -> Result<()> {
-    packages(&TEST_TOOLS)?;
-    nextest()?;
+/// What a live edge needs besides, in the demo as in tests.
+pub fn for_live() -> Result<()> {
+    packages(&LIVE_TOOLS)?;
     bpf_file_system()
+}
+
+/// What tests need besides.
+pub fn for_tests() -> Result<()> {
+    for_live()?;
+    ssh_server()?;
+    nextest()
 }
 
 /// What the benchmarks need besides.
 pub fn for_bench() -> Result<()> {
-    for_tests()?;
+    for_live()?;
     packages(&BENCH_TOOLS)
 }
 
@@ -104,6 +110,24 @@ fn nextest() -> Result<()> {
     }
     eprintln!("setup: cargo-nextest is missing; it runs the tests, each in a process of its own");
     run(Command::new("cargo").args(["install", "cargo-nextest", "--version", NEXTEST, "--locked"]).current_dir(root()))
+}
+
+/// Tests start one of their own. The package would start one for everybody, on every address.
+fn ssh_server() -> Result<()> {
+    const UNITS: [&str; 2] = ["ssh.service", "ssh.socket"];
+    if find("sshd").is_some() {
+        return Ok(());
+    }
+    eprintln!("setup: sshd (package openssh-server) is missing; tests sign in to it. Its service is left turned off");
+    if !Path::new("/run/systemd/system").exists() {
+        return apt_install(&["openssh-server"]);
+    }
+    let systemctl = |words: &[&str]| run(as_root("systemctl")?.args(words).args(UNITS));
+    // An installation does not start what is masked.
+    systemctl(&["mask", "--runtime"])?;
+    let installed = apt_install(&["openssh-server"]);
+    systemctl(&["unmask", "--runtime"])?;
+    installed.and_then(|()| systemctl(&["disable"]))
 }
 
 fn packages(tools: &[Tool]) -> Result<()> {

@@ -85,7 +85,7 @@ mod tests {
         std::fs::write(root.path().join("pair.pem.new"), "-----BEGIN").unwrap();
         let (certificate, key) = self_signed(&path).unwrap();
         assert_eq!(tls::check_pair(&certificate, &key), Ok(()));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{certificate}{key}"));
+        assert_eq!(read_to_string(&path).unwrap(), format!("{certificate}{key}"));
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
     }
 }

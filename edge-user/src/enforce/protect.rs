@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use edge_common::table::Trust;
 
-use crate::{block::Target, config::Config, netlink};
+use crate::{block::Target, config::Config, netlink, ssh};
 
 /// What the host's surroundings say, read afresh every few seconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Surroundings {
             own: or_last("the host's own addresses", netlink::own_addresses(), |last| &last.own),
             gateways: or_last("default gateways", netlink::gateways(), |last| &last.gateways),
             resolvers: netlink::resolvers(),
-            ssh_peers: or_last("peers of SSH sessions", netlink::ssh_peers(), |last| &last.ssh_peers),
+            ssh_peers: or_last("peers of SSH sessions", ssh::peers(), |last| &last.ssh_peers),
             trusted_proxies: proxies.into_iter().map(Target::from).collect(),
         }
     }

@@ -15,7 +15,7 @@ use netlink_sys::{Socket, SocketAddr};
 
 pub use features::native_xdp;
 pub use route::{Link, XdpAttached, XdpHook, default_route_interfaces, gateways, link, links, own_addresses};
-pub use sockets::{established, ssh_peers, usable};
+pub use sockets::{TcpSocket, established, tcp_sockets, usable};
 
 /// Which question failed, and how.
 #[derive(Debug, thiserror::Error)]

@@ -1,10 +1,6 @@
 //! Who is connected to this host (`NETLINK_SOCK_DIAG`): one look-up by both ends, and lists.
 
-use std::{
-    collections::BTreeSet,
-    env,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, Parseable};
 use netlink_packet_sock_diag::{
@@ -38,17 +34,38 @@ pub fn usable() -> Result<(), NetlinkError> {
     list(AF_INET, StateFlags::empty()).map(drop)
 }
 
-/// Who has an SSH session on this host: the peers of connections to port 22, and to the port of the session that edge
-/// was started from.
-pub fn ssh_peers() -> Result<Vec<IpAddr>, NetlinkError> {
-    let session = env::var("SSH_CONNECTION").ok();
-    let ports: Vec<u16> = session.as_deref().and_then(server_port).into_iter().chain([22]).collect();
-    let peers: BTreeSet<IpAddr> = list_all(StateFlags::ESTABLISHED)?
-        .into_iter()
-        .filter(|id| ports.contains(&id.source_port))
-        .map(|id| id.destination_address.to_canonical())
-        .collect();
-    Ok(peers.into_iter().collect())
+/// A TCP socket that listens, or whose connection is established.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpSocket {
+    /// As `/proc/PID/fd` names it.
+    pub inode: u32,
+    /// Of who opened it, or the listener that it came in by.
+    pub uid: u32,
+    /// This end's.
+    pub port: u16,
+    /// `None`: it listens.
+    pub peer: Option<IpAddr>,
+}
+
+impl TcpSocket {
+    pub fn listens(&self) -> bool {
+        self.peer.is_none()
+    }
+}
+
+/// All of this network namespace.
+pub fn tcp_sockets() -> Result<Vec<TcpSocket>, NetlinkError> {
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        let sockets = list(family, StateFlags::LISTEN | StateFlags::ESTABLISHED)?;
+        found.extend(sockets.into_iter().map(|Found(header)| TcpSocket {
+            inode: header.inode,
+            uid: header.uid,
+            port: header.socket_id.source_port,
+            peer: (header.state == TCP_ESTABLISHED).then(|| header.socket_id.destination_address.to_canonical()),
+        }));
+    }
+    Ok(found)
 }
 
 fn completed(state: u8) -> bool {
@@ -79,21 +96,10 @@ fn look_up(peer: SocketAddr, local: SocketAddr) -> InetRequest {
     }
 }
 
-fn list_all(states: StateFlags) -> Result<Vec<SocketId>, NetlinkError> {
-    let mut found = list(AF_INET, states.clone())?;
-    found.extend(list(AF_INET6, states)?);
-    Ok(found.into_iter().map(|Found(header)| header.socket_id).collect())
-}
-
 fn list(family: u8, states: StateFlags) -> Result<Vec<Found>, NetlinkError> {
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let request = InetRequest { family, protocol: IPPROTO_TCP, extensions: ExtensionFlags::empty(), states, socket_id };
     dump(NETLINK_SOCK_DIAG, &SockDiagMessage::InetRequest(request), "the connections")
-}
-
-/// The server's port in `$SSH_CONNECTION`: client address and port, server address and port (sshd(8)).
-fn server_port(connection: &str) -> Option<u16> {
-    connection.split_whitespace().nth(3)?.parse().ok()
 }
 
 /// A socket as the kernel tells of it. The attributes that follow the header are of no use here and are not read, so
@@ -112,7 +118,8 @@ impl NetlinkDeserializable for Found {
 mod tests {
     use std::{
         io::Read,
-        net::{TcpListener, TcpStream},
+        net::{Ipv4Addr, TcpListener, TcpStream},
+        os::fd::{AsRawFd, RawFd},
     };
 
     use super::*;
@@ -151,11 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn peers_of_ssh_can_be_listed() {
-        ssh_peers().unwrap();
-        assert_eq!(server_port("203.0.113.7 40000 192.0.2.1 2222"), Some(2222));
-        for text in ["", "a b c", "1 2 3 x", "1 2 3 99999"] {
-            assert_eq!(server_port(text), None);
-        }
+    fn sockets_are_listed_with_what_proc_calls_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (_client, server) = connect(&listener, "127.0.0.1");
+        let inode = |fd: RawFd| {
+            let name = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+            name.to_str().unwrap().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()
+        };
+        let uid = nix::unistd::getuid().as_raw();
+        let listens = TcpSocket { inode: inode(listener.as_raw_fd()), uid, port, peer: None };
+        let served = TcpSocket { inode: inode(server.as_raw_fd()), uid, port, peer: Some(Ipv4Addr::LOCALHOST.into()) };
+        let found = tcp_sockets().unwrap();
+        assert!(found.contains(&listens) && found.contains(&served), "{listens:?}, {served:?} in {found:?}");
     }
 }

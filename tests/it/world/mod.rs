@@ -8,16 +8,23 @@ mod frames;
 mod handover;
 mod lifecycle;
 mod privileges;
+mod ssh;
 mod story;
 mod takeover;
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    os::fd::AsRawFd,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::{Edge, PASSWORD, USER},
     client::{Client, Seen},
+    net::Lab,
 };
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_to, socket};
 use serde_json::Value;
 
 /// Longer than anything takes that the agent does by itself, even on a machine busy with other things.
@@ -56,6 +63,16 @@ fn shut_out(client: &Client<'_>) -> Result<()> {
     let seen = client.request("/health", &["--connect-timeout", "1.5"])?;
     ensure!(seen == Seen::Timeout, "{} is not shut out: {seen:?}", client.address);
     Ok(())
+}
+
+/// A connection to the guarded host, from one of the clients' addresses.
+fn connect(lab: &Lab, from: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream> {
+    lab.client.within(|| {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
+        connect_to(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+        Ok(TcpStream::from(socket))
+    })
 }
 
 /// The packets of a reason, as `edge status` counts them.

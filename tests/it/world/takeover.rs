@@ -16,13 +16,10 @@ use edge_tests::{
     net::{Lab, NEIGHBOUR4},
     wait_for,
 };
-use nix::{
-    errno::Errno,
-    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_to, socket},
-};
+use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use super::{SOON, only_block, packets, served, shut_out};
+use super::{SOON, connect, only_block, packets, served, shut_out};
 
 /// Where the server has its end of the socketpair.
 const LINK: RawFd = 3;
@@ -137,16 +134,6 @@ fn it_can_neither_lift_nor_widen_nor_prolong() -> Result<()> {
 
 fn offence(id: u64, peer: SocketAddr, local: SocketAddr) -> Value {
     json!({"offence": {"id": id, "kind": "login", "peer": peer, "local": local, "account": "root"}})
-}
-
-/// A connection to the guarded host, from one of the clients' addresses.
-fn connect(lab: &Lab, from: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream> {
-    lab.client.within(|| {
-        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
-        connect_to(socket.as_raw_fd(), &SockaddrIn::from(to))?;
-        Ok(TcpStream::from(socket))
-    })
 }
 
 /// The server's end of the link, taken from the running server.
