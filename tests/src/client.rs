@@ -1,15 +1,23 @@
 //! Clients of the guarded host: `curl` from a chosen address, frames written byte by byte, and a scrape of the metrics.
 
 use std::{
-    fs,
-    net::IpAddr,
+    fs, io,
+    net::{IpAddr, SocketAddr, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::{PacketBuilder, VlanId};
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt},
+        time::{TimeVal, TimeValLike},
+    },
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -110,6 +118,23 @@ pub fn scrape(lab: &Lab) -> Result<Metrics> {
         Seen::Answer { status: 200, body, .. } => Ok(Metrics { text: body }),
         other => bail!("the metrics answered {other:?}"),
     }
+}
+
+/// A TCP connection from one of the clients' addresses; an error of the kind `TimedOut` where nothing came back.
+pub fn connect(lab: &Lab, from: IpAddr, to: SocketAddr, limit: Duration) -> Result<io::Result<TcpStream>> {
+    lab.client.within(|| {
+        let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        // The time to send bounds the connecting too, on Linux.
+        let time = TimeVal::microseconds(i64::try_from(limit.as_micros())?);
+        socket::setsockopt(&socket, sockopt::SendTimeout, &time)?;
+        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+        Ok(match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+            Ok(()) => Ok(TcpStream::from(socket)),
+            Err(Errno::EINPROGRESS) => Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => Err(error.into()),
+        })
+    })
 }
 
 fn ask(command: &mut Command) -> Result<Seen> {
@@ -241,7 +266,7 @@ impl Wire {
                 size_of_val(&to) as u32,
             )
         };
-        ensure!(sent == frame.len() as isize, "send: {}", std::io::Error::last_os_error());
+        ensure!(sent == frame.len() as isize, "send: {}", io::Error::last_os_error());
         Ok(())
     }
 }
@@ -249,7 +274,7 @@ impl Wire {
 fn packet_socket() -> Result<OwnedFd> {
     // SAFETY: no pointer is passed; protocol 0 receives nothing.
     let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    ensure!(descriptor >= 0, "packet socket: {}", std::io::Error::last_os_error());
+    ensure!(descriptor >= 0, "packet socket: {}", io::Error::last_os_error());
     // SAFETY: the descriptor was just opened and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

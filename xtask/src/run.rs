@@ -1,12 +1,12 @@
 //! `cargo xtask run -- ARGS`: builds edge and becomes `edge run ARGS`.
 
-use std::{fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+use std::{fs, os::unix::process::CommandExt as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
     setup,
-    shell::{cargo, is_root, run as run_command, target},
+    shell::{as_root, cargo, run as run_command, target},
 };
 
 #[derive(clap::Args)]
@@ -19,13 +19,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::for_build()?;
     let binary = build(Profile::Dev)?;
-    let mut command = if is_root() {
-        Command::new(&binary)
-    } else {
-        let mut sudo = Command::new("sudo");
-        sudo.arg(&binary);
-        sudo
-    };
+    let mut command = as_root(&binary)?;
     Err(command.arg("run").args(&arguments.arguments).exec()).context("cannot start edge")
 }
 

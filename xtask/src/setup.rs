@@ -24,15 +24,15 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
     Tool { program, package, why }
 }
 
-const LIVE_TOOLS: [Tool; 5] = [
+const LIVE_TOOLS: [Tool; 4] = [
     tool("ip", "iproute2", "makes the network namespaces of demo and tests"),
     tool("curl", "curl", "is the client that logs in"),
-    tool("openssl", "openssl", "speaks TLS by hand in tests"),
-    tool("xdp-filter", "xdp-tools", "occupies an XDP hook in tests, and is the peer of `bench xdp`"),
-    tool("bpftool", "bpftool", "shows programs and maps while looking for a fault"),
+    tool("openssl", "openssl", "makes the certificates of demo and tests, and holds TLS connections open"),
+    tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const BENCH_TOOLS: [Tool; 2] = [
+const BENCH_TOOLS: [Tool; 3] = [
+    tool("xdp-filter", "xdp-tools", "is the peer of `bench xdp`"),
     tool("fail2ban-server", "fail2ban", "is the peer of `bench block-latency`"),
     tool("nft", "nftables", "is what fail2ban blocks with"),
 ];

@@ -3,6 +3,7 @@
 
 use std::{
     env,
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -74,13 +75,15 @@ pub fn is_root() -> bool {
 }
 
 /// `program`, with root's rights: as it is where we have them, else by sudo.
-pub fn as_root(program: &str) -> Result<Command> {
+pub fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
+    let program = program.as_ref();
     if is_root() {
         return Ok(Command::new(program));
     }
     ensure!(
         find("sudo").is_some(),
-        "`{program}` must run as root, and there is no sudo here: run this command as root"
+        "`{}` must run as root, and there is no sudo here: run this command as root",
+        program.display()
     );
     let mut command = Command::new("sudo");
     command.arg(program);

@@ -1,15 +1,11 @@
 //! Blocks by hand: what is named is blocked, exactly that, for exactly that long, with and without the agent.
 
-use std::{
-    io::ErrorKind,
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::Edge,
-    client::{Client, Seen},
+    client::{Client, Seen, connect},
     net::{ATTACKER4, ATTACKER6, ATTACKER6_SECOND, HOST4, Lab, NEIGHBOUR4, NEIGHBOUR6},
     wait_for,
 };
@@ -125,13 +121,11 @@ fn a_block_ends_by_itself_with_the_agent_dead() -> Result<()> {
 /// refuses): when the attempt that came through began, and when it ended.
 fn first_through(lab: &Lab) -> Result<(jiff::Timestamp, jiff::Timestamp)> {
     let to = SocketAddr::new(HOST4, 443);
-    lab.client.within(|| {
-        wait_for("the block to end", Duration::from_secs(10), || {
-            let begun = jiff::Timestamp::now();
-            let failed = TcpStream::connect_timeout(&to, Duration::from_millis(50)).err();
-            let through = failed.is_none_or(|error| error.kind() == ErrorKind::ConnectionRefused);
-            Ok(through.then(|| (begun, jiff::Timestamp::now())))
-        })
+    wait_for("the block to end", Duration::from_secs(10), || {
+        let begun = jiff::Timestamp::now();
+        let failed = connect(lab, ATTACKER4, to, Duration::from_millis(50))?.err();
+        let through = failed.is_none_or(|error| error.kind() == ErrorKind::ConnectionRefused);
+        Ok(through.then(|| (begun, jiff::Timestamp::now())))
     })
 }
 
@@ -189,7 +183,7 @@ fn what_the_config_names_is_blocked_through_restarts_and_lifts_with_the_config()
     let lab = Lab::new()?;
     // The host's own address is named too: it is left out, and nothing else is.
     let mut edge = Edge::start_with(&lab, |config| {
-        config.set("filter", "block", &format!("[\"{ATTACKER4}\", \"{}\"]", edge_tests::net::HOST4));
+        config.set("filter", "block", &format!("[\"{ATTACKER4}\", \"{}\"]", HOST4));
     })?;
     let client = Client::new(&lab, &edge, ATTACKER4);
     shut_out(&client)?;
