@@ -37,7 +37,7 @@ pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), ma
     }
 }
 
-/// The first half of [`read`], for those who do something between: how long the body will be.
+/// The first half of [`read()`], for those who do something between: how long the body will be.
 pub async fn read_length(stream: &mut (impl AsyncRead + Unpin), max: usize) -> io::Result<Option<usize>> {
     let mut head = [0; HEAD];
     match stream.read(&mut head).await? {
@@ -54,7 +54,7 @@ pub async fn read_body<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin
     message(&body, length)
 }
 
-/// [`write`] and [`read`] for who has no runtime.
+/// [`write()`] and [`read()`] for who has no runtime.
 pub fn write_now<T: Serialize>(stream: &mut impl Write, message: &T, max: usize) -> io::Result<()> {
     stream.write_all(&frame(message, max)?)
 }

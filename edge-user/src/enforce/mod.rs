@@ -1,8 +1,8 @@
 //! The one writer of everything that is enforced. Each decision goes to the kernel first, then to the store; both are
 //! done when a command is answered.
 //!
-//! [`Enforcer::start`] builds the next generation of tables from the store and puts it into force; [`offline`] runs one
-//! command on the pinned tables where no agent runs.
+//! [`Enforcer::start`] builds the next generation of tables from the store and puts it into force; [`offline()`] runs
+//! one command on the pinned tables where no agent runs.
 
 mod answer;
 mod command;

@@ -143,7 +143,7 @@ impl Own {
             )?,
             offences: listed(
                 "edge_offences_total",
-                "Refused credentials on connections that the kernel has, of protected and of blocked clients too.",
+                "Refused credentials on connections to edge that the kernel has, of protected and of blocked clients too.",
                 "kind",
                 Kind::ALL.map(Kind::name),
             )?,
