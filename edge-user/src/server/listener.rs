@@ -1,19 +1,7 @@
-//! Connections, from accept to close: TLS, HTTP, and how long each may take. The loop is our own, since the library's
-//! has no limit on handshakes, no way to close one client's connections, and no difference between a slow head and an
-//! idle connection.
+//! A connection, from accept to close: TLS, then HTTP. The loop is our own, since the library's has no limit on
+//! handshakes, no way to close one client's connections, and no difference between a slow head and an idle connection.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::IpAddr,
-    pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -27,17 +15,17 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use ipnet::IpNet;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{Notify, Semaphore, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
+    activity::{Activity, Watched},
     auth::{Auth, MAX_HEAD},
+    connections::Connections,
     counters::{Counters, Handshake},
     link::client_address,
     report::Ends,
@@ -189,190 +177,4 @@ fn protocol(http2: bool) -> auto::Builder<TokioExecutor> {
         .initial_connection_window_size(256 << 10)
         .max_send_buf_size(64 << 10);
     if http2 { builder.http2_only() } else { builder.http1_only() }
-}
-
-/// All connections by client, to close those of one, and to know when all have ended.
-#[derive(Default)]
-pub struct Connections {
-    by_client: Mutex<HashMap<IpAddr, HashMap<u64, Held>>>,
-    next: AtomicU64,
-    left: Notify,
-}
-
-struct Held {
-    end: Arc<Notify>,
-    greeting: bool,
-}
-
-struct Entry<'a> {
-    connections: &'a Connections,
-    client: IpAddr,
-    id: u64,
-    end: Arc<Notify>,
-    /// Of this client, this one included.
-    handshakes: usize,
-}
-
-impl Connections {
-    /// Ends the connections of these clients; an answer in flight is written first.
-    pub fn close(&self, clients: IpNet) {
-        for (client, held) in self.all().iter() {
-            if clients.contains(client) {
-                held.values().for_each(|held| held.end.notify_one());
-            }
-        }
-    }
-
-    /// Ends all, and returns when they have.
-    pub async fn drain(&self) {
-        self.all().values().flat_map(HashMap::values).for_each(|held| held.end.notify_one());
-        loop {
-            let left = self.left.notified();
-            if self.all().is_empty() {
-                return;
-            }
-            left.await;
-        }
-    }
-
-    fn enter(&self, client: IpAddr) -> Entry<'_> {
-        let (id, end) = (self.next.fetch_add(1, Ordering::Relaxed), Arc::new(Notify::new()));
-        let mut all = self.all();
-        let of_client = all.entry(client).or_default();
-        of_client.insert(id, Held { end: end.clone(), greeting: true });
-        let handshakes = of_client.values().filter(|held| held.greeting).count();
-        Entry { connections: self, client, id, end, handshakes }
-    }
-
-    fn all(&self) -> MutexGuard<'_, HashMap<IpAddr, HashMap<u64, Held>>> {
-        self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Entry<'_> {
-    fn greeted(&self) {
-        if let Some(held) = self.connections.all().get_mut(&self.client).and_then(|held| held.get_mut(&self.id)) {
-            held.greeting = false;
-        }
-    }
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        let mut all = self.connections.all();
-        if let Some(held) = all.get_mut(&self.client) {
-            held.remove(&self.id);
-            if held.is_empty() {
-                all.remove(&self.client);
-            }
-        }
-        self.connections.left.notify_one();
-    }
-}
-
-/// What a connection is doing, and until when it may.
-struct Activity {
-    http2: bool,
-    header_timeout: Duration,
-    idle_timeout: Duration,
-    state: Mutex<State>,
-    changed: Notify,
-}
-
-struct State {
-    in_flight: usize,
-    /// When the first byte of a head came that is not whole yet; only HTTP/1, where bytes between answers are a head.
-    head_since: Option<Instant>,
-    /// Since when it has to end by: the handshake or the last answer.
-    quiet: (Instant, Duration),
-}
-
-impl Activity {
-    fn new(http2: bool, header_timeout: Duration, idle_timeout: Duration) -> Activity {
-        let state = State { in_flight: 0, head_since: None, quiet: (Instant::now(), header_timeout) };
-        Activity { http2, header_timeout, idle_timeout, state: Mutex::new(state), changed: Notify::new() }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let state = self.state();
-        match (state.in_flight, state.head_since) {
-            (1.., _) => None,
-            (0, Some(since)) => Some(since + self.header_timeout),
-            (0, None) => Some(state.quiet.0 + state.quiet.1),
-        }
-    }
-
-    fn bytes_came(&self) {
-        let mut state = self.state();
-        if !self.http2 && state.in_flight == 0 && state.head_since.is_none() {
-            state.head_since = Some(Instant::now());
-            self.changed.notify_one();
-        }
-    }
-
-    fn begin(&self) -> InFlight<'_> {
-        let mut state = self.state();
-        state.in_flight += 1;
-        state.head_since = None;
-        self.changed.notify_one();
-        InFlight(self)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct InFlight<'a>(&'a Activity);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.in_flight -= 1;
-        state.quiet = (Instant::now(), self.0.idle_timeout);
-        self.0.changed.notify_one();
-    }
-}
-
-/// A stream that tells when bytes came.
-struct Watched {
-    stream: TlsStream<TcpStream>,
-    activity: Arc<Activity>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.bytes_came();
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

@@ -2,7 +2,9 @@
 //! it can say to the agent are the messages of [`link`]. The agent starts it with [`spawn`], the CLI's main hands it
 //! over to [`main`].
 
+mod activity;
 pub mod auth;
+mod connections;
 pub mod counters;
 pub mod link;
 pub mod listener;
@@ -35,9 +37,10 @@ use tokio::{
 
 use self::{
     auth::Auth,
+    connections::Connections,
     counters::Counters,
     link::{FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, ServerConfig},
-    listener::{Connections, Shared},
+    listener::Shared,
     report::Report,
     spawn::LINK_FD,
 };

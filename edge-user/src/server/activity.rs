@@ -1,0 +1,125 @@
+//! What a connection is doing, told from its bytes and its requests, and until when it may go on so: the library knows
+//! no difference between a slow head and an idle connection.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::Notify,
+    time::Instant,
+};
+use tokio_rustls::server::TlsStream;
+
+/// What a connection is doing, and until when it may.
+pub struct Activity {
+    http2: bool,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    state: Mutex<State>,
+    pub changed: Notify,
+}
+
+struct State {
+    in_flight: usize,
+    /// When the first byte of a head came that is not whole yet; only HTTP/1, where bytes between answers are a head.
+    head_since: Option<Instant>,
+    /// Since when it has to end by: the handshake or the last answer.
+    quiet: (Instant, Duration),
+}
+
+impl Activity {
+    pub fn new(http2: bool, header_timeout: Duration, idle_timeout: Duration) -> Activity {
+        let state = State { in_flight: 0, head_since: None, quiet: (Instant::now(), header_timeout) };
+        Activity { http2, header_timeout, idle_timeout, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        let state = self.state();
+        match (state.in_flight, state.head_since) {
+            (1.., _) => None,
+            (0, Some(since)) => Some(since + self.header_timeout),
+            (0, None) => Some(state.quiet.0 + state.quiet.1),
+        }
+    }
+
+    pub fn bytes_came(&self) {
+        let mut state = self.state();
+        if !self.http2 && state.in_flight == 0 && state.head_since.is_none() {
+            state.head_since = Some(Instant::now());
+            self.changed.notify_one();
+        }
+    }
+
+    pub fn begin(&self) -> InFlight<'_> {
+        let mut state = self.state();
+        state.in_flight += 1;
+        state.head_since = None;
+        self.changed.notify_one();
+        InFlight(self)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub struct InFlight<'a>(&'a Activity);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.in_flight -= 1;
+        state.quiet = (Instant::now(), self.0.idle_timeout);
+        self.0.changed.notify_one();
+    }
+}
+
+/// A stream that tells when bytes came.
+pub struct Watched {
+    pub stream: TlsStream<TcpStream>,
+    pub activity: Arc<Activity>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.bytes_came();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
