@@ -1,5 +1,5 @@
 //! The harness that sees edge from the outside: network namespaces ([`net`]), the real binary in them ([`agent`]),
-//! real clients and forged frames ([`client`]), a real SSH server ([`ssh`]), the kernel's own word on programs ([`bpf`]).
+//! real clients and forged frames ([`client`], [`talk`]), a real SSH server ([`ssh`]), the kernel's own word on programs ([`bpf`]).
 //! The tests in `it/` and `cargo xtask demo` stand on it. It knows no crate of edge, so that nothing can be right on both
 //! sides and wrong on the wire.
 
@@ -9,6 +9,7 @@ pub mod client;
 pub mod net;
 pub mod refuse;
 pub mod ssh;
+pub mod talk;
 
 use std::{
     process::{Command, Stdio},

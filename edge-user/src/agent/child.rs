@@ -166,6 +166,7 @@ pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerC
         header_timeout: server.header_timeout,
         idle_timeout: server.idle_timeout,
         max_handshakes: server.max_handshakes,
+        ipv6_unit: config.filter.ipv6_unit,
         issuer: auth.issuer.clone(),
         audience: auth.audience.clone(),
         secret: config::read_secret(auth)?.expose_secret().to_owned(),

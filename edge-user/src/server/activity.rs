@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -32,11 +32,14 @@ struct State {
     head_since: Option<Instant>,
     /// Since when it has to end by: the handshake or the last answer.
     quiet: (Instant, Duration),
+    /// Who waits to be told that the client has closed.
+    end_is_held_from: Option<Waker>,
 }
 
 impl Activity {
     pub fn new(http2: bool, header_timeout: Duration, idle_timeout: Duration) -> Activity {
-        let state = State { in_flight: 0, head_since: None, quiet: (Instant::now(), header_timeout) };
+        let state =
+            State { in_flight: 0, head_since: None, quiet: (Instant::now(), header_timeout), end_is_held_from: None };
         Activity { http2, header_timeout, idle_timeout, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -57,12 +60,20 @@ impl Activity {
         }
     }
 
-    pub fn begin(&self) -> InFlight<'_> {
+    pub fn begin(self: &Arc<Self>) -> InFlight {
         let mut state = self.state();
         state.in_flight += 1;
         state.head_since = None;
         self.changed.notify_one();
-        InFlight(self)
+        InFlight(self.clone())
+    }
+
+    /// Whether the client's end is to be kept from the library for now: until what is in flight is answered.
+    fn holds_end(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.state();
+        let holds = state.in_flight > 0;
+        state.end_is_held_from = holds.then(|| cx.waker().clone());
+        holds
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -70,31 +81,57 @@ impl Activity {
     }
 }
 
-pub struct InFlight<'a>(&'a Activity);
+/// One request, until it is answered.
+pub struct InFlight(Arc<Activity>);
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.in_flight -= 1;
         state.quiet = (Instant::now(), self.0.idle_timeout);
+        if state.in_flight == 0
+            && let Some(waker) = state.end_is_held_from.take()
+        {
+            waker.wake();
+        }
         self.0.changed.notify_one();
     }
 }
 
-/// A stream that tells when bytes came.
+/// A stream that tells when bytes came. The library gives up a request whose client has closed, and the kernel forgets
+/// the connection then; so while a credential is being judged the close is held back: the agent, which asks the kernel,
+/// would believe nothing of it.
 pub struct Watched {
-    pub stream: TlsStream<TcpStream>,
-    pub activity: Arc<Activity>,
+    stream: TlsStream<TcpStream>,
+    activity: Arc<Activity>,
+    ended: bool,
+}
+
+impl Watched {
+    pub fn new(stream: TlsStream<TcpStream>, activity: Arc<Activity>) -> Watched {
+        Watched { stream, activity, ended: false }
+    }
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.bytes_came();
+        if !self.ended {
+            let before = buf.filled().len();
+            let polled = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+            if buf.filled().len() > before {
+                self.activity.bytes_came();
+                return Poll::Ready(polled);
+            }
+            // Closed without a word of TLS is closed all the same.
+            self.ended = match &polled {
+                Ok(()) => buf.remaining() > 0,
+                Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
+            };
+            if !self.ended {
+                return Poll::Ready(polled);
+            }
         }
-        polled
+        if self.activity.holds_end(cx) { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
 

@@ -13,22 +13,25 @@ use std::{
 use ipnet::IpNet;
 use tokio::sync::Notify;
 
-/// All connections by client, to close those of one, and to know when all have ended.
+use crate::block::Target;
+
+/// All connections by client (an IPv6 client is a prefix), to close those of one, and to know when all have ended.
 #[derive(Default)]
 pub struct Connections {
-    by_client: Mutex<HashMap<IpAddr, HashMap<u64, Held>>>,
+    by_client: Mutex<HashMap<Target, HashMap<u64, Held>>>,
     next: AtomicU64,
     left: Notify,
 }
 
 struct Held {
+    address: IpAddr,
     end: Arc<Notify>,
     greeting: bool,
 }
 
 pub struct Entry<'a> {
     connections: &'a Connections,
-    client: IpAddr,
+    client: Target,
     id: u64,
     pub end: Arc<Notify>,
     /// Of this client, this one included.
@@ -36,13 +39,11 @@ pub struct Entry<'a> {
 }
 
 impl Connections {
-    /// Ends the connections of these clients; an answer in flight is written first.
-    pub fn close(&self, clients: IpNet) {
-        for (client, held) in self.all().iter() {
-            if clients.contains(client) {
-                held.values().for_each(|held| held.end.notify_one());
-            }
-        }
+    /// Ends the connections of these addresses; an answer in flight is written first.
+    pub fn close(&self, addresses: IpNet) {
+        let all = self.all();
+        let blocked = all.values().flat_map(HashMap::values).filter(|held| addresses.contains(&held.address));
+        blocked.for_each(|held| held.end.notify_one());
     }
 
     /// Ends all, and returns when they have.
@@ -57,16 +58,16 @@ impl Connections {
         }
     }
 
-    pub fn enter(&self, client: IpAddr) -> Entry<'_> {
+    pub fn enter(&self, address: IpAddr, client: Target) -> Entry<'_> {
         let (id, end) = (self.next.fetch_add(1, Ordering::Relaxed), Arc::new(Notify::new()));
         let mut all = self.all();
         let of_client = all.entry(client).or_default();
-        of_client.insert(id, Held { end: end.clone(), greeting: true });
+        of_client.insert(id, Held { address, end: end.clone(), greeting: true });
         let handshakes = of_client.values().filter(|held| held.greeting).count();
         Entry { connections: self, client, id, end, handshakes }
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<IpAddr, HashMap<u64, Held>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Target, HashMap<u64, Held>>> {
         self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -89,5 +90,33 @@ impl Drop for Entry<'_> {
             }
         }
         self.connections.left.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_s_handshakes_are_one_client_s_and_a_block_closes_what_it_names() {
+        let connections = Connections::default();
+        let enter = |text: &str| {
+            let address = text.parse().unwrap();
+            connections.enter(address, Target::client(address, 64))
+        };
+        let (first, second, other) = (enter("2001:db8::1"), enter("2001:db8::2"), enter("2001:db8:0:1::1"));
+        assert_eq!([first.handshakes, second.handshakes, other.handshakes], [1, 2, 1]);
+        first.greeted();
+        assert_eq!(enter("2001:db8::3").handshakes, 2);
+        connections.close("2001:db8::2/128".parse().unwrap());
+        let told = |entry: &Entry<'_>| {
+            let mut notified = std::pin::pin!(entry.end.notified());
+            notified.as_mut().enable()
+        };
+        assert_eq!([told(&first), told(&second), told(&other)], [false, true, false]);
+        connections.close("2001:db8::/48".parse().unwrap());
+        assert_eq!([told(&first), told(&second), told(&other)], [true, true, true]);
+        drop((first, second, other));
+        assert!(connections.all().is_empty());
     }
 }

@@ -102,6 +102,8 @@ pub struct ServerConfig {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub max_handshakes: usize,
+    /// The prefix that stands for one IPv6 client.
+    pub ipv6_unit: u8,
     pub issuer: String,
     pub audience: String,
     /// The signing secret's bytes.

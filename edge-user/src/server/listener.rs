@@ -1,7 +1,7 @@
 //! A connection, from accept to close: TLS, then HTTP. The loop is our own, since the library's has no limit on
 //! handshakes, no way to close one client's connections, and no difference between a slow head and an idle connection.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -24,12 +24,14 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     activity::{Activity, Watched},
-    auth::{Auth, MAX_HEAD},
+    auth::{Answer, Auth, MAX_HEAD},
     connections::Connections,
     counters::{Counters, Handshake},
+    finish::Finish,
     link::client_address,
     report::Ends,
 };
+use crate::block::Target;
 
 /// How much of a head the library takes; over HTTP/2 it answers none that is longer. What is over `MAX_HEAD` of that is
 /// answered 431.
@@ -45,6 +47,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
+    /// The prefix that stands for one IPv6 client.
+    pub ipv6_unit: u8,
     pub handshakes: Arc<Semaphore>,
     /// How many of them one client may have in flight.
     pub handshakes_of_one: usize,
@@ -76,19 +80,21 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
+/// The turn is waited for with a connection in hand: a listener where nobody comes must not keep a turn from the others.
 async fn accept(
     listener: &TcpListener,
     handshakes: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = handshakes.clone().acquire_owned().await.map_err(io::Error::other)?;
-    Ok((listener.accept().await?.0, permit))
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, handshakes.clone().acquire_owned().await.map_err(io::Error::other)?))
 }
 
 async fn connection(stream: TcpStream, handshake: tokio::sync::OwnedSemaphorePermit, shared: Arc<Shared>) {
     // A client that is gone already has no address, and nothing to be told.
     let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     let _ = stream.set_nodelay(true);
-    let entry = shared.connections.enter(client_address(peer));
+    let address = client_address(peer);
+    let entry = shared.connections.enter(address, Target::client(address, shared.ipv6_unit));
     if entry.handshakes > shared.handshakes_of_one {
         shared.counters.handshake(Handshake::Refused);
         return;
@@ -116,11 +122,12 @@ async fn talk(stream: TlsStream<TcpStream>, ends: Ends, end: &Arc<Notify>, share
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let activity = Arc::new(Activity::new(http2, shared.header_timeout, shared.idle_timeout));
     let service = service_fn(|request: Request<Incoming>| {
-        let (auth, activity, end) = (shared.auth.clone(), activity.clone(), end.clone());
-        async move { Ok::<_, std::convert::Infallible>(respond(&auth, ends, request, &activity, &end).await) }
+        let (version, end) = (request.version(), end.clone());
+        let judged = judged(&shared.auth, ends, request, &activity);
+        async move { Ok::<_, Infallible>(answered(judged.await, version, &end)) }
     });
     let builder = protocol(http2);
-    let io = TokioIo::new(Watched { stream, activity: activity.clone() });
+    let io = TokioIo::new(Watched::new(stream, activity.clone()));
     let mut talk = pin!(builder.serve_connection(io, service));
     loop {
         let late = async {
@@ -145,16 +152,24 @@ async fn talk(stream: TlsStream<TcpStream>, ends: Ends, end: &Arc<Notify>, share
     let _ = timeout(LAST_ANSWER, talk).await;
 }
 
-async fn respond(
-    auth: &Auth,
+/// Whatever the client does meanwhile, what it asked for is judged to the end. In flight from now, not from the first
+/// poll: in between, the library looks whether the client has closed.
+fn judged(
+    auth: &Arc<Auth>,
     ends: Ends,
     request: Request<Incoming>,
-    activity: &Activity,
-    end: &Notify,
-) -> Response<Full<Bytes>> {
-    let _in_flight = activity.begin();
-    let version = request.version();
-    let mut answer = auth.answer(ends, request).await;
+    activity: &Arc<Activity>,
+) -> impl Future<Output = Answer> + Send + use<> {
+    let (auth, in_flight) = (auth.clone(), activity.begin());
+    Finish::new(async move {
+        let answer = auth.answer(ends, request).await;
+        drop(in_flight);
+        answer
+    })
+}
+
+/// Ends the connection with the answer where that is asked for.
+fn answered(mut answer: Answer, version: Version, end: &Notify) -> Response<Full<Bytes>> {
     if answer.close {
         if version < Version::HTTP_2 {
             answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -6,6 +6,7 @@ mod activity;
 pub mod auth;
 mod connections;
 pub mod counters;
+mod finish;
 pub mod link;
 pub mod listener;
 mod report;
@@ -169,6 +170,7 @@ fn build(config: ServerConfig, report: &Arc<Report>, draining: watch::Receiver<b
         counters,
         header_timeout: config.header_timeout,
         idle_timeout: config.idle_timeout,
+        ipv6_unit: config.ipv6_unit,
         handshakes: Arc::new(Semaphore::new(handshakes)),
         handshakes_of_one: handshakes.div_ceil(4),
         connections: Connections::default(),

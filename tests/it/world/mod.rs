@@ -2,6 +2,7 @@
 
 mod blocks;
 mod commands;
+mod connections;
 mod doctor;
 mod failures;
 mod frames;

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,13 +12,15 @@ use tokio::{
     time::timeout,
 };
 
+use crate::block::Target;
+
 const WAITING_OF_ONE: u32 = 4;
 const WAITING_OF_ALL: u32 = 64;
 const WAITS_FOR: Duration = Duration::from_secs(5);
 
 pub struct Hashing {
     permits: Arc<Semaphore>,
-    waiting: Mutex<HashMap<IpAddr, u32>>,
+    waiting: Mutex<HashMap<Target, u32>>,
 }
 
 /// Too many are waiting already, or it took too long.
@@ -32,18 +33,18 @@ impl Hashing {
     }
 
     /// The right to hash one password, held while it is hashed.
-    pub async fn turn(&self, client: IpAddr) -> Result<OwnedSemaphorePermit, Busy> {
+    pub async fn turn(&self, client: Target) -> Result<OwnedSemaphorePermit, Busy> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
-        let _place = self.place(unit(client)).ok_or(Busy)?;
+        let _place = self.place(client).ok_or(Busy)?;
         match timeout(WAITS_FOR, self.permits.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(Busy),
         }
     }
 
-    fn place(&self, client: IpAddr) -> Option<Place<'_>> {
+    fn place(&self, client: Target) -> Option<Place<'_>> {
         let mut waiting = self.waiting();
         if waiting.values().sum::<u32>() >= WAITING_OF_ALL {
             return None;
@@ -56,7 +57,7 @@ impl Hashing {
         Some(Place { hashing: self, client })
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Target, u32>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,7 +65,7 @@ impl Hashing {
 /// One that waits.
 struct Place<'a> {
     hashing: &'a Hashing,
-    client: IpAddr,
+    client: Target,
 }
 
 impl Drop for Place<'_> {
@@ -79,14 +80,6 @@ impl Drop for Place<'_> {
     }
 }
 
-/// What counts as one client here: an IPv4 address, an IPv6 /64.
-fn unit(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,9 +87,9 @@ mod tests {
     #[tokio::test]
     async fn one_client_waits_at_most_four_times() {
         let hashing = Hashing::new(1);
-        let client = |text: &str| text.parse::<IpAddr>().unwrap();
+        let client = |text: &str| Target::client(text.parse().unwrap(), 64);
         let first = hashing.turn(client("192.0.2.1")).await.unwrap();
-        let places: Vec<_> = (0..4).map(|_| hashing.place(unit(client("2001:db8::1"))).unwrap()).collect();
+        let places: Vec<_> = (0..4).map(|_| hashing.place(client("2001:db8::1")).unwrap()).collect();
         assert_eq!(hashing.turn(client("2001:db8::2")).await.unwrap_err(), Busy);
         assert!(hashing.place(client("192.0.2.2")).is_some());
         drop((places, first));

@@ -27,11 +27,11 @@ use self::{
 };
 use super::{
     counters::Counters,
-    link::{Kind, ServerConfig, client_address},
+    link::{Kind, ServerConfig},
     report::{Ends, Report},
     users::{Account, Refreshed, Session, password_matches},
 };
-use crate::{clock::Wall, error::Failure};
+use crate::{block::Target, clock::Wall, error::Failure};
 
 /// The longest body under `/auth/`, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -46,6 +46,7 @@ pub struct Auth {
     tokens: Tokens,
     store: Arc<Store>,
     hashing: Hashing,
+    ipv6_unit: u8,
     report: Arc<Report>,
     counters: Arc<Counters>,
     refresh_ttl: std::time::Duration,
@@ -195,6 +196,7 @@ impl Auth {
             tokens: Tokens::new(config.secret.as_bytes(), issuer, audience, config.access_ttl, config.leeway)?,
             store: Arc::new(Store::new(config.auth_store.clone())),
             hashing: Hashing::new(config.hashes_in_flight),
+            ipv6_unit: config.ipv6_unit,
             report,
             counters,
             refresh_ttl: config.refresh_ttl,
@@ -267,7 +269,8 @@ impl Auth {
         B: Body<Data = Bytes> + Send,
     {
         let Login { username, password } = self.body(request).await?;
-        let permit = self.hashing.turn(client_address(ends.peer)).await.map_err(|Busy| Denial::Busy)?;
+        let permit =
+            self.hashing.turn(Target::client(ends.peer.ip(), self.ipv6_unit)).await.map_err(|Busy| Denial::Busy)?;
         let account = self.store.read(|store| store.lookup(&username))?;
         let hashed = tokio::task::spawn_blocking(move || {
             let matches = password_matches(account.as_ref(), &password);

@@ -31,6 +31,7 @@ fn world() -> World {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         max_handshakes: 8,
+        ipv6_unit: 64,
         issuer: "https://a.test".to_owned(),
         audience: "api".to_owned(),
         secret: "9lWjO0cQ2nVwXhT5sUeR7yBzKdMfGaLp".to_owned(),
