@@ -22,6 +22,7 @@ pub mod datapath;
 pub mod enforce;
 pub mod error;
 mod frame;
+pub mod logging;
 pub mod metrics;
 pub mod netlink;
 pub mod offense;

@@ -102,6 +102,8 @@ impl Config {
 pub struct Edge {
     /// What `write_config` writes; change it, then start.
     pub config: Config,
+    /// What `edge run` gets besides its config.
+    pub arguments: Vec<String>,
     folder: TempDir,
     binary: PathBuf,
     namespace: PathBuf,
@@ -128,7 +130,7 @@ impl Edge {
         // The server is another user and comes through here.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         let config = default_config(folder.path(), &lab.pin_path());
-        Ok(Edge { config, folder, binary: binary()?, namespace: lab.host.path(), process: None })
+        Ok(Edge { config, arguments: Vec::new(), folder, binary: binary()?, namespace: lab.host.path(), process: None })
     }
 
     /// A new one, started and ready.
@@ -186,6 +188,7 @@ impl Edge {
             .arg(&self.binary)
             .args(["run", "--config"])
             .arg(self.path("edge.toml"))
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

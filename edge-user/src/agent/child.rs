@@ -14,6 +14,7 @@ use super::{certificate, pause::Pause};
 use crate::{
     config::{self, Config, Mode},
     error::Failure,
+    logging::Logging,
     server::{
         link::{self, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, ServerConfig},
         spawn::{self, Identity},
@@ -160,6 +161,7 @@ pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerC
     let (certificate_pem, key_pem) = certificate::pair(config, server)?;
     let auth = &server.auth;
     Ok(ServerConfig {
+        logging: Logging::of(&config.log),
         production: config.mode == Mode::Production,
         certificate_pem,
         key_pem,

@@ -7,7 +7,6 @@ mod block;
 mod check;
 mod doctor;
 mod list;
-pub mod log;
 mod output;
 mod password;
 mod run;

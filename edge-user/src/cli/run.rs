@@ -4,19 +4,24 @@ use serde_json::json;
 
 use super::{
     args::{Global, Run},
-    ask, log,
+    ask,
     output::{Complaint, Outcome},
 };
 use crate::{
     agent,
     config::{Config, Overrides},
+    logging::Logging,
 };
 
 pub fn run(global: &Global, arguments: &Run) -> Result<Outcome, Complaint> {
-    let overrides =
-        Overrides { interfaces: arguments.interfaces.clone(), socket: global.socket.clone(), ..Overrides::default() };
+    let overrides = Overrides {
+        interfaces: arguments.interfaces.clone(),
+        socket: global.socket.clone(),
+        loudness: i16::from(global.verbose) - i16::from(global.quiet),
+        ..Overrides::default()
+    };
     let config = Config::load_with_files(&ask::config_file(global), &overrides)?;
-    log::start(config.log.format, i16::from(global.verbose) - i16::from(global.quiet));
+    Logging::of(&config.log).start();
     agent::run(config)?;
     Ok(Outcome::new(json!({"ended": true}), String::new()))
 }

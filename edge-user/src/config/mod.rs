@@ -31,6 +31,8 @@ pub struct Overrides {
     /// Empty: as the file says.
     pub interfaces: Vec<String>,
     pub socket: Option<PathBuf>,
+    /// The number of `-v` less that of `-q`.
+    pub loudness: i16,
     /// For commands that need no interface: a file that names none is good.
     pub interfaces_optional: bool,
 }
@@ -242,6 +244,8 @@ pub struct Admin {
 #[derive(Clone, Debug)]
 pub struct Log {
     pub format: LogFormat,
+    /// How much more is logged than usual.
+    pub loudness: i16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

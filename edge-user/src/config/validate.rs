@@ -48,7 +48,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         metrics: metrics(document.section("metrics", problems), problems),
         store: store(document.section("store", problems), problems),
         admin: admin(document.section("admin", problems), overrides, problems),
-        log: log(document.section("log", problems), problems),
+        log: log(document.section("log", problems), overrides, problems),
     };
     document.finish(problems);
     (config, FilePlaces { secret, cert, key })
@@ -255,16 +255,16 @@ fn admin(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problem
     admin
 }
 
-fn log(mut section: Section<'_>, problems: &mut Problems<'_>) -> Log {
+fn log(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> Log {
     let formats = [
         ("auto", LogFormat::Auto),
         ("journald", LogFormat::Journald),
         ("json", LogFormat::Json),
         ("text", LogFormat::Text),
     ];
-    let log = Log { format: section.read("format", problems, LogFormat::Auto, |node, p| node.choice(p, &formats)) };
+    let format = section.read("format", problems, LogFormat::Auto, |node, p| node.choice(p, &formats));
     section.finish(problems);
-    log
+    Log { format, loudness: overrides.loudness }
 }
 
 fn number(

@@ -10,6 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use crate::frame::{frame, read, write};
+use crate::logging::Logging;
 
 /// The largest frame that the agent takes from the server.
 pub const MAX_FROM_SERVER: usize = 64 << 10;
@@ -96,6 +97,7 @@ pub enum FromAgent {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
+    pub logging: Logging,
     pub production: bool,
     pub certificate_pem: String,
     pub key_pem: String,

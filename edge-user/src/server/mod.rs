@@ -18,9 +18,9 @@ pub mod users;
 
 use std::{
     ffi::OsString,
-    io::{IsTerminal, Write},
+    io::Write,
     net::TcpListener,
-    os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{FromRawFd, OwnedFd, RawFd},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -62,9 +62,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         if let Ok(frame) = link::frame(&message, MAX_FROM_SERVER) {
             let _ = (&link).write_all(&frame);
         }
-        return fail(&failure);
+        return ExitCode::from(failure.blame.exit_code());
     }
-    log_to_standard_error();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(64).enable_all().build();
     let runtime = match runtime.blame(Blame::System, || "starting the server's runtime".to_owned()) {
@@ -79,8 +78,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// What is wrong before the agent has said how to log goes to standard error as it is.
 fn fail(failure: &Failure) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "edge server: {failure}");
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{failure}");
+    } else {
+        let _ = writeln!(std::io::stderr(), "edge server: {failure}");
+    }
     ExitCode::from(failure.blame.exit_code())
 }
 
@@ -112,17 +116,6 @@ fn take(fd: RawFd, families: &[AddressFamily]) -> Option<OwnedFd> {
     families.contains(&family).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Standard error is the agent's; the time is added by what reads it.
-fn log_to_standard_error() {
-    // SAFETY: standard error stays open for the life of the process.
-    let terminal = unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) }.is_terminal();
-    let _ = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal)
-        .with_max_level(tracing::Level::INFO)
-        .try_init();
-}
-
 async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) -> Result<(), Failure> {
     let what = || "taking over the link to the agent".to_owned();
     link.set_nonblocking(true).blame(Blame::System, what)?;
@@ -134,6 +127,7 @@ async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) 
         Ok(Err(error)) => return Err(Failure::system(format!("reading the config from the agent: {error}"))),
         Err(_) => return Err(Failure::system("the agent sent no config within 10 s")),
     };
+    config.logging.start();
     let (out, to_send) = mpsc::channel(1024);
     let report = Arc::new(Report::new(out));
     let (drain, draining) = watch::channel(false);
@@ -141,8 +135,9 @@ async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) 
         Ok(shared) => Arc::new(shared),
         Err(failure) => {
             let message = FromServer::Failed { message: failure.message.clone() };
+            // The agent tells of it.
             let _ = link::write(&mut writes, &message, MAX_FROM_SERVER).await;
-            return Err(failure);
+            return Ok(());
         }
     };
     for listener in listeners {

@@ -1,6 +1,9 @@
-//! What passes between an agent and its server at an end and at a start: answers in flight, and the listening sockets.
+//! What passes between an agent and its server: answers in flight at an end, the listening sockets at a start, how to log.
 
-use std::net::TcpListener;
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddrV4, TcpListener},
+};
 
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
@@ -11,9 +14,9 @@ use edge_tests::{
     wait_for,
 };
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{SOON, served};
+use super::{SOON, connect, served};
 
 #[test]
 fn a_signal_to_the_whole_group_lets_an_answer_in_flight_be_given() -> Result<()> {
@@ -45,6 +48,25 @@ fn a_server_that_was_left_over_is_no_hindrance() -> Result<()> {
     wait_for("edge to be ready", SOON, || Ok((edge.cli(&["status"])?.code == 0).then_some(())))
         .with_context(|| edge.log())?;
     served(&Client::new(&lab, &edge, NEIGHBOUR4))
+}
+
+#[test]
+fn agent_and_server_log_alike() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    edge.config.text("log", "format", "json");
+    edge.arguments = vec!["-v".to_owned()];
+    edge.run()?;
+    // What the server tells only of those who ask for more.
+    connect(&lab, Ipv4Addr::new(10, 77, 0, 2), SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 443))?
+        .write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    wait_for("a word about the handshake", SOON, || Ok(edge.log().contains("TLS handshake").then_some(())))?;
+    let log = edge.log();
+    for line in log.lines() {
+        let entry: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        ensure!(entry["level"].is_string() && entry["timestamp"].is_string(), "{line}");
+    }
+    Ok(())
 }
 
 /// A login of which the head was sent and taken, and the body not yet; and that body.

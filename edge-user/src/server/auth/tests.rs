@@ -7,9 +7,13 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::server::{
-    link::{FromServer, Offence},
-    users::UserStore,
+use crate::{
+    config::{Log, LogFormat},
+    logging::Logging,
+    server::{
+        link::{FromServer, Offence},
+        users::UserStore,
+    },
 };
 
 struct World {
@@ -25,6 +29,7 @@ fn world() -> World {
     let mut users = UserStore::open(directory.path()).unwrap();
     users.add("alice", "correct horse", &["chat".to_owned()]).unwrap();
     let config = ServerConfig {
+        logging: Logging::of(&Log { format: LogFormat::Text, loudness: 0 }),
         production: true,
         certificate_pem: String::new(),
         key_pem: String::new(),
