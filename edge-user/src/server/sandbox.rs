@@ -79,18 +79,22 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
 fn denied() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         DENIED.iter().chain(DENIED_X86).flat_map(|number| with_x32(*number, Vec::new())).collect();
-    let argument = |index, op, value| SeccompCondition::new(index, SeccompCmpArgLen::Dword, op, value);
-    let mut namespaces = Vec::new();
+    let condition = |index, op, value| SeccompCondition::new(index, SeccompCmpArgLen::Dword, op, value);
+    let rule = |index, op, value| SeccompRule::new(vec![condition(index, op, value)?]);
+    // Threads and nothing else: a process of its own would outlive the link, and hold the listeners.
+    let mut not_a_thread = vec![rule(0, SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64), 0)?];
     for flag in NAMESPACES {
         let flag = *flag as u64;
-        namespaces.push(SeccompRule::new(vec![argument(0, SeccompCmpOp::MaskedEq(flag), flag)?])?);
+        not_a_thread.push(rule(0, SeccompCmpOp::MaskedEq(flag), flag)?);
     }
-    rules.extend(with_x32(libc::SYS_clone, namespaces));
-    let mut families = Vec::new();
-    for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
-        families.push(argument(0, SeccompCmpOp::Ne, family as u64)?);
+    rules.extend(with_x32(libc::SYS_clone, not_a_thread));
+    // Whom it speaks with over the network comes in by the listeners; the journal is a socket of this host.
+    rules.extend(with_x32(libc::SYS_socket, vec![rule(0, SeccompCmpOp::Ne, libc::AF_UNIX as u64)?]));
+    // This flag makes a connection where there is none.
+    let flag = libc::MSG_FASTOPEN as u64;
+    for (number, index) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        rules.extend(with_x32(number, vec![rule(index, SeccompCmpOp::MaskedEq(flag), flag)?]));
     }
-    rules.extend(with_x32(libc::SYS_socket, vec![SeccompRule::new(families)?]));
     Ok(rules)
 }
 
@@ -112,6 +116,11 @@ const NAMESPACES: &[libc::c_int] = &[
 ];
 
 const DENIED: &[i64] = &[
+    // The agent takes the server's word about connections to its listeners: none may lead out from one of these, as from
+    // a listener that was shut down.
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_listen,
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_ptrace,
@@ -189,13 +198,17 @@ const DENIED_X86: &[i64] = &[
     libc::SYS_modify_ldt,
     libc::SYS_mknod,
     libc::SYS_uselib,
+    libc::SYS_fork,
+    libc::SYS_vfork,
     libc::SYS_ustat,
     libc::SYS__sysctl,
-    // Those with a number of their own in the x32 table: execve, ptrace, kexec_load, process_vm_readv and _writev,
-    // execveat.
+    // Those with a number of their own in the x32 table: execve, sendmsg, ptrace, kexec_load, sendmmsg,
+    // process_vm_readv and _writev, execveat.
     520,
+    518,
     521,
     528,
+    538,
     539,
     540,
     545,
@@ -205,15 +218,77 @@ const DENIED_X86: &[i64] = &[];
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io,
+        net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+        os::{fd::AsRawFd, unix::net::UnixDatagram},
+        process::Command,
+        thread,
+    };
+
+    use nix::{
+        errno::Errno,
+        sys::socket::{MsgFlags, Shutdown, SockaddrIn, connect, listen, sendto, shutdown},
+    };
+
     use super::*;
 
     #[test]
     fn the_filters_compile_and_name_what_matters() {
-        assert!(filters().is_ok());
         let rules = denied().unwrap();
         for number in [libc::SYS_bpf, libc::SYS_execve, libc::SYS_ptrace, libc::SYS_setns, libc::SYS_clone] {
             assert!(rules.contains_key(&number));
         }
         assert!(!rules.contains_key(&libc::SYS_accept4));
+    }
+
+    /// The filters hold for the thread that applies them.
+    fn confined<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+        let thread = || {
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            for filter in filters().unwrap() {
+                apply_filter(&filter).unwrap();
+            }
+            work()
+        };
+        thread::scope(|scope| scope.spawn(thread).join().unwrap())
+    }
+
+    fn refused<T: std::fmt::Debug>(result: io::Result<T>) {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn it_answers_and_dials_nobody() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(address).unwrap();
+        let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(target) = elsewhere.local_addr().unwrap() else { panic!() };
+        confined(|| {
+            let (mut served, _) = listener.accept().unwrap();
+            io::Write::write_all(&mut served, b"x").unwrap();
+            refused(TcpStream::connect(target));
+            refused(UdpSocket::bind("127.0.0.1:0"));
+            UnixDatagram::unbound().unwrap();
+            // A listener that was shut down could otherwise be the near end of any connection.
+            let fd = listener.as_raw_fd();
+            shutdown(fd, Shutdown::Both).unwrap();
+            assert_eq!(connect(fd, &SockaddrIn::from(target)), Err(Errno::EPERM));
+            assert_eq!(
+                sendto(fd, b"x", &SockaddrIn::from(target), MsgFlags::from_bits_retain(libc::MSG_FASTOPEN)),
+                Err(Errno::EPERM)
+            );
+            assert_eq!(listen(&listener, nix::sys::socket::Backlog::MAXCONN), Err(Errno::EPERM));
+        });
+        assert!(nix::sys::socket::getpeername::<SockaddrIn>(listener.as_raw_fd()).is_err());
+    }
+
+    #[test]
+    fn it_has_threads_and_no_other_processes() {
+        confined(|| {
+            assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
+            refused(Command::new("/bin/true").spawn());
+        });
     }
 }
