@@ -1,0 +1,162 @@
+//! The counters that live as long as the agent, and the closed lists of their labels. Whoever counts holds a clone.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+
+use crate::{block::Origin, server::link::Kind};
+
+/// Why a block went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// Its time was over.
+    Expired,
+    /// A person lifted it.
+    Lifted,
+}
+
+impl Removed {
+    pub const ALL: [Removed; 2] = [Removed::Expired, Removed::Lifted];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Removed::Expired => "expired",
+            Removed::Lifted => "lifted",
+        }
+    }
+}
+
+/// How the kernel's tables differed from what was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// Decided, not enforced.
+    Missing,
+    /// Enforced, not decided.
+    Foreign,
+    /// Both, with another end.
+    Differing,
+}
+
+impl Drift {
+    pub const ALL: [Drift; 3] = [Drift::Missing, Drift::Foreign, Drift::Differing];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Drift::Missing => "missing",
+            Drift::Foreign => "foreign",
+            Drift::Differing => "differing",
+        }
+    }
+}
+
+/// What could not be taken in because it came too fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Offences that the server reported.
+    Server,
+}
+
+impl Lost {
+    pub const ALL: [Lost; 1] = [Lost::Server];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Lost::Server => "server",
+        }
+    }
+}
+
+/// Counters that live as long as the agent. A clone counts into the same.
+#[derive(Clone, Debug)]
+pub struct Own {
+    added: IntCounterVec,
+    removed: IntCounterVec,
+    repaired: IntCounterVec,
+    offences: IntCounterVec,
+    lost: IntCounterVec,
+    latency: Histogram,
+}
+
+/// The upper ends of the latency's buckets in seconds. The promise is 1 ms.
+const LATENCY: [f64; 12] =
+    [0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
+
+impl Own {
+    /// An error is a fault of the names in here.
+    pub fn new() -> Result<Own, prometheus::Error> {
+        let latency = HistogramOpts::new(
+            "edge_block_latency_seconds",
+            "From an offence that reached the threshold being seen to the kernel's table being written.",
+        );
+        Ok(Own {
+            added: listed(
+                "edge_blocks_added_total",
+                "Blocks that were added, by who asked for them.",
+                "origin",
+                Origin::ALL.map(Origin::name),
+            )?,
+            removed: listed(
+                "edge_blocks_removed_total",
+                "Blocks that went away, by cause.",
+                "cause",
+                Removed::ALL.map(Removed::name),
+            )?,
+            repaired: listed(
+                "edge_drift_repaired_total",
+                "Entries of the kernel's tables that differed from what was decided and were put right.",
+                "kind",
+                Drift::ALL.map(Drift::name),
+            )?,
+            offences: listed(
+                "edge_offences_total",
+                "Refused credentials on connections to edge that the kernel has, of protected and of blocked clients too.",
+                "kind",
+                Kind::ALL.map(Kind::name),
+            )?,
+            lost: listed(
+                "edge_events_lost_total",
+                "Events that came faster than they could be taken in.",
+                "source",
+                Lost::ALL.map(Lost::name),
+            )?,
+            latency: Histogram::with_opts(latency.buckets(LATENCY.to_vec()))?,
+        })
+    }
+
+    pub fn block_added(&self, origin: Origin) {
+        self.added.with_label_values(&[origin.name()]).inc();
+    }
+
+    pub fn blocks_removed(&self, cause: Removed, count: u64) {
+        self.removed.with_label_values(&[cause.name()]).inc_by(count);
+    }
+
+    pub fn offence(&self, kind: Kind) {
+        self.offences.with_label_values(&[kind.name()]).inc();
+    }
+
+    pub fn block_latency(&self, latency: Duration) {
+        self.latency.observe(latency.as_secs_f64());
+    }
+
+    pub(super) fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        for counter in [&self.added, &self.removed, &self.repaired, &self.offences, &self.lost] {
+            registry.register(Box::new(counter.clone()))?;
+        }
+        registry.register(Box::new(self.latency.clone()))
+    }
+}
+
+/// A counter by one label, with every value that the label can have at 0.
+fn listed<const N: usize>(
+    name: &str,
+    help: &str,
+    label: &str,
+    values: [&str; N],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
+    for value in values {
+        counter.with_label_values(&[value]);
+    }
+    Ok(counter)
+}
