@@ -2,19 +2,12 @@
 //! own so that a slow client blocks nobody, checks who sent them, and hands them to the one task that executes.
 
 use std::{
-    fs,
     io::{self, ErrorKind},
-    mem::size_of,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{FileTypeExt, PermissionsExt},
-    },
-    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use nix::unistd::{Gid, Group, Uid, chown, geteuid};
+use nix::unistd::Gid;
 use tokio::{
     io::AsyncWriteExt,
     net::{UnixListener, UnixStream},
@@ -23,11 +16,14 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::protocol::{Answer, MAX_FRAME, Reply, Request};
-use crate::{
-    error::{Context, Failure},
-    frame,
+use super::{
+    peer::{Actor, admitted},
+    protocol::{Answer, MAX_FRAME, Reply, Request},
+    socket::group_of,
 };
+use crate::{error::Failure, frame};
+
+pub use super::socket::{bind, refuse_occupied};
 
 /// Connections at once; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -38,13 +34,6 @@ const READ_PATIENCE: Duration = Duration::from_secs(10);
 const WRITE_PATIENCE: Duration = Duration::from_secs(60);
 /// After an `accept` that failed, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Who sent a request, by the kernel's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Actor {
-    pub uid: u32,
-    pub pid: Option<i32>,
-}
 
 /// One request and the place for its answer.
 #[derive(Debug)]
@@ -69,26 +58,6 @@ impl Order {
         }
         let _ = self.answer.send(answer);
     }
-}
-
-/// Listens at `path`, in place of a socket that nobody listens on any more. Open to the group; where there is no such
-/// group, to its owner alone, with a warning. Must be called within a runtime.
-pub fn bind(path: &Path, group: &str) -> Result<(UnixListener, Vec<String>), Failure> {
-    let what = || format!("the admin socket {} cannot be made", path.display());
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(|error| io_failure(&error, &what()))?;
-    }
-    refuse_occupied(path)?;
-    // Made beside it and renamed, so that at no moment it is open to more than it should be, or missing.
-    let made = beside(path);
-    match fs::remove_file(&made) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_failure(&error, &what())),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&made).map_err(|error| io_failure(&error, &what()))?;
-    let warnings = give_to_group(&made, path, group).inspect_err(|_| drop(fs::remove_file(&made)))?;
-    fs::rename(&made, path).map_err(|error| io_failure(&error, &what()))?;
-    Ok((listener, warnings))
 }
 
 /// Accepts until the agent no longer takes orders, and then until what it executed is answered.
@@ -168,123 +137,14 @@ async fn read_request(stream: &mut UnixStream, large: &Semaphore) -> io::Result<
     request.map_err(advised("use the agent's own version of edge"))
 }
 
-/// root, the agent's own user, and members of the socket's group. The file's mode says the same; this holds also where
-/// someone widened it.
-fn admitted(stream: &UnixStream, allowed_group: Option<Gid>) -> io::Result<Result<Actor, Failure>> {
-    let peer = stream.peer_cred()?;
-    let member = |group: Gid| {
-        peer.gid() == group.as_raw() || peer_groups(stream).is_ok_and(|groups| groups.contains(&group.as_raw()))
-    };
-    let uid = peer.uid();
-    if uid == 0 || uid == geteuid().as_raw() || allowed_group.is_some_and(member) {
-        return Ok(Ok(Actor { uid, pid: peer.pid() }));
-    }
-    Ok(Err(Failure::forbidden(format!("user {uid} may not command this agent; run as root or join the group edge"))))
-}
-
-/// The group that the socket's file was given to, where its mode is open to one.
-fn group_of(listener: &UnixListener) -> Option<Gid> {
-    use std::os::unix::fs::MetadataExt;
-    let address = listener.local_addr().ok()?;
-    let bound = address.as_pathname()?;
-    let data = fs::metadata(final_path(bound)?).ok()?;
-    (data.mode() & 0o060 == 0o060).then(|| Gid::from_raw(data.gid()))
-}
-
-const MADE_SUFFIX: &str = ".new";
-
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(MADE_SUFFIX);
-    PathBuf::from(name)
-}
-
-/// Where a socket made by [`bind`] lies now: the kernel remembers the name it was bound to.
-fn final_path(bound: &Path) -> Option<PathBuf> {
-    bound.to_str().map(|name| PathBuf::from(name.strip_suffix(MADE_SUFFIX).unwrap_or(name)))
-}
-
-/// Whether another agent, or something that is no socket, is in the way.
-pub fn refuse_occupied(path: &Path) -> Result<(), Failure> {
-    let data = match fs::symlink_metadata(path) {
-        Ok(data) => data,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_failure(&error, &format!("the admin socket {} cannot be made", path.display()))),
-    };
-    if !data.file_type().is_socket() {
-        let message = format!("{} exists and is no socket; remove it or name another admin.socket", path.display());
-        return Err(Failure::refused(message));
-    }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        let message = format!("another agent answers at {}; stop it or name another admin.socket", path.display());
-        return Err(Failure::refused(message));
-    }
-    Ok(())
-}
-
-fn give_to_group(made: &Path, path: &Path, group: &str) -> Result<Vec<String>, Failure> {
-    let what = || format!("the admin socket {} cannot be given to group {group}", path.display());
-    let mode = |mode| fs::set_permissions(made, fs::Permissions::from_mode(mode));
-    mode(0o600).map_err(|error| io_failure(&error, &what()))?;
-    let owner_only =
-        |why: String| vec![format!("{why}: the admin socket {} is open to user {} alone", path.display(), user_name())];
-    let Some(known) = Group::from_name(group).blame(crate::error::Blame::System, what)? else {
-        return Ok(owner_only(format!("there is no group {group}")));
-    };
-    if let Err(error) = chown(made, None, Some(known.gid)) {
-        return Ok(owner_only(format!("the group {group} cannot be set ({})", error.desc())));
-    }
-    mode(0o660).map_err(|error| io_failure(&error, &what()))?;
-    Ok(Vec::new())
-}
-
-fn user_name() -> String {
-    let uid = geteuid();
-    nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| Uid::to_string(&uid), |user| user.name)
-}
-
-fn io_failure(error: &io::Error, what: &str) -> Failure {
-    match error.kind() {
-        ErrorKind::PermissionDenied => {
-            Failure::forbidden(format!("{what}: {error}; run as root or name another admin.socket"))
-        }
-        _ => Failure::system(format!("{what}: {error}; name another admin.socket")),
-    }
-}
-
-/// The supplementary groups of the peer when it connected (`SO_PEERGROUPS`, Linux 4.13); nix has no wrapper.
-fn peer_groups(stream: &UnixStream) -> io::Result<Vec<libc::gid_t>> {
-    // NGROUPS_MAX on Linux.
-    let mut groups: Vec<libc::gid_t> = vec![0; 65_536];
-    let mut bytes = (groups.len() * size_of::<libc::gid_t>()) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `bytes` bytes, the length of `groups`, and stores how many it wrote.
-    let result = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERGROUPS,
-            groups.as_mut_ptr().cast(),
-            &raw mut bytes,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    groups.truncate(bytes as usize / size_of::<libc::gid_t>());
-    Ok(groups)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, io::Write, os::unix::fs::MetadataExt};
+
+    use nix::unistd::geteuid;
+
     use super::*;
-    use crate::{
-        control::{
-            client::{self, Silence},
-            protocol::Command,
-        },
-        error::Blame,
-    };
-    use std::{io::Write, os::unix::fs::MetadataExt};
+    use crate::control::{client, protocol::Command};
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
@@ -323,30 +183,5 @@ mod tests {
         }
         assert_eq!(client::call(&path, &request()).unwrap(), Ok(Reply::List(Vec::new())));
         drop(slow);
-    }
-
-    #[test]
-    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let runtime = runtime();
-        let _guard = runtime.enter();
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("edge.sock");
-        let (first, _) = bind(&path, "no-such-group-of-edge").unwrap();
-        assert_eq!(bind(&path, "edge").unwrap_err().blame, Blame::Refused);
-        drop(first);
-        assert!(matches!(client::call(&path, &request()), Err(Silence::Absent(_))));
-        bind(&path, "no-such-group-of-edge").unwrap();
-        let file = directory.path().join("file");
-        fs::write(&file, "").unwrap();
-        assert!(bind(&file, "edge").unwrap_err().message.contains("is no socket"));
-    }
-
-    #[test]
-    fn the_peer_has_groups() {
-        let runtime = runtime();
-        runtime.block_on(async {
-            let (one, _other) = UnixStream::pair().unwrap();
-            assert_eq!(peer_groups(&one).unwrap().len(), nix::unistd::getgroups().unwrap().len());
-        });
     }
 }
