@@ -4,4 +4,5 @@ pub mod client;
 mod peer;
 pub mod protocol;
 pub mod server;
+mod silent;
 mod socket;

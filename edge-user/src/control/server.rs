@@ -11,7 +11,7 @@ use nix::unistd::Gid;
 use tokio::{
     io::AsyncWriteExt,
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tracing::{debug, info, warn};
@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::{
     peer::{Actor, admitted},
     protocol::{Answer, MAX_FRAME, Reply, Request},
+    silent::{Seat, Silent},
     socket::group_of,
 };
 use crate::{error::Failure, frame};
@@ -29,9 +30,11 @@ pub use super::socket::{bind, refuse_occupied};
 const MAX_CONNECTIONS: usize = 64;
 /// A request up to this size is read at once; of larger ones, one at a time, so that memory stays bounded.
 const SMALL_FRAME: usize = 64 << 10;
-/// For a whole small request, and for each megabyte of a large one.
+/// From its first words on, for a whole small request; a second more for each megabyte of a large one.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+/// Before one more of those that say nothing makes room.
+const ROOM_WITHIN: Duration = Duration::from_millis(10);
 /// After an `accept` that failed, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -64,21 +67,22 @@ impl Order {
 pub async fn serve(listener: UnixListener, orders: mpsc::Sender<Order>) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let large = Arc::new(Semaphore::new(1));
+    let silent = Silent::default();
     let allowed_group = group_of(&listener);
     while !orders.is_closed() {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        let Some(place) = place(&connections, &silent).await else { return };
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
             () = orders.closed() => break,
         };
         match stream {
             Ok((stream, _)) => {
-                let (orders, large) = (orders.clone(), large.clone());
+                let (orders, large, seat) = (orders.clone(), large.clone(), silent.seat());
                 tokio::spawn(async move {
-                    if let Err(error) = exchange(stream, allowed_group, &orders, &large).await {
+                    if let Err(error) = exchange(stream, seat, allowed_group, &orders, &large).await {
                         debug!("admin socket: {error}");
                     }
-                    drop(permit);
+                    drop(place);
                 });
             }
             Err(error) => {
@@ -91,14 +95,26 @@ pub async fn serve(listener: UnixListener, orders: mpsc::Sender<Order>) {
     let _ = connections.acquire_many(MAX_CONNECTIONS as u32).await;
 }
 
+/// For one connection more. Where none is free, those that say nothing make room.
+async fn place(connections: &Arc<Semaphore>, silent: &Silent) -> Option<OwnedSemaphorePermit> {
+    while connections.available_permits() == 0 {
+        silent.make_room();
+        if let Ok(place) = timeout(ROOM_WITHIN, connections.clone().acquire_owned()).await {
+            return place.ok();
+        }
+    }
+    connections.clone().acquire_owned().await.ok()
+}
+
 async fn exchange(
     mut stream: UnixStream,
+    seat: Seat,
     allowed_group: Option<Gid>,
     orders: &mpsc::Sender<Order>,
     large: &Semaphore,
 ) -> io::Result<()> {
     let answer = match admitted(&stream, allowed_group)? {
-        Ok(actor) => match read_request(&mut stream, large).await {
+        Ok(actor) => match read_request(&mut stream, seat, large).await {
             Ok(request) => executed(request, actor, orders).await,
             Err(error) if error.kind() == ErrorKind::InvalidData => Err(Failure::usage(error.to_string())),
             Err(error) => return Err(error),
@@ -119,7 +135,7 @@ async fn executed(request: Request, actor: Actor, orders: &mpsc::Sender<Order>) 
     answered.await.map_err(|_| ending())?
 }
 
-async fn read_request(stream: &mut UnixStream, large: &Semaphore) -> io::Result<Request> {
+async fn read_request(stream: &mut UnixStream, seat: Seat, large: &Semaphore) -> io::Result<Request> {
     let advised = |advice: &'static str| {
         move |error: io::Error| match error.kind() {
             ErrorKind::InvalidData => {
@@ -128,7 +144,7 @@ async fn read_request(stream: &mut UnixStream, large: &Semaphore) -> io::Result<
             _ => error,
         }
     };
-    let length = timeout(READ_PATIENCE, frame::read_length(stream, MAX_FRAME)).await?;
+    let length = seat.until(frame::read_length(stream, MAX_FRAME)).await;
     let length = length.map_err(advised("send fewer addresses at once"))?.ok_or(ErrorKind::UnexpectedEof)?;
     let permit = if length > SMALL_FRAME { large.acquire().await.ok() } else { None };
     let patience = READ_PATIENCE + Duration::from_secs((length >> 20) as u64);
@@ -176,12 +192,16 @@ mod tests {
         runtime.spawn(serve(listener, orders));
         answering(taken);
 
-        let slow: Vec<_> = (0..8).map(|_| std::os::unix::net::UnixStream::connect(&path).unwrap()).collect();
+        // More than there are places, and none of them says a word.
+        let slow: Vec<_> =
+            (0..3 * MAX_CONNECTIONS).map(|_| std::os::unix::net::UnixStream::connect(&path).unwrap()).collect();
         for junk in [&b"\xff\xff\xff\xff"[..], b"\x02\0\0\0{}", b"\x01\0\0\0"] {
             let mut bad = std::os::unix::net::UnixStream::connect(&path).unwrap();
             bad.write_all(junk).unwrap();
         }
+        let begun = std::time::Instant::now();
         assert_eq!(client::call(&path, &request()).unwrap(), Ok(Reply::List(Vec::new())));
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         drop(slow);
     }
 }
