@@ -73,6 +73,12 @@ impl Addr6 {
         self.lo
     }
 
+    /// The IPv4 address that an IPv4-mapped one is (RFC 4291, section 2.5.5.2).
+    #[inline(always)]
+    pub const fn mapped(self) -> Option<Addr4> {
+        if self.hi == 0 && self.lo >> 32 == 0xffff { Some(Addr4(self.lo as u32)) } else { None }
+    }
+
     /// The top 32 bits.
     #[inline(always)]
     pub const fn top(self) -> u32 {

@@ -6,7 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod event;
+pub mod flow;
 pub mod names;
+pub mod ports;
+pub mod rate;
 pub mod reason;
 pub mod settings;
 pub mod table;

@@ -2,10 +2,12 @@
 //! sides must agree on.
 
 /// Raised whenever a layout or a meaning in this crate changes. Pinned maps of another version are never reinterpreted.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// The XDP program.
 pub const PROGRAM: &str = "edge";
+/// The traffic-control program that notes on the way out what is sent over UDP.
+pub const EGRESS_PROGRAM: &str = "edge_sent";
 /// Reads the kernel's two clocks at one moment; only ever run by hand (`BPF_PROG_TEST_RUN`).
 pub const CLOCK_PROGRAM: &str = "edge_clock";
 
@@ -40,8 +42,43 @@ pub const COUNTERS: &str = "COUNTERS";
 /// One [`ClockSample`](crate::time::ClockSample).
 pub const CLOCK: &str = "CLOCK";
 
+/// Words of bits, one for each [`Exposure`](crate::ports::Exposure).
+pub const PORTS: &str = "PORTS_EXPOSED";
+/// LRU hash from [`Flow`](crate::flow::Flow) to the boot time of what was sent last: UDP that this host sent.
+pub const FLOWS: &str = "FLOWS";
+/// Lines of [`LineRates`](crate::rate::LineRates): SYNs.
+pub const SYN_RATES: &str = "SYN_RATES";
+/// Lines of [`LineRates`](crate::rate::LineRates): packets.
+pub const PACKET_RATES: &str = "PACKET_RATES";
+/// Ring buffer of [`Event`](crate::event::Event).
+pub const EVENTS: &str = "EVENTS";
+/// One word for each hash of a source and reason: whose drop was sampled last, and when.
+pub const SAMPLED: &str = "SAMPLED";
+/// Per CPU: one [`Sampler`](crate::event::Sampler).
+pub const SAMPLER: &str = "SAMPLER";
+
 /// Every map of the object, in the order in which `edge` lists them.
-pub const MAPS: [&str; 15] = [
-    SETTINGS, BLOCKED4, HITS4, UNITS6, UNIT_HITS6, HOSTS6, HOST_HITS6, AREAS4, AREAS6, NETS4, NETS6, TRUST4, TRUST6,
-    COUNTERS, CLOCK,
+pub const MAPS: [&str; 22] = [
+    SETTINGS,
+    BLOCKED4,
+    HITS4,
+    UNITS6,
+    UNIT_HITS6,
+    HOSTS6,
+    HOST_HITS6,
+    AREAS4,
+    AREAS6,
+    NETS4,
+    NETS6,
+    TRUST4,
+    TRUST6,
+    COUNTERS,
+    CLOCK,
+    PORTS,
+    FLOWS,
+    SYN_RATES,
+    PACKET_RATES,
+    EVENTS,
+    SAMPLED,
+    SAMPLER,
 ];

@@ -1,7 +1,12 @@
 //! What the agent tells the running program. All fields are words of 64 bits, so that each is written in one store
 //! through a memory mapping while packets are judged.
 
-use crate::{names::ABI, table::Geometry, time::Jiffies};
+use crate::{
+    names::ABI,
+    rate::{Limit, RateGeometry},
+    table::Geometry,
+    time::Jiffies,
+};
 
 /// The one value of the map `SETTINGS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +22,11 @@ pub struct Settings {
     pub hosts6: Geometry,
     /// Seed of the hash that finds an IPv6 /32 in `AREAS6`.
     pub areas6_seed: u64,
+    pub rates: RateGeometry,
+    /// SYNs of a source.
+    pub syns: Limit,
+    /// Packets of a source.
+    pub packets: Limit,
 }
 
 impl Settings {
@@ -37,6 +47,25 @@ impl InUse {
     pub const HOSTS6: u64 = 4;
 }
 
+/// What is switched on. Read-only once the program is loaded (a global of this name for each), so that the verifier
+/// removes what is off; a change loads the program anew and replaces it in place.
+pub mod switch {
+    /// Log each judgement.
+    pub const TRACE: &str = "TRACE";
+    /// Count what would be dropped, drop nothing.
+    pub const DRY_RUN: &str = "DRY_RUN";
+    /// Fragments are dropped.
+    pub const DROP_FRAGMENTS: &str = "DROP_FRAGMENTS";
+    /// Only exposed ports take new traffic.
+    pub const PORTS: &str = "PORTS";
+    /// SYNs of a source are limited.
+    pub const SYNS: &str = "SYNS";
+    /// Packets of a source are limited.
+    pub const PACKETS: &str = "PACKETS";
+
+    pub const ALL: [&str; 6] = [TRACE, DRY_RUN, DROP_FRAGMENTS, PORTS, SYNS, PACKETS];
+}
+
 /// How many words of 64 bits [`Settings`] is, and where each lies.
 pub mod word {
     use super::Settings;
@@ -47,10 +76,13 @@ pub mod word {
     pub const UNITS6: usize = core::mem::offset_of!(Settings, units6) / 8;
     pub const HOSTS6: usize = core::mem::offset_of!(Settings, hosts6) / 8;
     pub const AREAS6_SEED: usize = core::mem::offset_of!(Settings, areas6_seed) / 8;
+    pub const RATES: usize = core::mem::offset_of!(Settings, rates) / 8;
+    pub const SYNS: usize = core::mem::offset_of!(Settings, syns) / 8;
+    pub const PACKETS: usize = core::mem::offset_of!(Settings, packets) / 8;
     pub const COUNT: usize = size_of::<Settings>() / 8;
 }
 
-const _: () = assert!(size_of::<Settings>() == 8 * 14);
+const _: () = assert!(size_of::<Settings>() == 8 * 25);
 
 #[cfg(test)]
 mod tests {

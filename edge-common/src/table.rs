@@ -171,6 +171,8 @@ impl Trust {
     pub const PROTECTED: Trust = Trust(2);
     /// An address of this host, or loopback: it cannot come from a wire.
     pub const OWN: Trust = Trust(4);
+    /// A trusted proxy: neither caps nor rates hold for it.
+    pub const PROXY: Trust = Trust(8);
 
     pub const fn from_bits(bits: u64) -> Trust {
         Trust(bits)

@@ -1,5 +1,5 @@
-//! Atomic addition. rustc's BPF target has no `fetch_add` in `core::sync::atomic` (`atomic-cas: false`), so it is one
-//! instruction of assembly, which every kernel since 3.18 knows.
+//! Atomic addition and compare-and-swap. rustc's BPF target has neither in `core::sync::atomic` (`atomic-cas: false`), so
+//! each is one instruction of assembly: addition since Linux 3.18, compare-and-swap since 5.12.
 
 use core::arch::asm;
 
@@ -13,4 +13,19 @@ pub unsafe fn add(place: *mut u64, value: u64) {
     unsafe {
         asm!("lock *(u64 *)({place} + 0) += {value}", place = in(reg) place, value = in(reg) value, options(nostack))
     }
+}
+
+/// Writes `new` where the word is `old`; whether it was.
+///
+/// # Safety
+/// `place` must point into a map's value and be aligned to 8 bytes.
+#[inline(always)]
+pub unsafe fn swap(place: *mut u64, old: u64, new: u64) -> bool {
+    let mut found = old;
+    // SAFETY: the caller's; the instruction reads and writes that one word, and r0.
+    unsafe {
+        asm!("r0 = cmpxchg_64({place} + 0, r0, {new})",
+            place = in(reg) place, new = in(reg) new, inout("r0") found, options(nostack))
+    }
+    found == old
 }

@@ -3,19 +3,37 @@
 
 use edge_common::{
     address::{Addr4, Addr6},
+    flow::Flow,
+    ports::Exposure,
     reason::{Family, Reason},
     table::Trust,
 };
 
-use crate::parse::{Frame, Packet, Rest, parse};
+use crate::{
+    parse::{Datagram, Frame, Packet, parse},
+    upper::{Address, Piece, Upper, asked, flow},
+};
 
-/// What the agent has written for the kernel.
-pub trait Tables {
-    fn trust4(&self, source: Addr4) -> Trust;
-    fn trust6(&self, source: Addr6) -> Trust;
+/// What the agent has written for the kernel about one family's sources.
+pub trait Lists<A> {
+    fn trust(&self, source: A) -> Trust;
     /// Whether a block of this source holds now; if so, a packet of `bytes` is counted for it.
-    fn blocked4(&self, source: Addr4, bytes: u64) -> bool;
-    fn blocked6(&self, source: Addr6, bytes: u64) -> bool;
+    fn blocked(&self, source: A, bytes: u64) -> bool;
+    /// Takes one SYN from what the source may send now; `false` where nothing is left.
+    fn admits_syn(&self, source: A) -> bool;
+    /// The same of packets.
+    fn admits_packet(&self, source: A) -> bool;
+}
+
+/// What the agent has switched on, and what holds for all sources.
+pub trait Tables: Lists<Addr4> + Lists<Addr6> {
+    fn drops_fragments(&self) -> bool;
+    fn limits_ports(&self) -> bool;
+    fn limits_syns(&self) -> bool;
+    fn limits_packets(&self) -> bool;
+    fn exposes(&self, what: Exposure) -> bool;
+    /// Whether this host sent something lately to which a datagram of this flow is an answer.
+    fn answers(&self, flow: &Flow) -> bool;
 }
 
 /// A verdict's reason, and what it is counted under.
@@ -24,48 +42,131 @@ pub struct Judgement {
     pub reason: Reason,
     pub family: Family,
     pub bytes: u64,
+    /// The source as IPv6 halves, IPv4 as IPv4-mapped; zero where there is none.
+    pub source: [u64; 2],
 }
 
 #[inline(always)]
 pub fn judge(packet: &impl Packet, tables: &impl Tables) -> Judgement {
     match parse(packet) {
-        Frame::V4 { source, rest } => {
-            let bytes = bytes(packet, rest);
-            let trust = tables.trust4(source);
-            let reason = reason(trust, rest, || tables.blocked4(source, bytes));
-            Judgement { reason, family: Family::Ipv4, bytes }
+        Frame::V4(datagram) => {
+            let bytes = bytes(packet, datagram.end);
+            let reason = reason(packet, &datagram, bytes, tables);
+            Judgement { reason, family: Family::Ipv4, bytes, source: edge_common::flow::End::halves(datagram.source) }
         }
-        Frame::V6 { source, rest } => {
-            let bytes = bytes(packet, rest);
-            let trust = tables.trust6(source);
-            let reason = reason(trust, rest, || tables.blocked6(source, bytes));
-            Judgement { reason, family: Family::Ipv6, bytes }
+        Frame::V6(datagram) => {
+            let bytes = bytes(packet, datagram.end);
+            let reason = match datagram.source.mapped() {
+                None => reason(packet, &datagram, bytes, tables),
+                // It is its IPv4 address to every list, and to be on a wire as such is an error (Linux 5.4 drops it too).
+                Some(four) => listed(tables, four, bytes).1.unwrap_or(Reason::Malformed),
+            };
+            Judgement { reason, family: Family::Ipv6, bytes, source: edge_common::flow::End::halves(datagram.source) }
         }
-        Frame::Malformed(family) => Judgement { reason: Reason::Malformed, family, bytes: packet.whole() },
-        Frame::Other => Judgement { reason: Reason::Passed, family: Family::Other, bytes: packet.whole() },
+        Frame::Malformed(family) => {
+            Judgement { reason: Reason::Malformed, family, bytes: packet.whole(), source: [0; 2] }
+        }
+        Frame::Other => {
+            Judgement { reason: Reason::Passed, family: Family::Other, bytes: packet.whole(), source: [0; 2] }
+        }
     }
 }
 
 #[inline(always)]
-fn reason(trust: Trust, rest: Rest, blocked: impl FnOnce() -> bool) -> Reason {
-    if trust.has(Trust::ALLOWED) {
-        return Reason::Allowed;
+fn reason<A: Address, T: Tables + Lists<A>>(
+    packet: &impl Packet,
+    datagram: &Datagram<A>,
+    bytes: u64,
+    tables: &T,
+) -> Reason {
+    let (trust, listed) = listed(tables, datagram.source, bytes);
+    if let Some(reason) = listed {
+        return reason;
     }
-    // Protected is no pass: the packet goes on to every other check.
-    if !trust.has(Trust::PROTECTED) && blocked() {
-        return Reason::Blocked;
-    }
-    if trust.has(Trust::OWN) || !rest.sound {
+    let end = datagram.end.unwrap_or(bytes);
+    if !datagram.sound || end > bytes {
         return Reason::Malformed;
+    }
+    let limited = !trust.has(Trust::PROXY);
+    if tables.drops_fragments() || tables.limits_ports() || tables.limits_syns() {
+        let Some(upper) = packet.upper(asked(datagram, end)) else { return Reason::Malformed };
+        if tables.drops_fragments() && !matches!(upper.piece, Piece::Whole) {
+            return Reason::Fragment;
+        }
+        if let Some(reason) = by_upper(packet, datagram, upper, tables, limited) {
+            return reason;
+        }
+    }
+    if tables.limits_packets() && limited && !tables.admits_packet(datagram.source) {
+        return Reason::PacketRate;
     }
     Reason::Passed
 }
 
+/// What the lists alone say of a source. Protected is no pass: the packet goes on to every other check.
+#[inline(always)]
+fn listed<A: Copy>(tables: &impl Lists<A>, source: A, bytes: u64) -> (Trust, Option<Reason>) {
+    let trust = tables.trust(source);
+    if trust.has(Trust::ALLOWED) {
+        return (trust, Some(Reason::Allowed));
+    }
+    if !trust.has(Trust::PROTECTED) && tables.blocked(source, bytes) {
+        return (trust, Some(Reason::Blocked));
+    }
+    (trust, trust.has(Trust::OWN).then_some(Reason::Malformed))
+}
+
+/// What ports and SYN rates say, where they are limited.
+#[inline(always)]
+fn by_upper<A: Address, T: Tables + Lists<A>>(
+    packet: &impl Packet,
+    datagram: &Datagram<A>,
+    upper: Upper,
+    tables: &T,
+    limited: bool,
+) -> Option<Reason> {
+    if matches!(upper.piece, Piece::Later) || !(tables.limits_ports() || tables.limits_syns()) {
+        return None;
+    }
+    if upper.cut {
+        return Some(Reason::Malformed);
+    }
+    if tables.limits_ports() && !exposed(packet, datagram, upper, tables) {
+        return Some(Reason::PortClosed);
+    }
+    let refused = upper.opens && tables.limits_syns() && limited && !tables.admits_syn(datagram.source);
+    refused.then_some(Reason::SynRate)
+}
+
+#[inline(always)]
+fn exposed<A: Address, T: Tables + Lists<A>>(
+    packet: &impl Packet,
+    datagram: &Datagram<A>,
+    upper: Upper,
+    tables: &T,
+) -> bool {
+    const ICMP: u8 = 1;
+    const IGMP: u8 = 2;
+    const ICMPV6: u8 = 58;
+    let Upper { source_port, port, .. } = upper;
+    match upper.protocol {
+        // What is no SYN belongs to a connection that the stack knows, or does not.
+        Upper::TCP => !upper.opens || tables.exposes(Exposure::tcp(u16::from_be(port))),
+        Upper::UDP => {
+            (u16::from_be(source_port), u16::from_be(port)) == A::DHCP
+                || tables.exposes(Exposure::udp(u16::from_be(port)))
+                || flow(packet, datagram, source_port, port).is_some_and(|flow| tables.answers(&flow))
+        }
+        ICMP | IGMP | ICMPV6 => true,
+        protocol => tables.exposes(Exposure::protocol(protocol)),
+    }
+}
+
 /// Only a datagram that goes on beyond the first buffer needs the dearer length.
 #[inline(always)]
-fn bytes(packet: &impl Packet, rest: Rest) -> u64 {
+fn bytes(packet: &impl Packet, end: Option<u64>) -> u64 {
     let readable = packet.readable();
-    if rest.end > readable { packet.whole() } else { readable }
+    if end.is_none_or(|end| end > readable) { packet.whole() } else { readable }
 }
 
 #[cfg(test)]

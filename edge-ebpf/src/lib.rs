@@ -7,3 +7,4 @@
 
 pub mod judge;
 pub mod parse;
+pub mod upper;

@@ -6,9 +6,15 @@ mod atomic;
 #[cfg(target_arch = "bpf")]
 mod count;
 #[cfg(target_arch = "bpf")]
+mod limit;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod sample;
+#[cfg(target_arch = "bpf")]
+mod sent;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
@@ -16,18 +22,22 @@ mod programs {
         Global,
         bindings::xdp_action::{XDP_DROP, XDP_PASS},
         helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
-        macros::xdp,
-        programs::XdpContext,
+        macros::{classifier, xdp},
+        programs::{TcContext, XdpContext},
     };
     use aya_log_ebpf::trace;
     use edge_common::{reason::Reason, time::ClockSample};
     use edge_ebpf::judge::judge;
 
-    use crate::{count, maps, packet::Frame};
+    use crate::{count, maps, packet::Frame, sample, sent};
 
     /// 1: log each judgement through aya-log. Read-only once loaded, so that the verifier removes it when it is 0.
     #[unsafe(no_mangle)]
     static TRACE: Global<u8> = Global::new(0);
+
+    /// 1: nothing is dropped, everything is counted as it would be.
+    #[unsafe(no_mangle)]
+    static DRY_RUN: Global<u8> = Global::new(0);
 
     /// Judges every packet of a filtered interface. `frags`: without it native mode refuses MTUs over a page
     /// (Linux 5.18).
@@ -39,8 +49,22 @@ mod programs {
             let (reason, family) = (judgement.reason as u32, judgement.family as u32);
             trace!(&context, "reason {} family {} bytes {}", reason, family, judgement.bytes);
         }
-        action(judgement.reason)
+        let action = action(judgement.reason);
+        if action == XDP_DROP {
+            sample::take(&context, &judgement);
+        }
+        if DRY_RUN.load() == 1 { XDP_PASS } else { action }
     }
+
+    /// Notes what is sent over UDP on its way out of a filtered interface. Judges nothing: the next program, or the
+    /// stack, goes on (`TCX_NEXT`, which is `TC_ACT_UNSPEC`).
+    #[classifier]
+    pub fn edge_sent(context: TcContext) -> i32 {
+        sent::note(&context);
+        TC_ACT_UNSPEC
+    }
+
+    const TC_ACT_UNSPEC: i32 = -1;
 
     const fn action(reason: Reason) -> u32 {
         match reason {
@@ -48,8 +72,11 @@ mod programs {
             // The allow list always wins.
             Reason::Allowed => XDP_PASS,
             Reason::Blocked => XDP_DROP,
-            // Never judged so while the caps and rates they belong to do not exist.
-            Reason::ConnectionCap | Reason::SynRate | Reason::PacketRate | Reason::PortClosed => XDP_DROP,
+            // Never judged so while caps do not exist.
+            Reason::ConnectionCap => XDP_DROP,
+            // What is over a rate is shed, and comes to nothing else: a source can be forged.
+            Reason::SynRate | Reason::PacketRate => XDP_DROP,
+            Reason::PortClosed => XDP_DROP,
             // The network stack would drop it too; what cannot be judged is not handed on.
             Reason::Malformed => XDP_DROP,
             Reason::Fragment => XDP_DROP,

@@ -4,20 +4,28 @@
 use core::ptr::read_volatile;
 
 use aya_ebpf::{
-    btf_maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key},
+    Global,
+    btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     helpers::generated::{bpf_jiffies64, bpf_map_lookup_elem},
     macros::btf_map,
 };
 use edge_common::{
     address::{Addr4, Addr6},
+    event::{Event, REMEMBERED, RING_BYTES, Sampler},
+    flow::{ANSWERED_WITHIN_NS, Flow},
+    ports::Exposure,
+    rate::LineRates,
     reason::Counters,
     settings::{InUse, Settings},
     table::{AreaFlags, Entry4, EntryHost6, EntryUnit6, Hits, Line4, LineHost6, LineUnit6, NetEntry, Trust},
     time::{ClockSample, Until},
 };
-use edge_ebpf::judge::Tables;
+use edge_ebpf::judge::{Lists, Tables};
 
-use crate::atomic;
+use crate::{
+    atomic,
+    limit::{Limited, admits},
+};
 
 /// `BPF_F_MMAPABLE`.
 const MAPPED: usize = 1 << 10;
@@ -52,6 +60,31 @@ static TRUST6: LpmTrie<[u64; 2], u64, 1> = LpmTrie::new();
 pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map]
 static CLOCK: Array<ClockSample, 1, MAPPED> = Array::new();
+#[btf_map]
+static PORTS_EXPOSED: Array<u64, { Exposure::WORDS as usize }, MAPPED> = Array::new();
+#[btf_map]
+pub static FLOWS: LruHashMap<Flow, u64, 1> = LruHashMap::new();
+#[btf_map]
+pub static SYN_RATES: Array<LineRates, 1, MAPPED> = Array::new();
+#[btf_map]
+pub static PACKET_RATES: Array<LineRates, 1, MAPPED> = Array::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub static SAMPLED: Array<u64, { REMEMBERED as usize }> = Array::new();
+#[btf_map]
+pub static SAMPLER: PerCpuArray<Sampler, 1> = PerCpuArray::new();
+
+/// Read-only once loaded, so that the verifier removes what is switched off. The names are
+/// `edge_common::settings::switch`'s.
+#[unsafe(no_mangle)]
+static DROP_FRAGMENTS: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+static PORTS: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+static SYNS: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+static PACKETS: Global<u8> = Global::new(0);
 
 pub fn store_clock(sample: ClockSample) {
     if let Some(place) = CLOCK.get_ptr_mut(0) {
@@ -65,7 +98,44 @@ pub struct Live;
 
 impl Tables for Live {
     #[inline(always)]
-    fn trust4(&self, source: Addr4) -> Trust {
+    fn drops_fragments(&self) -> bool {
+        DROP_FRAGMENTS.load() == 1
+    }
+
+    #[inline(always)]
+    fn limits_ports(&self) -> bool {
+        PORTS.load() == 1
+    }
+
+    #[inline(always)]
+    fn limits_syns(&self) -> bool {
+        SYNS.load() == 1
+    }
+
+    #[inline(always)]
+    fn limits_packets(&self) -> bool {
+        PACKETS.load() == 1
+    }
+
+    #[inline(always)]
+    fn exposes(&self, what: Exposure) -> bool {
+        let (index, bit) = what.place();
+        // SAFETY: a word of an array map; the agent writes it whole.
+        PORTS_EXPOSED.get_ptr(index).is_some_and(|word| unsafe { read_volatile(word) } & bit != 0)
+    }
+
+    #[inline(always)]
+    fn answers(&self, flow: &Flow) -> bool {
+        let (Some(settings), Some(sent)) = (settings(), FLOWS.get_ptr(flow)) else { return false };
+        let now = settings.clock.boot_ns(jiffies());
+        // SAFETY: a word of a map's value, written whole.
+        now.wrapping_sub(unsafe { read_volatile(sent) }) <= ANSWERED_WITHIN_NS
+    }
+}
+
+impl Lists<Addr4> for Live {
+    #[inline(always)]
+    fn trust(&self, source: Addr4) -> Trust {
         if !area4(source).has(AreaFlags::TRUST) {
             return Trust::NONE;
         }
@@ -73,16 +143,7 @@ impl Tables for Live {
     }
 
     #[inline(always)]
-    fn trust6(&self, source: Addr6) -> Trust {
-        let Some(settings) = settings() else { return Trust::NONE };
-        if !area6(settings, source).has(AreaFlags::TRUST) {
-            return Trust::NONE;
-        }
-        trust(TRUST6.get(&Key::new(128, source.trie_data())))
-    }
-
-    #[inline(always)]
-    fn blocked4(&self, source: Addr4, bytes: u64) -> bool {
+    fn blocked(&self, source: Addr4, bytes: u64) -> bool {
         let Some(settings) = settings() else { return false };
         if settings.in_use & InUse::BLOCKED4 != 0 {
             for index in settings.blocked4.candidates(u64::from(source.bits())) {
@@ -98,7 +159,28 @@ impl Tables for Live {
     }
 
     #[inline(always)]
-    fn blocked6(&self, source: Addr6, bytes: u64) -> bool {
+    fn admits_syn(&self, source: Addr4) -> bool {
+        settings().is_none_or(|settings| admits(Limited::Syns, settings.rates.place4(source)))
+    }
+
+    #[inline(always)]
+    fn admits_packet(&self, source: Addr4) -> bool {
+        settings().is_none_or(|settings| admits(Limited::Packets, settings.rates.place4(source)))
+    }
+}
+
+impl Lists<Addr6> for Live {
+    #[inline(always)]
+    fn trust(&self, source: Addr6) -> Trust {
+        let Some(settings) = settings() else { return Trust::NONE };
+        if !area6(settings, source).has(AreaFlags::TRUST) {
+            return Trust::NONE;
+        }
+        trust(TRUST6.get(&Key::new(128, source.trie_data())))
+    }
+
+    #[inline(always)]
+    fn blocked(&self, source: Addr6, bytes: u64) -> bool {
         let Some(settings) = settings() else { return false };
         if settings.in_use & InUse::UNITS6 != 0 {
             for index in settings.units6.candidates(source.unit()) {
@@ -122,12 +204,28 @@ impl Tables for Live {
         }
         area6(settings, source).has(AreaFlags::NETS) && net(settings, &NETS6, Key::new(128, source.trie_data()), bytes)
     }
+
+    #[inline(always)]
+    fn admits_syn(&self, source: Addr6) -> bool {
+        settings().is_none_or(|settings| admits(Limited::Syns, settings.rates.place6(source.unit(), source.low())))
+    }
+
+    #[inline(always)]
+    fn admits_packet(&self, source: Addr6) -> bool {
+        settings().is_none_or(|settings| admits(Limited::Packets, settings.rates.place6(source.unit(), source.low())))
+    }
 }
 
 /// `None` where nothing that the agent wrote can be believed.
 #[inline(always)]
-fn settings() -> Option<&'static Settings> {
+pub fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0).filter(|settings| settings.is_valid())
+}
+
+#[inline(always)]
+pub fn jiffies() -> u64 {
+    // SAFETY: a helper without arguments, which the verifier turns into a load.
+    unsafe { bpf_jiffies64() }
 }
 
 #[inline(always)]
@@ -211,9 +309,7 @@ fn net<K>(settings: &Settings, trie: &LpmTrie<K, NetEntry, 1>, key: Key<K>, byte
 
 #[inline(always)]
 fn holds(settings: &Settings, until: Until) -> bool {
-    // SAFETY: a helper without arguments, which the verifier turns into a load.
-    let jiffies = unsafe { bpf_jiffies64() };
-    until.holds_at(settings.clock.boot_ns(jiffies))
+    until.holds_at(settings.clock.boot_ns(jiffies()))
 }
 
 #[inline(always)]

@@ -1,8 +1,24 @@
 //! The bytes of a packet in the kernel: every load is checked against the end of the first buffer, as the verifier
 //! wants it.
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
-use edge_ebpf::parse::Packet;
+use aya_ebpf::{EbpfContext, bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
+use edge_ebpf::{
+    parse::Packet,
+    upper::{Asked, Upper, look},
+};
+
+/// An IP header begins at 22 at the latest, and has at most 60 bytes; the masks say so to the verifier.
+const AT_BITS: u32 = 31;
+const HEADER_BITS: u32 = 63;
+
+/// [`look`] as a function of its own: global to the kernel, so that the verifier walks it once (Linux 5.6).
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn edge_upper(context: *mut xdp_md, at: u32, header: u32, end: u32, six: u32) -> u64 {
+    let context = XdpContext::new(context);
+    let asked = Asked { at: at & AT_BITS, header: header & HEADER_BITS, end, six: six == 1 };
+    look(&Frame(&context), asked).map_or(Upper::LOST, Upper::to_bits)
+}
 
 pub struct Frame<'a>(pub &'a XdpContext);
 
@@ -40,6 +56,26 @@ impl Packet for Frame<'_> {
     fn u128(&self, at: usize) -> Option<(u64, u64)> {
         let [hi, lo]: [u64; 2] = [self.load(at)?, self.load(at + 8)?];
         Some((hi, lo))
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        let place = self.0.data() + at;
+        if place + N * size_of::<u32>() > self.0.data_end() {
+            return None;
+        }
+        let mut words = [0; N];
+        for (index, word) in words.iter_mut().enumerate() {
+            // SAFETY: as in `load`, for all of them at once.
+            *word = unsafe { (place as *const u32).add(index).read_volatile() };
+        }
+        Some(words)
+    }
+
+    #[inline(always)]
+    fn upper(&self, asked: Asked) -> Option<Upper> {
+        let Asked { at, header, end, six } = asked;
+        Upper::from_bits(edge_upper(self.0.ctx, at, header, end, u32::from(six)))
     }
 
     #[inline(always)]

@@ -1,9 +1,12 @@
-//! From a frame to its source address: Ethernet, up to two VLAN tags, the fixed headers of IPv4 and IPv6.
+//! From a frame to its source address: Ethernet, up to two VLAN tags, the fixed headers of IPv4 and IPv6. What lies
+//! behind those is [`upper`](crate::upper)'s.
 
 use edge_common::{
     address::{Addr4, Addr6},
     reason::Family,
 };
+
+use crate::upper::{Asked, Upper, look};
 
 /// A frame, as far as its first bytes can be read. Loads give the bytes as they lie, in network order.
 pub trait Packet {
@@ -12,6 +15,17 @@ pub trait Packet {
     fn u32(&self, at: usize) -> Option<u32>;
     /// Two words in a row.
     fn u128(&self, at: usize) -> Option<(u64, u64)>;
+    /// Several words in a row, checked once: where a place is not constant, the verifier believes only the pointer that
+    /// was compared.
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]>;
+    /// What lies behind the IP header, by [`look`].
+    #[inline(always)]
+    fn upper(&self, asked: Asked) -> Option<Upper>
+    where
+        Self: Sized,
+    {
+        look(self, asked)
+    }
     /// Bytes that can be read.
     fn readable(&self) -> u64;
     /// Bytes of the whole frame, those in further buffers included; dearer than [`readable`](Self::readable).
@@ -21,27 +35,26 @@ pub trait Packet {
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
-    V4 {
-        source: Addr4,
-        rest: Rest,
-    },
-    V6 {
-        source: Addr6,
-        rest: Rest,
-    },
+    V4(Datagram<Addr4>),
+    V6(Datagram<Addr6>),
     /// ARP, LLDP, more than two tags, and everything else that is not IP: not edge's to judge.
     Other,
     /// Says it is IP and is too short to hold a source address, or is of another version.
     Malformed(Family),
 }
 
-/// What the fixed header says besides the source.
+/// What the fixed header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rest {
-    /// Whether its fields agree with each other.
+pub struct Datagram<A> {
+    pub source: A,
+    /// Where the header begins in the frame.
+    pub at: usize,
+    /// Bytes of the header; of IPv6 without its extensions.
+    pub header: usize,
+    /// Whether the header's fields agree with each other.
     pub sound: bool,
-    /// Where the datagram ends in the frame, as its length field says.
-    pub end: u64,
+    /// Where the datagram ends in the frame, as its length field says; `None` where it says nothing.
+    pub end: Option<u64>,
 }
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -50,6 +63,8 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 const MAX_TAGS: usize = 2;
 const TAG: usize = 4;
+const HEADER4: usize = 20;
+const HEADER6: usize = 40;
 
 #[inline(always)]
 pub fn parse(packet: &impl Packet) -> Frame {
@@ -80,13 +95,13 @@ fn ipv4(packet: &impl Packet, at: usize) -> Frame {
     if version >> 4 != 4 {
         return malformed;
     }
-    let header = u64::from(version & 15) * 4;
-    let length = u64::from(u16::from_be(length));
-    let sound = header >= 20 && length >= header;
-    Frame::V4 { source: Addr4::from_wire(source), rest: Rest { sound, end: at as u64 + length } }
+    let header = usize::from(version & 15) * 4;
+    let length = usize::from(u16::from_be(length));
+    let sound = header >= HEADER4 && length >= header;
+    Frame::V4(Datagram { source: Addr4::from_wire(source), at, header, sound, end: Some((at + length) as u64) })
 }
 
-/// RFC 8200, section 3. A payload length of 0 is a jumbogram's (RFC 2675), or none.
+/// RFC 8200, section 3. A payload length of 0 is a jumbogram's (RFC 2675), or none, and claims nothing.
 #[inline(always)]
 fn ipv6(packet: &impl Packet, at: usize) -> Frame {
     let malformed = Frame::Malformed(Family::Ipv6);
@@ -95,6 +110,7 @@ fn ipv6(packet: &impl Packet, at: usize) -> Frame {
     if version >> 4 != 6 {
         return malformed;
     }
-    let end = at as u64 + 40 + u64::from(u16::from_be(length));
-    Frame::V6 { source: Addr6::from_wire(hi, lo), rest: Rest { sound: true, end } }
+    let length = usize::from(u16::from_be(length));
+    let end = (length != 0).then_some((at + HEADER6 + length) as u64);
+    Frame::V6(Datagram { source: Addr6::from_wire(hi, lo), at, header: HEADER6, sound: true, end })
 }

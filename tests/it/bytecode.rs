@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Result, ensure};
 use edge_common::{
+    event::Sampler,
+    flow::Flow,
     names,
+    rate::LineRates,
     reason::Counters,
     settings::Settings,
     table::{Hits, Line4, LineHost6, LineUnit6, NetEntry, Trust},
@@ -19,7 +22,7 @@ use edge_tests::{agent::Edge, bpf::Program, net::Lab, run};
 use serde_json::Value;
 
 /// The verifier gives up at a million instructions; a program that comes near breaks on the next kernel.
-const INSTRUCTION_BUDGET: u64 = 100_000;
+const INSTRUCTION_BUDGET: u64 = 250_000;
 
 #[test]
 fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
@@ -43,6 +46,14 @@ fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
         (names::TRUST6, "lpm_trie", PREFIX6, size_of::<Trust>()),
         (names::COUNTERS, "percpu_array", INDEX, size_of::<Counters>()),
         (names::CLOCK, "array", INDEX, size_of::<ClockSample>()),
+        (names::PORTS, "array", INDEX, size_of::<u64>()),
+        (names::FLOWS, "lru_hash", size_of::<Flow>(), size_of::<u64>()),
+        (names::SYN_RATES, "array", INDEX, size_of::<LineRates>()),
+        (names::PACKET_RATES, "array", INDEX, size_of::<LineRates>()),
+        // A ring buffer has neither key nor value.
+        (names::EVENTS, "ringbuf", 0, 0),
+        (names::SAMPLED, "array", INDEX, size_of::<u64>()),
+        (names::SAMPLER, "percpu_array", INDEX, size_of::<Sampler>()),
     ];
     ensure!(rows.map(|row| row.0) == names::MAPS, "this table is not that of edge-common");
     let lab = Lab::new()?;
@@ -58,7 +69,11 @@ fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
 #[test]
 fn the_program_stays_within_the_verifiers_patience() -> Result<()> {
     let lab = Lab::new()?;
-    let _edge = Edge::start(&lab)?;
+    let _edge = Edge::start_with(&lab, |config| {
+        config.set("filter", "exposed_ports", "[\"443/tcp\", \"esp\"]").text("filter", "fragments", "drop");
+        config.set("filter.limits", "syns", "{ per_second = 50, burst = 100 }");
+        config.set("filter.limits", "packets", "{ per_second = 20000, burst = 40000 }");
+    })?;
     let pin = pinned(&lab.pin_path(), names::PROGRAM)?;
     let program = shown("prog", &pin)?;
     ensure!(program["type"] == "xdp" && program["name"] == names::PROGRAM, "{program}");

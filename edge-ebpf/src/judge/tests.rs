@@ -3,7 +3,7 @@
 
 extern crate std;
 
-use std::{collections::HashSet, net::Ipv6Addr, vec::Vec};
+use std::{cell::Cell, collections::HashSet, net::Ipv6Addr, vec::Vec};
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
@@ -31,6 +31,13 @@ impl Packet for Bytes<'_> {
     fn u128(&self, at: usize) -> Option<(u64, u64)> {
         Some((self.at(at).map(u64::from_ne_bytes)?, self.at(at + 8).map(u64::from_ne_bytes)?))
     }
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = self.u32(at + index * 4)?;
+        }
+        Some(words)
+    }
     fn readable(&self) -> u64 {
         self.0.len() as u64
     }
@@ -44,20 +51,66 @@ struct Sets {
     blocked4: HashSet<Addr4>,
     blocked6: HashSet<Addr6>,
     trust4: Vec<(Addr4, Trust)>,
+    drops_fragments: bool,
+    exposed: HashSet<Exposure>,
+    answered: HashSet<Flow>,
+    /// SYNs and packets that are left; `None`: not limited.
+    syns: Option<Cell<u32>>,
+    packets: Option<Cell<u32>>,
+}
+
+impl Lists<Addr4> for Sets {
+    fn trust(&self, source: Addr4) -> Trust {
+        self.trust4.iter().find(|(address, _)| *address == source).map_or(Trust::NONE, |(_, trust)| *trust)
+    }
+    fn blocked(&self, source: Addr4, _: u64) -> bool {
+        self.blocked4.contains(&source)
+    }
+    fn admits_syn(&self, _: Addr4) -> bool {
+        take(&self.syns)
+    }
+    fn admits_packet(&self, _: Addr4) -> bool {
+        take(&self.packets)
+    }
+}
+
+impl Lists<Addr6> for Sets {
+    fn trust(&self, _: Addr6) -> Trust {
+        Trust::NONE
+    }
+    fn blocked(&self, source: Addr6, _: u64) -> bool {
+        self.blocked6.contains(&source)
+    }
+    fn admits_syn(&self, _: Addr6) -> bool {
+        take(&self.syns)
+    }
+    fn admits_packet(&self, _: Addr6) -> bool {
+        take(&self.packets)
+    }
+}
+
+fn take(left: &Option<Cell<u32>>) -> bool {
+    left.as_ref().is_none_or(|left| left.replace(left.get().saturating_sub(1)) > 0)
 }
 
 impl Tables for Sets {
-    fn trust4(&self, source: Addr4) -> Trust {
-        self.trust4.iter().find(|(address, _)| *address == source).map_or(Trust::NONE, |(_, trust)| *trust)
+    fn drops_fragments(&self) -> bool {
+        self.drops_fragments
     }
-    fn trust6(&self, _: Addr6) -> Trust {
-        Trust::NONE
+    fn limits_ports(&self) -> bool {
+        !self.exposed.is_empty()
     }
-    fn blocked4(&self, source: Addr4, _: u64) -> bool {
-        self.blocked4.contains(&source)
+    fn limits_syns(&self) -> bool {
+        self.syns.is_some()
     }
-    fn blocked6(&self, source: Addr6, _: u64) -> bool {
-        self.blocked6.contains(&source)
+    fn limits_packets(&self) -> bool {
+        self.packets.is_some()
+    }
+    fn exposes(&self, what: Exposure) -> bool {
+        self.exposed.contains(&what)
+    }
+    fn answers(&self, flow: &Flow) -> bool {
+        self.answered.contains(flow)
     }
 }
 
@@ -93,6 +146,7 @@ fn tables() -> Sets {
         blocked4: [four(7), four(8), four(9)].into(),
         blocked6: [Addr6::from(six())].into(),
         trust4: [(four(8), Trust::PROTECTED), (four(9), Trust::ALLOWED), (four(10), Trust::OWN)].into(),
+        ..Sets::default()
     }
 }
 
@@ -117,6 +171,16 @@ fn each_frame_has_its_reason() {
     short_length[16..18].copy_from_slice(&[0, 19]);
     let mut arp = frame4(7);
     arp[12..14].copy_from_slice(&[8, 6]);
+    let mut lying_length = frame4(1);
+    lying_length[16..18].copy_from_slice(&[0, 41]);
+    let mut lying_length6 = frame6();
+    lying_length6[19] += 1;
+    lying_length6[14 + 8..14 + 24].copy_from_slice(&[1; 16]);
+    let mapped = |last: u8| {
+        let mut frame = frame6();
+        frame[14 + 8..14 + 24].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 203, 0, 113, last]);
+        frame
+    };
     let rows: Vec<(&str, Vec<u8>, (Reason, Family))> = std::vec![
         ("an honest IPv4 packet", frame4(1), (Reason::Passed, Family::Ipv4)),
         ("a blocked one", frame4(7), (Reason::Blocked, Family::Ipv4)),
@@ -133,11 +197,117 @@ fn each_frame_has_its_reason() {
         ("a header of 16 bytes", short_header, (Reason::Malformed, Family::Ipv4)),
         ("the same from a blocked source", short_header_blocked, (Reason::Blocked, Family::Ipv4)),
         ("a length under the header's", short_length, (Reason::Malformed, Family::Ipv4)),
+        ("a length beyond the frame", lying_length, (Reason::Malformed, Family::Ipv4)),
+        ("an IPv6 length beyond the frame", lying_length6, (Reason::Malformed, Family::Ipv6)),
+        ("blocked, as an IPv4-mapped source", mapped(7), (Reason::Blocked, Family::Ipv6)),
+        ("allowed, as an IPv4-mapped source", mapped(9), (Reason::Allowed, Family::Ipv6)),
+        ("an honest IPv4-mapped source", mapped(1), (Reason::Malformed, Family::Ipv6)),
         ("ARP", arp, (Reason::Passed, Family::Other)),
     ];
     for (what, frame, expected) in rows {
         assert_eq!(reason_of(&frame), expected, "{what}");
     }
+}
+
+/// An IPv6 frame of an honest source with this chain of headers, the first named in the fixed header.
+fn chain(first: u8, headers: &[&[u8]]) -> Vec<u8> {
+    let payload = headers.concat();
+    let mut frame = frame6()[..54].to_vec();
+    frame[14 + 4..14 + 6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+    frame[14 + 6] = first;
+    frame[14 + 8..14 + 24].copy_from_slice(&[1; 16]);
+    [frame, payload].concat()
+}
+
+fn tcp(port: u16, flags: u8) -> Vec<u8> {
+    let port = port.to_be_bytes();
+    std::vec![0, 9, port[0], port[1], 0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]
+}
+
+fn udp(source: u16, port: u16) -> Vec<u8> {
+    [source.to_be_bytes(), port.to_be_bytes(), [0, 8], [0, 0]].concat()
+}
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+#[test]
+fn only_exposed_ports_take_new_traffic() {
+    let exposed = [Exposure::tcp(443), Exposure::udp(53), Exposure::protocol(50)].into();
+    let remote = Addr6::from(Ipv6Addr::from([1; 16]));
+    let answered = [Flow::new(remote, 123u16.to_be(), remote, 5000u16.to_be())].into();
+    let tables = Sets { exposed, answered, ..Sets::default() };
+    let options: &[u8] = &[6, 0, 0, 0, 0, 0, 0, 0];
+    let rows: Vec<(&str, Vec<u8>, Reason)> = std::vec![
+        ("a SYN to an exposed port", chain(6, &[&tcp(443, SYN)]), Reason::Passed),
+        ("a SYN to another", chain(6, &[&tcp(444, SYN)]), Reason::PortClosed),
+        ("a SYN with an ACK", chain(6, &[&tcp(444, SYN | ACK)]), Reason::Passed),
+        ("an ACK", chain(6, &[&tcp(444, ACK)]), Reason::Passed),
+        ("behind options", chain(60, &[options, &tcp(444, SYN)]), Reason::PortClosed),
+        ("UDP to an exposed port", chain(17, &[&udp(9, 53)]), Reason::Passed),
+        ("UDP to another", chain(17, &[&udp(9, 54)]), Reason::PortClosed),
+        ("an answer", chain(17, &[&udp(123, 5000)]), Reason::Passed),
+        ("an answer from another port", chain(17, &[&udp(124, 5000)]), Reason::PortClosed),
+        ("DHCP", chain(17, &[&udp(547, 546)]), Reason::Passed),
+        ("DHCP of the other family", chain(17, &[&udp(67, 68)]), Reason::PortClosed),
+        ("ICMPv6", chain(58, &[&[128, 0, 0, 0]]), Reason::Passed),
+        ("ESP, which is listed", chain(50, &[&[0; 8]]), Reason::Passed),
+        ("GRE, which is not", chain(47, &[&[0; 4]]), Reason::PortClosed),
+        ("no next header", chain(59, &[]), Reason::PortClosed),
+        ("TCP cut short", chain(6, &[&tcp(443, SYN)[..19]]), Reason::Malformed),
+        ("UDP that claims more", chain(17, &[&[0, 9, 0, 53, 0, 9, 0, 0]]), Reason::Malformed),
+        ("options that run over the end", chain(60, &[&[6, 1, 0, 0, 0, 0, 0, 0]]), Reason::Malformed),
+    ];
+    for (what, frame, expected) in rows {
+        // A payload length of 0 claims nothing.
+        assert_eq!(judge(&Bytes(&frame), &tables).reason, expected, "{what}");
+    }
+}
+
+#[test]
+fn a_chain_of_more_than_six_extensions_is_malformed() {
+    let tables = Sets { exposed: [Exposure::tcp(443)].into(), ..Sets::default() };
+    for (count, expected) in [(5, Reason::Passed), (6, Reason::Passed), (7, Reason::Malformed)] {
+        let mut headers: Vec<Vec<u8>> = std::vec![std::vec![60, 0, 0, 0, 0, 0, 0, 0]; count - 1];
+        headers.push(std::vec![6, 0, 0, 0, 0, 0, 0, 0]);
+        headers.push(tcp(443, SYN));
+        let headers: Vec<&[u8]> = headers.iter().map(Vec::as_slice).collect();
+        assert_eq!(judge(&Bytes(&chain(60, &headers)), &tables).reason, expected, "{count}");
+    }
+}
+
+#[test]
+fn fragments_pass_without_an_upper_header_or_drop() {
+    let exposed: HashSet<Exposure> = [Exposure::tcp(443)].into();
+    let fragment = |offset: u8, more: u8| [6, 0, offset, more, 0, 0, 0, 1];
+    let rows = [
+        ("atomic", chain(44, &[&fragment(0, 0), &tcp(444, SYN)]), Reason::PortClosed, Reason::PortClosed),
+        ("first", chain(44, &[&fragment(0, 1), &tcp(444, SYN)]), Reason::PortClosed, Reason::Fragment),
+        ("first, too short", chain(44, &[&fragment(0, 1), &[0; 8]]), Reason::Malformed, Reason::Fragment),
+        ("later", chain(44, &[&fragment(1, 0), &[0; 8]]), Reason::Passed, Reason::Fragment),
+    ];
+    for (what, frame, passing, dropping) in rows {
+        for (drops_fragments, expected) in [(false, passing), (true, dropping)] {
+            let tables = Sets { exposed: exposed.clone(), drops_fragments, ..Sets::default() };
+            assert_eq!(judge(&Bytes(&frame), &tables).reason, expected, "{what}, drop: {drops_fragments}");
+        }
+    }
+}
+
+#[test]
+fn rates_hold_for_syns_and_for_packets_but_not_for_a_trusted_proxy() {
+    let with = |trust4| Sets { syns: Some(Cell::new(1)), packets: Some(Cell::new(3)), trust4, ..Sets::default() };
+    let mut syn = frame4(1);
+    syn[47] = SYN;
+    let reasons = |tables: &Sets, frames: &[&[u8]]| -> Vec<Reason> {
+        frames.iter().map(|frame| judge(&Bytes(frame), tables).reason).collect()
+    };
+    let ack = frame4(1);
+    let frames: [&[u8]; 6] = [&syn, &syn, &ack, &ack, &ack, &syn];
+    use Reason::{PacketRate, Passed, SynRate};
+    assert_eq!(reasons(&with(Vec::new()), &frames), [Passed, SynRate, Passed, Passed, PacketRate, SynRate]);
+    let proxy = with(std::vec![(four(1), Trust::PROTECTED.with(Trust::PROXY))]);
+    assert_eq!(reasons(&proxy, &frames), [Passed; 6]);
 }
 
 #[test]
@@ -158,5 +328,13 @@ proptest! {
     #[test]
     fn random_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
         judge(&Bytes(&bytes), &tables());
+        let everything = Sets {
+            drops_fragments: bytes.len() % 2 == 0,
+            exposed: [Exposure::tcp(443)].into(),
+            syns: Some(Cell::new(1)),
+            packets: Some(Cell::new(1)),
+            ..Sets::default()
+        };
+        judge(&Bytes(&bytes), &everything);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod duration;
 mod files;
+mod filter;
 mod partial;
 mod raw;
 mod validate;
@@ -14,11 +15,13 @@ use std::{
 
 use ipnet::IpNet;
 
+use edge_common::ports::Exposure;
+
 use crate::block::Target;
 
 pub use files::read_secret;
+pub use filter::interface_name;
 pub use raw::{ConfigErrors, Problem};
-pub use validate::interface_name;
 
 /// The config file where none is named.
 pub const DEFAULT_FILE: &str = "/etc/edge/edge.toml";
@@ -124,12 +127,42 @@ pub enum Mode {
 pub struct Filter {
     pub interfaces: Interfaces,
     pub attach: Attach,
+    /// Count what would be dropped, drop nothing.
+    pub dry_run: bool,
+    /// Empty: all are.
+    pub exposed_ports: Vec<Exposed>,
+    pub drop_fragments: bool,
+    /// Addresses with connection or rate state at once.
+    pub max_tracked: u32,
+    pub limits: Limits,
     pub allow: Vec<Target>,
     pub block: Vec<Target>,
     pub max_blocked: u32,
     pub max_prefixes: u32,
     pub ipv6_unit: u8,
     pub pin_path: PathBuf,
+}
+
+/// A port or protocol that takes new traffic, and how it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exposed {
+    pub text: String,
+    pub exposure: Exposure,
+}
+
+/// Each off unless given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// New TCP connections of one address.
+    pub syns: Option<Rate>,
+    /// Packets of one address.
+    pub packets: Option<Rate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub per_second: u32,
+    pub burst: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -304,7 +337,23 @@ mod tests {
         let config = parse(&format!("{LEAST}[server]\n")).unwrap();
         let seconds = Duration::from_secs;
         assert_eq!(config.mode, Mode::Production);
-        let Filter { interfaces, attach, allow, block, max_blocked, max_prefixes, ipv6_unit, pin_path } = config.filter;
+        let Filter {
+            interfaces,
+            attach,
+            dry_run,
+            exposed_ports,
+            drop_fragments,
+            max_tracked,
+            limits,
+            allow,
+            block,
+            max_blocked,
+            max_prefixes,
+            ipv6_unit,
+            pin_path,
+        } = config.filter;
+        assert!(!dry_run && !drop_fragments && exposed_ports.is_empty());
+        assert_eq!((max_tracked, limits), (262_144, Limits::default()));
         assert_eq!(interfaces, Interfaces::Named(vec!["eth0".to_owned()]));
         assert_eq!(attach, Attach::Auto);
         assert!(allow.is_empty() && block.is_empty());

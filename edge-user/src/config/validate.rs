@@ -9,8 +9,7 @@ use std::{
 };
 
 use super::{
-    Admin, Attach, Auth, Config, Filter, Interfaces, Learn, Log, LogFormat, Metrics, Mode, Overrides, Server, Store,
-    Tls, Weights,
+    Admin, Auth, Config, Learn, Log, LogFormat, Metrics, Mode, Overrides, Server, Store, Tls, Weights,
     raw::{Node, Place, Problems, Section},
 };
 
@@ -34,7 +33,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
     let mut document = Section::document(text, problems);
     let modes = [("production", Mode::Production), ("development", Mode::Development)];
     let mode = document.read("mode", problems, Mode::Production, |node, p| node.choice(p, &modes));
-    let filter = filter(document.section("filter", problems), overrides, problems);
+    let filter = super::filter::filter(document.section("filter", problems), overrides, problems);
     let mut server_section = document.section("server", problems);
     let (auth, secret) = auth(document.section("auth", problems), problems);
     let (tls, cert, key) = tls(server_section.section("tls", problems), mode, problems);
@@ -62,65 +61,7 @@ pub fn socket(text: &str) -> PathBuf {
     admin(section, &Overrides::default(), &mut problems).socket
 }
 
-fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> Filter {
-    let given = section.read_placed("interfaces", problems, interfaces);
-    let interfaces = match given {
-        _ if !overrides.interfaces.is_empty() => Interfaces::Named(overrides.interfaces.clone()),
-        Some((interfaces, _)) => interfaces.unwrap_or(Interfaces::Auto),
-        None if overrides.interfaces_optional => Interfaces::Auto,
-        None => {
-            let place = section.place("interfaces");
-            problems
-                .at(&place, "is missing; write interfaces = [\"eth0\"], or [\"auto\"] for those with a default route");
-            Interfaces::Auto
-        }
-    };
-    let attach = [("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)];
-    let filter = Filter {
-        interfaces,
-        attach: section.read("attach", problems, Attach::Auto, |node, p| node.choice(p, &attach)),
-        allow: section.read("allow", problems, Vec::new(), |node, p| node.list(p, target)),
-        block: section.read("block", problems, Vec::new(), |node, p| node.list(p, target)),
-        max_blocked: number(&mut section, "max_blocked", problems, 1_000_000, 1..=100_000_000),
-        max_prefixes: number(&mut section, "max_prefixes", problems, 131_072, 1..=16_777_216),
-        ipv6_unit: number(&mut section, "ipv6_unit", problems, 64, 32..=64) as u8,
-        pin_path: section.read("pin_path", problems, PathBuf::from("/sys/fs/bpf/edge"), |node, p| node.path(p)),
-    };
-    section.finish(problems);
-    filter
-}
-
-fn interfaces(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Interfaces> {
-    let names = node.list(problems, |node, problems| {
-        let name = node.text(problems)?;
-        match interface_name(name) {
-            Ok(()) => Some(name.to_owned()),
-            Err(message) => node.wrong(problems, message),
-        }
-    })?;
-    match names.as_slice() {
-        [] => {
-            node.wrong(problems, "names no interface; write [\"eth0\"], or [\"auto\"] for those with a default route")
-        }
-        [auto] if auto == "auto" => Some(Interfaces::Auto),
-        several if several.iter().any(|name| name == "auto") => {
-            node.wrong(problems, "\"auto\" stands beside names; write [\"auto\"] alone, or names alone")
-        }
-        _ => Some(Interfaces::Named(names)),
-    }
-}
-
-/// What the kernel takes as a name (`dev_valid_name`, `IFNAMSIZ`).
-pub fn interface_name(name: &str) -> Result<(), String> {
-    let valid = !name.is_empty()
-        && name.len() < 16
-        && name != "."
-        && name != ".."
-        && !name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
-    if valid { Ok(()) } else { Err(format!("`{name}` can be no interface; write a name of 1 to 15 letters, as eth0")) }
-}
-
-fn target(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<crate::block::Target> {
+pub(super) fn target(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<crate::block::Target> {
     match node.text(problems)?.parse() {
         Ok(target) => Some(target),
         Err(error) => node.wrong(problems, error.to_string()),
@@ -267,7 +208,7 @@ fn log(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<
     Log { format, loudness: overrides.loudness }
 }
 
-fn number(
+pub(super) fn number(
     section: &mut Section<'_>,
     key: &'static str,
     problems: &mut Problems<'_>,

@@ -6,13 +6,15 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader, Pod,
+    Ebpf, Pod,
     maps::{Map, MapData, MapInfo, PerCpuArray, lpm_trie::LpmTrie},
-    programs::{ProgramError, Xdp},
+    programs::{SchedClassifier, Xdp},
 };
 use edge_common::{
     address::{Addr4, Addr6},
     names,
+    ports::Exposure,
+    rate::{Limit, RateGeometry},
     reason::Counters,
     settings::{InUse, Settings, word},
     table::{AreaFlags, Geometry, Hits, Trust},
@@ -24,52 +26,14 @@ use super::{
     Lock, Tables, clock, descriptor,
     mapping::Mapping,
     nets::{Nets, with_covering},
+    object::{self, Plan},
     sum,
     table::{Key, Layout, Table},
-    trace,
 };
 use crate::{
     block::Target,
-    config,
     error::{Blame, Context, Failure},
 };
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edge"));
-
-/// How large the tables are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    pub lines4: u32,
-    pub unit_lines6: u32,
-    pub host_lines6: u32,
-    pub prefixes: u32,
-}
-
-impl Sizes {
-    /// IPv4: twice as many slots as addresses, so that both lines of one are hardly ever full. IPv6: half and an
-    /// eighth as many; what finds no room becomes a prefix.
-    pub fn of(filter: &config::Filter) -> Sizes {
-        let lines = |share: u32| (filter.max_blocked / share).max(64);
-        Sizes { lines4: lines(4), unit_lines6: lines(8), host_lines6: lines(16), prefixes: filter.max_prefixes.max(64) }
-    }
-
-    fn entries(&self, name: &str) -> Option<u32> {
-        match name {
-            names::BLOCKED4 => Some(self.lines4),
-            names::HITS4 => Some(self.lines4 * 8),
-            names::UNITS6 => Some(self.unit_lines6),
-            names::UNIT_HITS6 => Some(self.unit_lines6 * 4),
-            names::HOSTS6 => Some(self.host_lines6),
-            names::HOST_HITS6 => Some(self.host_lines6 * 2),
-            names::NETS4 | names::NETS6 => Some(self.prefixes),
-            names::TRUST4 | names::TRUST6 => Some(TRUSTED),
-            _ => None,
-        }
-    }
-}
-
-/// Allowed, protected and own prefixes of one family.
-const TRUSTED: u32 = 65_536;
 
 /// The tables of one generation.
 pub struct Generation {
@@ -104,18 +68,19 @@ impl Generation {
     /// Loads the object, with tables of these sizes and nothing in them, and pins them as the next generation. It is
     /// not in force yet.
     ///
-    /// The counters by reason go on where they are of this ABI, which `adopt_counters` says; else they begin anew.
-    pub fn build(lock: &Lock, sizes: Sizes, adopt_counters: bool) -> Result<Generation, Failure> {
+    /// What the generation `before` counted and knows of rates goes on where it means the same.
+    pub fn build(lock: &Lock, plan: &Plan, before: Option<&Generation>) -> Result<Generation, Failure> {
         let number = directories(lock.path())?.last().map_or(1, |(number, _)| number + 1);
         let directory = lock.path().join(format!("gen-{number}"));
-        let built = load(lock.path(), sizes, adopt_counters).and_then(|mut object| {
-            pin(&mut object, &directory)?;
+        let adopted = before.map(|before| before.adoptable(plan)).unwrap_or_default();
+        let built = object::load(lock.path(), plan, &adopted).and_then(|mut object| {
+            object::pin(&mut object, &directory)?;
             Ok(object)
         });
         let result = built.and_then(|object| {
             let mut generation = Generation::of_pins(&directory)?;
             generation.object = Some(object);
-            generation.introduce()?;
+            generation.introduce(plan, before)?;
             Ok(generation)
         });
         if result.is_err() {
@@ -200,7 +165,15 @@ impl Generation {
     pub(super) fn program(&mut self) -> Result<&mut Xdp, Failure> {
         let object =
             self.object.as_mut().ok_or_else(|| Failure::bug("a generation that was only opened is attached"))?;
-        program(object, names::PROGRAM)
+        object::program(object, names::PROGRAM)
+    }
+
+    /// The program that notes what is sent, where ports are limited.
+    pub(super) fn egress(&mut self) -> Result<Option<&mut SchedClassifier>, Failure> {
+        let object =
+            self.object.as_mut().ok_or_else(|| Failure::bug("a generation that was only opened is attached"))?;
+        let program = object::egress(object)?;
+        Ok(program.fd().is_ok().then_some(program))
     }
 
     fn pin_path(&self) -> &Path {
@@ -218,26 +191,80 @@ impl Generation {
         let Some(object) = self.object.as_mut() else { return Ok(()) };
         let clock_map = mapping(&self.directory, names::CLOCK, 2)?;
         let tick_ns = self.settings.load(word::CLOCK);
-        let offset_ns = clock::offset(program(object, names::CLOCK_PROGRAM)?, &clock_map, tick_ns)?;
+        let offset_ns = clock::offset(object::program(object, names::CLOCK_PROGRAM)?, &clock_map, tick_ns)?;
         self.write_clock(Jiffies { tick_ns, offset_ns });
         Ok(())
     }
 
+    /// Which maps of this generation another one, of this plan, can go on with: all counters, and the state of rates
+    /// that stay the same.
+    fn adoptable(&self, plan: &Plan) -> Vec<(&'static str, PathBuf)> {
+        let tick_ns = self.settings.load(word::CLOCK);
+        let same_places = self.rate_geometry().lines_log2 == plan.rate_lines_log2()
+            && self.rate_geometry().unit_mask == plan.unit_mask();
+        let of_rate = |at, wanted: Option<Limit>| same_places && wanted.is_some_and(|wanted| wanted == self.limit(at));
+        let mut names = vec![(names::COUNTERS, self.pin_path().join(names::COUNTERS))];
+        let mut adopt = |name, same: bool| names.extend(same.then(|| (name, self.directory.join(name))));
+        adopt(names::SYN_RATES, of_rate(word::SYNS, plan.syns(tick_ns)));
+        adopt(names::PACKET_RATES, of_rate(word::PACKETS, plan.packets(tick_ns)));
+        let flows = check_pin(&self.directory.join(names::FLOWS), 8);
+        adopt(names::FLOWS, flows.is_ok_and(|entries| entries == plan.flows));
+        names
+    }
+
+    fn limit(&self, at: usize) -> Limit {
+        let [units, interval, tolerance] = [0, 1, 2].map(|offset| self.settings.load(at + offset));
+        Limit { units, interval, tolerance }
+    }
+
+    fn rate_geometry(&self) -> RateGeometry {
+        let [lines_log2, seed_a, seed_b, high, low] = [0, 1, 2, 3, 4].map(|at| self.settings.load(word::RATES + at));
+        RateGeometry { lines_log2, seed_a, seed_b, unit_mask: [high, low] }
+    }
+
+    /// Limits of rates and exposed ports. Where sources lie stays as it was as long as their number and unit do.
+    fn introduce_limits(&mut self, plan: &Plan, before: Option<&Generation>, tick_ns: u64) -> Result<(), Failure> {
+        let (lines_log2, unit_mask) = (plan.rate_lines_log2(), plan.unit_mask());
+        let former = before.map(Generation::rate_geometry);
+        let geometry = match former.filter(|former| former.lines_log2 == lines_log2 && former.unit_mask == unit_mask) {
+            Some(former) => former,
+            None => RateGeometry { lines_log2, seed_a: random()? | 1, seed_b: random()? | 1, unit_mask },
+        };
+        let RateGeometry { lines_log2, seed_a, seed_b, unit_mask: [high, low] } = geometry;
+        self.store_all(word::RATES, &[lines_log2, seed_a, seed_b, high, low]);
+        for (at, limit) in [(word::SYNS, plan.syns(tick_ns)), (word::PACKETS, plan.packets(tick_ns))] {
+            let Limit { units, interval, tolerance } = limit.unwrap_or_default();
+            self.store_all(at, &[units, interval, tolerance]);
+        }
+        let ports = mapping(&self.directory, names::PORTS, Exposure::WORDS as usize)?;
+        for exposure in &plan.exposed {
+            let (index, bit) = exposure.place();
+            ports.store(index as usize, ports.load(index as usize) | bit);
+        }
+        Ok(())
+    }
+
+    fn store_all(&self, at: usize, values: &[u64]) {
+        values.iter().enumerate().for_each(|(offset, value)| self.settings.store(at + offset, *value));
+    }
+
     /// First settings: seeds, sizes and clock; the word that says they are valid last.
-    fn introduce(&mut self) -> Result<(), Failure> {
+    fn introduce(&mut self, plan: &Plan, before: Option<&Generation>) -> Result<(), Failure> {
         let object = self.object.as_mut().ok_or_else(|| Failure::bug("no object to measure clocks with"))?;
         let clock_map = mapping(&self.directory, names::CLOCK, 2)?;
-        let clock = clock::measure(program(object, names::CLOCK_PROGRAM)?, &clock_map)?;
+        let clock = clock::measure(object::program(object, names::CLOCK_PROGRAM)?, &clock_map)?;
         self.write_clock(clock);
+        self.introduce_limits(plan, before, clock.tick_ns)?;
         for (at, table) in
             [(word::BLOCKED4, &mut self.table4), (word::UNITS6, &mut self.units6), (word::HOSTS6, &mut self.hosts6)]
         {
             table.geometry.seed_a = random()? | 1;
             table.geometry.seed_b = random()? | 1;
             let Geometry { lines, seed_a, seed_b } = table.geometry;
-            for (offset, value) in [lines, seed_a, seed_b].into_iter().enumerate() {
-                self.settings.store(at + offset, value);
-            }
+            [lines, seed_a, seed_b]
+                .into_iter()
+                .enumerate()
+                .for_each(|(offset, value)| self.settings.store(at + offset, value));
         }
         let seed = random()? | 1;
         self.nets6.seed(seed);
@@ -431,71 +458,6 @@ fn target_of(key: Key) -> Target {
     }
 }
 
-fn load(pin_path: &Path, sizes: Sizes, adopt_counters: bool) -> Result<Ebpf, Failure> {
-    let counters = pin_path.join(names::COUNTERS);
-    if !adopt_counters || check_pin(&counters, size_of::<Counters>() as u32).is_err() {
-        // Scrapers know resets. What is not there need not go.
-        let _ = fs::remove_file(&counters);
-    }
-    let mut loader = EbpfLoader::new();
-    loader.map_pin_path(names::COUNTERS, counters);
-    for name in names::MAPS {
-        if let Some(entries) = sizes.entries(name) {
-            loader.map_max_entries(name, entries);
-        }
-    }
-    let traced = u8::from(trace::wanted());
-    loader.override_global("TRACE", &traced, true);
-    let mut object = loader.load(OBJECT).map_err(|error| not_loaded(&error.to_string(), permission(&error)))?;
-    for name in [names::PROGRAM, names::CLOCK_PROGRAM] {
-        program(&mut object, name)?.load().map_err(|error| {
-            let denied = matches!(&error, ProgramError::LoadError { io_error, .. }
-                if io_error.raw_os_error() == Some(libc::EPERM));
-            not_loaded(&error.to_string(), denied)
-        })?;
-    }
-    if traced == 1 {
-        trace::start(&mut object);
-    }
-    Ok(object)
-}
-
-fn permission(error: &aya::EbpfError) -> bool {
-    matches!(error, aya::EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. })
-        if io_error.raw_os_error() == Some(libc::EPERM))
-}
-
-fn not_loaded(error: &str, denied: bool) -> Failure {
-    tracing::debug!("{error}");
-    let line = error.lines().next().unwrap_or(error);
-    if denied {
-        Failure::forbidden(format!(
-            "the kernel does not let this process load programs ({line}); run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-        ))
-    } else {
-        Failure::system(format!("the kernel did not take the program: {line}; `edge doctor` says what it lacks"))
-    }
-}
-
-fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, Failure> {
-    let missing = || Failure::bug(format!("the object has no XDP program {name}"));
-    object.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())
-}
-
-fn pin(object: &mut Ebpf, directory: &Path) -> Result<(), Failure> {
-    let what = || format!("nothing can be pinned in {}", directory.display());
-    fs::create_dir(directory).blame(Blame::System, what)?;
-    for name in names::MAPS.into_iter().filter(|name| *name != names::COUNTERS) {
-        let map = object.map(name).ok_or_else(|| Failure::bug(format!("the object has no map {name}")))?;
-        let data = match map {
-            Map::Array(data) | Map::LpmTrie(data) => data,
-            _ => return Err(Failure::bug(format!("the map {name} is of another type"))),
-        };
-        data.pin(directory.join(name)).blame(Blame::System, what)?;
-    }
-    program(object, names::PROGRAM)?.pin(directory.join(names::PROGRAM)).blame(Blame::System, what)
-}
-
 fn mapping(directory: &Path, name: &str, words: usize) -> Result<Mapping, Failure> {
     let what = || format!("the pinned map {} cannot be opened", directory.join(name).display());
     let data = MapData::from_pin(directory.join(name)).blame(Blame::System, what)?;
@@ -517,7 +479,7 @@ fn nets<K: super::nets::Data>(directory: &Path, blocked: &str, trusted: &str, ar
 
 /// aya opens a pinned map and compares nothing; a value of another size would be read past its end. Gives the number
 /// of entries.
-fn check_pin(path: &Path, value_size: u32) -> Result<u32, Failure> {
+pub(super) fn check_pin(path: &Path, value_size: u32) -> Result<u32, Failure> {
     let info = MapInfo::from_pin(path)
         .blame(Blame::System, || format!("the pinned map {} cannot be opened", path.display()))?;
     if info.value_size() == value_size {

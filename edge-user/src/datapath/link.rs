@@ -21,7 +21,7 @@ use aya::programs::{
 
 use edge_common::names;
 
-use super::{Generation, generation, wait_for_readers};
+use super::{Generation, egress, generation, wait_for_readers};
 use crate::{
     config::Attach,
     error::{Blame, Context, Failure},
@@ -49,6 +49,10 @@ pub fn attach(
     mode: Attach,
 ) -> Result<Vec<Attached>, Failure> {
     let mut done = Done { fresh: Vec::new(), replaced: Vec::new() };
+    // Before anything is dropped by it, so that no answer is.
+    if let Some(egress) = generation.egress()? {
+        egress::attach(egress, pin_path, links)?;
+    }
     let program = generation.program()?;
     if let Err(failure) = done.attach_all(program, pin_path, links, mode) {
         done.undo(before);
@@ -58,6 +62,9 @@ pub fn attach(
         if !links.iter().any(|link| link.index == index) {
             let _ = fs::remove_file(pin);
         }
+    }
+    if generation.egress()?.is_none() {
+        egress::detach_all_but(pin_path, &[]);
     }
     wait_for_readers();
     links.iter().map(|link| attached(&link.name)).collect()
@@ -238,11 +245,16 @@ fn reason(error: &ProgramError) -> String {
 }
 
 fn pinned_links(pin_path: &Path) -> Vec<(u32, PathBuf)> {
+    pinned(pin_path, "link-")
+}
+
+/// The pins below `pin_path` whose names are `prefix` and the index of an interface.
+pub(super) fn pinned(pin_path: &Path, prefix: &str) -> Vec<(u32, PathBuf)> {
     let Ok(entries) = fs::read_dir(pin_path) else { return Vec::new() };
     entries
         .filter_map(Result::ok)
         .filter_map(|entry| {
-            let index = entry.file_name().to_str()?.strip_prefix("link-")?.parse().ok()?;
+            let index = entry.file_name().to_str()?.strip_prefix(prefix)?.parse().ok()?;
             Some((index, entry.path()))
         })
         .collect()
@@ -265,7 +277,7 @@ pub fn programs_in_force(pin_path: &Path) -> Vec<u32> {
 
 /// Detaches through the link (`BPF_LINK_DETACH`, Linux 5.9): a link whose pin is removed is freed only later. aya has no
 /// call for it. Where it fails, removing the pin detaches all the same.
-fn detach_now(pin: &Path) {
+pub(super) fn detach_now(pin: &Path) {
     const BPF_OBJ_GET: i32 = 7;
     const BPF_LINK_DETACH: i32 = 34;
     /// `union bpf_attr` of `BPF_OBJ_GET`.
@@ -292,7 +304,7 @@ pub fn unload(pin_path: &Path) -> Result<(), Failure> {
     if !super::is_there(pin_path)? {
         return Ok(());
     }
-    for (_, pin) in pinned_links(pin_path) {
+    for (_, pin) in pinned_links(pin_path).into_iter().chain(pinned(pin_path, egress::PREFIX)) {
         detach_now(&pin);
         fs::remove_file(&pin).blame(Blame::System, || format!("the link {} cannot be removed", pin.display()))?;
     }

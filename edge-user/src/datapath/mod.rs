@@ -6,10 +6,12 @@
 //! generations, beside the links, directly below `pin_path`.
 
 mod clock;
+mod egress;
 mod generation;
 mod link;
 mod mapping;
 mod nets;
+mod object;
 mod table;
 mod trace;
 
@@ -23,8 +25,9 @@ use std::{
 use edge_common::{reason::Counters, table::Hits, time::Until};
 use nix::fcntl::{Flock, FlockArg};
 
-pub use generation::{Generation, Sizes};
+pub use generation::Generation;
 pub use link::{Attached, attach, is_bare, program_name, programs_in_force, unload};
+pub use object::Plan;
 
 use crate::{
     block::Target,

@@ -28,7 +28,7 @@ use crate::{
     block::{Block, Origin, Target},
     clock::{Boot, Now, Wall},
     config::Config,
-    datapath::{self, Attached, Generation, Lock, Sizes, Tables},
+    datapath::{self, Attached, Generation, Lock, Plan, Tables},
     error::Failure,
     metrics::{Own, Removed},
     netlink,
@@ -113,7 +113,7 @@ impl Enforcer {
             tracing::warn!("{failure}; blocks come from the store, their counts begin anew");
             None
         });
-        let tables = Generation::build(lock, Sizes::of(&config.filter), before.is_some())?;
+        let tables = Generation::build(lock, &Plan::of(&config.filter), before.as_ref())?;
         let mut enforcer = Enforcer::new(config, memory, tables, surroundings, metrics, now);
         let held = before.as_ref().map(Held::by).unwrap_or_default();
         let put_into_force = enforcer.recall(held, now).and_then(|()| enforcer.fill()).and_then(|()| {

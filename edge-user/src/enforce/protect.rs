@@ -68,10 +68,10 @@ impl Protected {
         let mut because = BTreeMap::new();
         let single = |addresses: &[IpAddr]| addresses.iter().copied().map(Target::of).collect::<Vec<_>>();
         let groups = [
-            (surroundings.trusted_proxies.clone(), "it is a trusted proxy"),
             (single(&surroundings.ssh_peers), "an SSH session from it is open"),
             (single(&surroundings.resolvers), "it is a resolver of this host"),
             (single(&surroundings.gateways), "it is a default gateway of this host"),
+            (surroundings.trusted_proxies.clone(), PROXY),
             (single(&surroundings.own), OWN),
             (loopback(), LOOPBACK),
         ];
@@ -94,14 +94,19 @@ impl Protected {
     /// What the kernel is told.
     pub fn trust(&self, allowed: impl Iterator<Item = Target>) -> Vec<(Target, Trust)> {
         let protected = self.because.iter().map(|(target, why)| {
-            let own = if *why == OWN || *why == LOOPBACK { Trust::OWN } else { Trust::NONE };
-            (*target, Trust::PROTECTED.with(own))
+            let more = match *why {
+                OWN | LOOPBACK => Trust::OWN,
+                PROXY => Trust::PROXY,
+                _ => Trust::NONE,
+            };
+            (*target, Trust::PROTECTED.with(more))
         });
         protected.chain(allowed.map(|target| (target, Trust::ALLOWED.with(Trust::PROTECTED)))).collect()
     }
 }
 
 const OWN: &str = "it is an address of this host";
+const PROXY: &str = "it is a trusted proxy";
 const LOOPBACK: &str = "it is loopback";
 
 fn loopback() -> Vec<Target> {

@@ -1,0 +1,147 @@
+//! `[filter]`: what is filtered, and by what.
+
+use std::{path::PathBuf, str::FromStr};
+
+use edge_common::ports::Exposure;
+
+use super::{
+    Attach, Exposed, Filter, Interfaces, Limits, Overrides, Rate,
+    raw::{Node, Problems, Section},
+    validate::{number, target},
+};
+
+/// The most that a rate or a burst can be.
+const RATE_MAX: u32 = 1_000_000_000;
+
+pub fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> Filter {
+    let given = section.read_placed("interfaces", problems, interfaces);
+    let interfaces = match given {
+        _ if !overrides.interfaces.is_empty() => Interfaces::Named(overrides.interfaces.clone()),
+        Some((interfaces, _)) => interfaces.unwrap_or(Interfaces::Auto),
+        None if overrides.interfaces_optional => Interfaces::Auto,
+        None => {
+            let place = section.place("interfaces");
+            problems
+                .at(&place, "is missing; write interfaces = [\"eth0\"], or [\"auto\"] for those with a default route");
+            Interfaces::Auto
+        }
+    };
+    let attach = [("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)];
+    let filter = Filter {
+        interfaces,
+        attach: section.read("attach", problems, Attach::Auto, |node, p| node.choice(p, &attach)),
+        allow: section.read("allow", problems, Vec::new(), |node, p| node.list(p, target)),
+        block: section.read("block", problems, Vec::new(), |node, p| node.list(p, target)),
+        dry_run: section.read("dry_run", problems, false, |node, p| node.flag(p)),
+        exposed_ports: section.read("exposed_ports", problems, Vec::new(), |node, p| node.list(p, exposed)),
+        drop_fragments: section
+            .read("fragments", problems, false, |node, p| node.choice(p, &[("pass", false), ("drop", true)])),
+        max_tracked: number(&mut section, "max_tracked", problems, 262_144, 1..=16_777_216),
+        limits: limits(section.section("limits", problems), problems),
+        max_blocked: number(&mut section, "max_blocked", problems, 1_000_000, 1..=100_000_000),
+        max_prefixes: number(&mut section, "max_prefixes", problems, 131_072, 1..=16_777_216),
+        ipv6_unit: number(&mut section, "ipv6_unit", problems, 64, 32..=64) as u8,
+        pin_path: section.read("pin_path", problems, PathBuf::from("/sys/fs/bpf/edge"), |node, p| node.path(p)),
+    };
+    section.finish(problems);
+    filter
+}
+
+fn interfaces(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Interfaces> {
+    let names = node.list(problems, |node, problems| {
+        let name = node.text(problems)?;
+        match interface_name(name) {
+            Ok(()) => Some(name.to_owned()),
+            Err(message) => node.wrong(problems, message),
+        }
+    })?;
+    match names.as_slice() {
+        [] => {
+            node.wrong(problems, "names no interface; write [\"eth0\"], or [\"auto\"] for those with a default route")
+        }
+        [auto] if auto == "auto" => Some(Interfaces::Auto),
+        several if several.iter().any(|name| name == "auto") => {
+            node.wrong(problems, "\"auto\" stands beside names; write [\"auto\"] alone, or names alone")
+        }
+        _ => Some(Interfaces::Named(names)),
+    }
+}
+
+/// What the kernel takes as a name (`dev_valid_name`, `IFNAMSIZ`).
+pub fn interface_name(name: &str) -> Result<(), String> {
+    let valid = !name.is_empty()
+        && name.len() < 16
+        && name != "."
+        && name != ".."
+        && !name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+    if valid { Ok(()) } else { Err(format!("`{name}` can be no interface; write a name of 1 to 15 letters, as eth0")) }
+}
+
+fn limits(mut section: Section<'_>, problems: &mut Problems<'_>) -> Limits {
+    let limits = Limits {
+        syns: rate(section.section("syns", problems), problems),
+        packets: rate(section.section("packets", problems), problems),
+    };
+    section.finish(problems);
+    limits
+}
+
+/// A burst that is not given is what passes in a second.
+fn rate(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Rate> {
+    let present = section.present;
+    let given = section.read_placed("per_second", problems, |node, p| node.number(p, 1..=RATE_MAX));
+    if present && given.is_none() {
+        problems.at(&section.place("per_second"), "is missing; write { per_second = 50, burst = 100 }");
+    }
+    let per_second = given.and_then(|(per_second, _)| per_second).unwrap_or(1);
+    let burst = number(&mut section, "burst", problems, per_second, 1..=RATE_MAX);
+    section.finish(problems);
+    present.then_some(Rate { per_second, burst })
+}
+
+fn exposed(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Exposed> {
+    node.parsed(problems, "a port as 443/tcp or 443/udp, or esp, ah, gre or proto/47")
+}
+
+/// What is wrong with an exposed port, beside what would be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no port and no protocol")]
+pub struct NotExposable;
+
+impl FromStr for Exposed {
+    type Err = NotExposable;
+
+    fn from_str(text: &str) -> Result<Exposed, NotExposable> {
+        let protocol = |number: u8| Exposed { text: text.to_owned(), exposure: Exposure::protocol(number) };
+        let port = |number: &str, of: fn(u16) -> Exposure| match number.parse() {
+            Ok(port @ 1..) => Ok(Exposed { text: text.to_owned(), exposure: of(port) }),
+            _ => Err(NotExposable),
+        };
+        match text.split_once('/') {
+            None if text == "esp" => Ok(protocol(50)),
+            None if text == "ah" => Ok(protocol(51)),
+            None if text == "gre" => Ok(protocol(47)),
+            Some((number, "tcp")) => port(number, Exposure::tcp),
+            Some((number, "udp")) => port(number, Exposure::udp),
+            Some(("proto", number)) => number.parse().map(protocol).map_err(|_| NotExposable),
+            _ => Err(NotExposable),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_protocols_are_read_and_nothing_else() {
+        let exposure = |text: &str| text.parse::<Exposed>().map(|exposed| exposed.exposure);
+        assert_eq!(exposure("22/tcp"), Ok(Exposure::tcp(22)));
+        assert_eq!(exposure("443/udp"), Ok(Exposure::udp(443)));
+        assert_eq!(exposure("esp"), Ok(Exposure::protocol(50)));
+        assert_eq!(exposure("proto/47"), exposure("gre"));
+        for wrong in ["", "22", "tcp/22", "0/tcp", "65536/udp", "-1/tcp", "22/TCP", "proto/256", "proto/", "icmpx"] {
+            assert_eq!(exposure(wrong), Err(NotExposable), "{wrong}");
+        }
+    }
+}

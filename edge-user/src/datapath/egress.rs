@@ -1,0 +1,70 @@
+//! Links of the program that notes what is sent over UDP, on the way out of each filtered interface (tcx, Linux 6.6).
+//! Pinned as `sent-INDEX` directly below `pin_path`; there only where ports are limited.
+
+use std::{fs, path::Path};
+
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    links::{FdLink, PinnedLink},
+    tc::{SchedClassifierLink, TcAttachOptions},
+};
+
+use super::link::{detach_now, pinned};
+use crate::{
+    error::{Blame, Context, Failure},
+    netlink,
+};
+
+/// What the pins' names begin with.
+pub const PREFIX: &str = "sent-";
+
+/// Puts the program on all of `links`: replaces it in place where a link is pinned, attaches it where none is. Links of
+/// other interfaces end.
+pub fn attach(program: &mut SchedClassifier, pin_path: &Path, links: &[netlink::Link]) -> Result<(), Failure> {
+    for link in links {
+        let pin = pin_path.join(format!("{PREFIX}{}", link.index));
+        if !(pin.exists() && replace(program, &pin)?) {
+            attach_fresh(program, link, &pin)?;
+        }
+    }
+    detach_all_but(pin_path, links);
+    Ok(())
+}
+
+/// Takes the program off every interface that is not one of `links`.
+pub fn detach_all_but(pin_path: &Path, links: &[netlink::Link]) {
+    for (index, pin) in pinned(pin_path, PREFIX) {
+        if !links.iter().any(|link| link.index == index) {
+            detach_now(&pin);
+            let _ = fs::remove_file(pin);
+        }
+    }
+}
+
+/// `false`: the pinned link's interface is gone, so the pin is removed.
+fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<bool, Failure> {
+    let what = || format!("the program cannot be replaced through the link {}", pin.display());
+    let link = FdLink::from(PinnedLink::from_pin(pin).blame(Blame::System, what)?);
+    let link = SchedClassifierLink::try_from(link).blame(Blame::System, what)?;
+    match program.attach_to_link(link) {
+        Ok(id) => program.take_link(id).map(|_| true).blame(Blame::System, what),
+        Err(ProgramError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOLINK) => {
+            fs::remove_file(pin).blame(Blame::System, what)?;
+            Ok(false)
+        }
+        Err(error) => Err(error).blame(Blame::System, what),
+    }
+}
+
+fn attach_fresh(program: &mut SchedClassifier, link: &netlink::Link, pin: &Path) -> Result<(), Failure> {
+    let what = || {
+        format!(
+            "what {} sends cannot be noted, so answers to it could not be told (`filter.exposed_ports` needs Linux 6.6)",
+            link.name
+        )
+    };
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(&link.name, TcAttachType::Egress, options).blame(Blame::System, what)?;
+    let link: FdLink = program.take_link(id).blame(Blame::System, what)?.try_into().blame(Blame::System, what)?;
+    link.pin(pin).blame(Blame::System, || format!("the link cannot be pinned as {}", pin.display())).map(drop)
+}

@@ -1,0 +1,229 @@
+//! The object that is built into the binary: planned by the config, loaded, pinned.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::Map,
+    programs::{ProgramError, SchedClassifier, Xdp},
+};
+use edge_common::{
+    names,
+    ports::Exposure,
+    rate::{Limit, RateGeometry},
+    reason::Counters,
+    settings::switch,
+};
+
+use super::{generation::check_pin, trace};
+use crate::{
+    config,
+    error::{Blame, Context, Failure},
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edge"));
+
+/// What the config makes of the kernel side: how large the tables are, and what is switched on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub lines4: u32,
+    pub unit_lines6: u32,
+    pub host_lines6: u32,
+    pub prefixes: u32,
+    /// 1 where the rate is not limited.
+    pub syn_lines: u32,
+    pub packet_lines: u32,
+    /// What this host sent over UDP, where ports are limited.
+    pub flows: u32,
+    pub dry_run: bool,
+    pub drop_fragments: bool,
+    /// Empty: all are exposed.
+    pub exposed: Vec<Exposure>,
+    pub limits: config::Limits,
+    pub max_tracked: u32,
+    pub ipv6_unit: u8,
+}
+
+impl Plan {
+    /// IPv4: twice as many slots as addresses, so that both lines of one are hardly ever full. IPv6: half and an
+    /// eighth as many; what finds no room becomes a prefix.
+    pub fn of(filter: &config::Filter) -> Plan {
+        let lines = |share: u32| (filter.max_blocked / share).max(64);
+        let rate_lines = |rate: Option<config::Rate>| {
+            if rate.is_some() { 1 << RateGeometry::lines_log2_for(filter.max_tracked) } else { 1 }
+        };
+        Plan {
+            lines4: lines(4),
+            unit_lines6: lines(8),
+            host_lines6: lines(16),
+            prefixes: filter.max_prefixes.max(64),
+            syn_lines: rate_lines(filter.limits.syns),
+            packet_lines: rate_lines(filter.limits.packets),
+            flows: if filter.exposed_ports.is_empty() { 1 } else { FLOWS },
+            dry_run: filter.dry_run,
+            drop_fragments: filter.drop_fragments,
+            exposed: filter.exposed_ports.iter().map(|exposed| exposed.exposure).collect(),
+            limits: filter.limits,
+            max_tracked: filter.max_tracked,
+            ipv6_unit: filter.ipv6_unit,
+        }
+    }
+
+    /// Whether what is sent over UDP has to be noted.
+    pub fn limits_ports(&self) -> bool {
+        !self.exposed.is_empty()
+    }
+
+    pub fn rate_lines_log2(&self) -> u64 {
+        u64::from(RateGeometry::lines_log2_for(self.max_tracked))
+    }
+
+    /// What of an IPv6 address stands for its client.
+    pub fn unit_mask(&self) -> [u64; 2] {
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.ipv6_unit)).unwrap_or(0);
+        [(mask >> 64) as u64, mask as u64]
+    }
+
+    pub fn syns(&self, tick_ns: u64) -> Option<Limit> {
+        self.limits.syns.map(|rate| limit(rate, tick_ns))
+    }
+
+    pub fn packets(&self, tick_ns: u64) -> Option<Limit> {
+        self.limits.packets.map(|rate| limit(rate, tick_ns))
+    }
+
+    fn switches(&self) -> [(&'static str, bool); 6] {
+        [
+            (switch::TRACE, trace::wanted()),
+            (switch::DRY_RUN, self.dry_run),
+            (switch::DROP_FRAGMENTS, self.drop_fragments),
+            (switch::PORTS, self.limits_ports()),
+            (switch::SYNS, self.limits.syns.is_some()),
+            (switch::PACKETS, self.limits.packets.is_some()),
+        ]
+    }
+
+    fn entries(&self, name: &str) -> Option<u32> {
+        match name {
+            names::BLOCKED4 => Some(self.lines4),
+            names::HITS4 => Some(self.lines4 * 8),
+            names::UNITS6 => Some(self.unit_lines6),
+            names::UNIT_HITS6 => Some(self.unit_lines6 * 4),
+            names::HOSTS6 => Some(self.host_lines6),
+            names::HOST_HITS6 => Some(self.host_lines6 * 2),
+            names::NETS4 | names::NETS6 => Some(self.prefixes),
+            names::TRUST4 | names::TRUST6 => Some(TRUSTED),
+            names::SYN_RATES => Some(self.syn_lines),
+            names::PACKET_RATES => Some(self.packet_lines),
+            names::FLOWS => Some(self.flows),
+            _ => None,
+        }
+    }
+}
+
+fn limit(rate: config::Rate, tick_ns: u64) -> Limit {
+    Limit::new(u64::from(rate.per_second), u64::from(rate.burst), tick_ns)
+}
+
+/// UDP conversations that this host began and that may still be answered.
+const FLOWS: u32 = 65_536;
+
+/// Allowed, protected and own prefixes of one family.
+const TRUSTED: u32 = 65_536;
+
+/// Loads the object as planned. Of `adopted` maps those that are pinned there are used; counters that are not adopted
+/// begin anew.
+pub fn load(pin_path: &Path, plan: &Plan, adopted: &[(&'static str, PathBuf)]) -> Result<Ebpf, Failure> {
+    let counters = pin_path.join(names::COUNTERS);
+    let counted = adopted.iter().any(|(name, _)| *name == names::COUNTERS);
+    if !counted || check_pin(&counters, size_of::<Counters>() as u32).is_err() {
+        // Scrapers know resets. What is not there need not go.
+        let _ = fs::remove_file(&counters);
+    }
+    let mut loader = EbpfLoader::new();
+    loader.map_pin_path(names::COUNTERS, counters);
+    for (name, path) in adopted {
+        loader.map_pin_path(name, path);
+    }
+    for name in names::MAPS {
+        if let Some(entries) = plan.entries(name) {
+            loader.map_max_entries(name, entries);
+        }
+    }
+    let switches = plan.switches().map(|(name, on)| (name, u8::from(on)));
+    for (name, on) in &switches {
+        loader.override_global(name, on, true);
+    }
+    let mut object = loader.load(OBJECT).map_err(|error| not_loaded(&chain(&error), permission(&error)))?;
+    for name in [names::PROGRAM, names::CLOCK_PROGRAM] {
+        program(&mut object, name)?.load().map_err(|error| program_not_loaded(&error))?;
+    }
+    if plan.limits_ports() {
+        egress(&mut object)?.load().map_err(|error| program_not_loaded(&error))?;
+    }
+    if trace::wanted() {
+        trace::start(&mut object);
+    }
+    Ok(object)
+}
+
+fn permission(error: &aya::EbpfError) -> bool {
+    matches!(error, aya::EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. })
+        if io_error.raw_os_error() == Some(libc::EPERM))
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn program_not_loaded(error: &ProgramError) -> Failure {
+    let denied = matches!(error, ProgramError::LoadError { io_error, .. }
+        if io_error.raw_os_error() == Some(libc::EPERM));
+    not_loaded(&chain(error), denied)
+}
+
+fn not_loaded(error: &str, denied: bool) -> Failure {
+    tracing::debug!("{error}");
+    let line = error.lines().next().unwrap_or(error);
+    if denied {
+        Failure::forbidden(format!(
+            "the kernel does not let this process load programs ({line}); run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        ))
+    } else {
+        Failure::system(format!("the kernel did not take the program: {line}; `edge doctor` says what it lacks"))
+    }
+}
+
+pub fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, Failure> {
+    let missing = || Failure::bug(format!("the object has no XDP program {name}"));
+    object.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())
+}
+
+/// The program that notes what is sent; loaded only where ports are limited.
+pub fn egress(object: &mut Ebpf) -> Result<&mut SchedClassifier, Failure> {
+    let missing = || Failure::bug("the object has no egress program".to_owned());
+    object.program_mut(names::EGRESS_PROGRAM).ok_or_else(missing)?.try_into().map_err(|_| missing())
+}
+
+/// Pins every map but the counters, which have their pin, and the program.
+pub fn pin(object: &mut Ebpf, directory: &Path) -> Result<(), Failure> {
+    let what = || format!("nothing can be pinned in {}", directory.display());
+    fs::create_dir(directory).blame(Blame::System, what)?;
+    for name in names::MAPS.into_iter().filter(|name| *name != names::COUNTERS) {
+        let map = object.map(name).ok_or_else(|| Failure::bug(format!("the object has no map {name}")))?;
+        let data = match map {
+            Map::Array(data)
+            | Map::LpmTrie(data)
+            | Map::LruHashMap(data)
+            | Map::RingBuf(data)
+            | Map::PerCpuArray(data) => data,
+            _ => return Err(Failure::bug(format!("the map {name} is of another type"))),
+        };
+        data.pin(directory.join(name)).blame(Blame::System, what)?;
+    }
+    program(object, names::PROGRAM)?.pin(directory.join(names::PROGRAM)).blame(Blame::System, what)
+}
