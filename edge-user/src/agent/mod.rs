@@ -94,7 +94,7 @@ impl Agent {
         let bare = datapath::is_bare(&pin_path);
         let started = Agent::start_with(config, lock.clone(), &interfaces, stop).await;
         match &started {
-            Err(_) if bare => datapath::unload(&pin_path)?,
+            Err(_) if bare => drop(datapath::unload(&pin_path)?),
             // Fails where something is in force, as it should.
             Ok(None) => drop(std::fs::remove_dir(&pin_path)),
             _ => {}
@@ -163,10 +163,10 @@ impl Agent {
         loop {
             tokio::select! {
                 biased;
-                () = stop.asked() => return self.end().await,
+                () = stop.asked() => return self.end("what is blocked stays blocked").await,
                 Some(order) = self.orders.recv() => {
                     if self.ordered(order).await {
-                        return self.end().await;
+                        return self.end("everything is unloaded, nothing is blocked any more").await;
                     }
                 }
                 Some(answer) = self.snapshots.recv() => {
@@ -309,14 +309,14 @@ impl Agent {
         }
     }
 
-    /// Nothing is detached: what is blocked stays blocked.
-    async fn end(mut self) -> Result<(), Failure> {
+    /// Nothing is detached here; `left` says what is in force now.
+    async fn end(mut self, left: &str) -> Result<(), Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = std::fs::remove_file(&self.config.admin.socket);
         self.drain().await;
         drop(self.orders);
         let _ = timeout(ANSWERED_WITHIN, self.admin).await;
-        tracing::info!("ended; what is blocked stays blocked");
+        tracing::info!("ended; {left}");
         Ok(())
     }
 }

@@ -49,8 +49,7 @@ pub fn disallow(global: &Global, arguments: &Addresses) -> Result<Outcome, Compl
 fn changed(reply: Reply) -> Result<Changed, Complaint> {
     match reply {
         Reply::Changed(changed) => Ok(changed),
-        Reply::Done => Ok(Changed::default()),
-        Reply::Status(_) | Reply::List(_) | Reply::Why(_) => Err(ask::mismatched()),
+        Reply::Status(_) | Reply::List(_) | Reply::Why(_) | Reply::Unloaded(_) => Err(ask::mismatched()),
     }
 }
 

@@ -11,6 +11,7 @@ mod output;
 mod password;
 mod run;
 mod status;
+mod unload;
 mod user;
 mod why;
 
@@ -20,10 +21,10 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde_json::json;
 
 use self::{
-    args::{Command, CommandLine, Format, Global, Secret},
+    args::{Command, CommandLine, Format, Secret},
     output::{Complaint, Outcome},
 };
-use crate::{control::protocol, error::Failure};
+use crate::error::Failure;
 
 /// The whole program, but for the server.
 pub fn main() -> ExitCode {
@@ -51,7 +52,7 @@ fn execute(line: &CommandLine) -> Result<Outcome, Complaint> {
         Command::List(arguments) => list::list(global, arguments),
         Command::Why(arguments) => why::why(global, arguments),
         Command::Status => status::status(global),
-        Command::Unload => unload(global),
+        Command::Unload => unload::unload(global),
         Command::User(command) => user::user(global, command),
         Command::Secret(Secret::Generate) => secret(),
         Command::Completions { shell } => Ok(completions(*shell)),
@@ -80,11 +81,6 @@ fn wants_json(words: &[OsString]) -> bool {
     let joined = ["-ojson", "-o=json", "--output=json"];
     text.iter().any(|word| joined.contains(&word.as_str()))
         || text.windows(2).any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
-}
-
-fn unload(global: &Global) -> Result<Outcome, Complaint> {
-    ask::agent_or_pins(global, protocol::Command::Unload)?;
-    Ok(Outcome::new(json!({"unloaded": true}), "nothing of edge is attached or pinned".to_owned()))
 }
 
 fn secret() -> Result<Outcome, Complaint> {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::{Origin, Target},
     clock::Wall,
+    datapath::Unloaded,
     error::Failure,
     printable::quotable,
 };
@@ -107,7 +108,8 @@ pub enum Reply {
     Why(Box<Why>),
     /// A command that changes something: one outcome for each target, in the order given.
     Changed(Changed),
-    Done,
+    /// What `unload` took away.
+    Unloaded(Unloaded),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -437,7 +437,7 @@ impl Tables for Generation {
         Ok(sum(values.iter().map(|value| value.0)))
     }
 
-    fn unload(&mut self) -> Result<(), Failure> {
+    fn unload(&mut self) -> Result<super::Unloaded, Failure> {
         super::unload(self.pin_path())
     }
 

@@ -21,7 +21,7 @@ use aya::programs::{
 
 use edge_common::names;
 
-use super::{Generation, egress, generation, wait_for_readers};
+use super::{Generation, Unloaded, egress, generation, wait_for_readers};
 use crate::{
     config::Attach,
     error::{Blame, Context, Failure},
@@ -244,7 +244,7 @@ fn reason(error: &ProgramError) -> String {
     source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-fn pinned_links(pin_path: &Path) -> Vec<(u32, PathBuf)> {
+pub(super) fn pinned_links(pin_path: &Path) -> Vec<(u32, PathBuf)> {
     pinned(pin_path, "link-")
 }
 
@@ -300,10 +300,11 @@ pub(super) fn detach_now(pin: &Path) {
 }
 
 /// Detaches everything and removes every pin, and the directory with them. Done also where there was nothing.
-pub fn unload(pin_path: &Path) -> Result<(), Failure> {
+pub fn unload(pin_path: &Path) -> Result<Unloaded, Failure> {
     if !super::is_there(pin_path)? {
-        return Ok(());
+        return Ok(Unloaded::default());
     }
+    let unloaded = Unloaded::below(pin_path);
     for (_, pin) in pinned_links(pin_path).into_iter().chain(pinned(pin_path, egress::PREFIX)) {
         detach_now(&pin);
         fs::remove_file(&pin).blame(Blame::System, || format!("the link {} cannot be removed", pin.display()))?;
@@ -316,5 +317,6 @@ pub fn unload(pin_path: &Path) -> Result<(), Failure> {
             let _ = fs::remove_file(entry.path());
         }
     }
-    fs::remove_dir(pin_path).blame(Blame::System, || format!("{} cannot be removed", pin_path.display()))
+    fs::remove_dir(pin_path).blame(Blame::System, || format!("{} cannot be removed", pin_path.display()))?;
+    Ok(unloaded)
 }

@@ -14,6 +14,7 @@ mod nets;
 mod object;
 mod table;
 mod trace;
+mod unloaded;
 
 use std::{
     fs::File,
@@ -28,6 +29,7 @@ use nix::fcntl::{Flock, FlockArg};
 pub use generation::Generation;
 pub use link::{Attached, attach, is_bare, program_name, programs_in_force, unload};
 pub use object::Plan;
+pub use unloaded::Unloaded;
 
 use crate::{
     block::Target,
@@ -50,7 +52,7 @@ pub trait Tables {
     /// What was counted by reason and family.
     fn counters(&self) -> Result<Counters, Failure>;
     /// Detaches everything and removes every pin.
-    fn unload(&mut self) -> Result<(), Failure>;
+    fn unload(&mut self) -> Result<Unloaded, Failure>;
     /// Replaces what is allowed, protected and own.
     fn trust(&mut self, prefixes: &[(Target, edge_common::table::Trust)]) -> Result<(), Failure>;
 }

@@ -8,7 +8,7 @@ use crate::{
         client,
         protocol::{Answer, Command, Reply, Request},
     },
-    datapath::{self, Generation, Lock},
+    datapath::{self, Generation, Lock, Unloaded},
     error::{Blame, Context, Failure},
     metrics::Own,
 };
@@ -17,7 +17,11 @@ use crate::{
 pub fn offline(config: &Config, request: &Request) -> Answer {
     let pin_path = &config.filter.pin_path;
     if !datapath::is_there(pin_path)? {
-        return if request.command == Command::Unload { Ok(Reply::Done) } else { Err(no_agent()) };
+        return if request.command == Command::Unload {
+            Ok(Reply::Unloaded(Unloaded::default()))
+        } else {
+            Err(no_agent())
+        };
     }
     let Some(lock) = Lock::open(pin_path)? else {
         return Err(Failure::unreachable(format!(
@@ -27,7 +31,7 @@ pub fn offline(config: &Config, request: &Request) -> Answer {
         )));
     };
     if request.command == Command::Unload {
-        return datapath::unload(pin_path).map(|()| Reply::Done);
+        return datapath::unload(pin_path).map(Reply::Unloaded);
     }
     let now = Now::read();
     let memory = Memory::open(config.store.path.clone())?;

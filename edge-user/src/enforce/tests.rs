@@ -57,8 +57,8 @@ impl Tables for Fake {
         Ok(Counters::default())
     }
 
-    fn unload(&mut self) -> Result<(), Failure> {
-        Ok(())
+    fn unload(&mut self) -> Result<datapath::Unloaded, Failure> {
+        Ok(datapath::Unloaded::default())
     }
 
     fn trust(&mut self, _: &[(Target, Trust)]) -> Result<(), Failure> {

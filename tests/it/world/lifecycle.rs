@@ -101,12 +101,21 @@ fn unload_removes_everything_with_and_without_the_agent() -> Result<()> {
             edge.kill()?;
         }
         let begin = Instant::now();
-        edge.cli(&["unload"])?.good()?;
+        let said = edge.cli(&["unload"])?.good()?;
         ensure!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        ensure!(
+            said.contains(&format!("detached from {HOST_INTERFACE}")) && said.contains("the store keeps"),
+            "{said}"
+        );
         nothing_left(&lab)?;
         ensure!(client.get("/health")? != Seen::Timeout, "still shut out");
         edge.kill()?;
-        edge.cli(&["unload"])?.good().context("again")?;
+        let again = edge.cli(&["unload"])?.good().context("again")?;
+        ensure!(again.trim() == "nothing of edge was attached or pinned", "{again}");
+    }
+    let log = edge.log();
+    for line in ["uid 0, pid ", &format!(": unload: detached from {HOST_INTERFACE}"), "nothing is blocked any more"] {
+        ensure!(log.contains(line), "no `{line}` in\n{log}");
     }
     Ok(())
 }
