@@ -24,6 +24,8 @@ use crate::{
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// A server that takes nothing for so long is as good as dead.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// A process whose link has closed is about to end.
+const ENDS_WITHIN: Duration = Duration::from_millis(500);
 
 /// What the agent's loop hears.
 pub enum FromChild {
@@ -89,11 +91,16 @@ impl Child {
 
     /// In the background, since it may take a while.
     pub fn restart(&mut self, config: &Config) {
+        let ended = self.process.take();
         self.let_go();
         let pause = self.pause.ended(Instant::now());
         let (config, identity, listeners) = (config.clone(), self.identity.clone(), self.listeners.clone());
         let tell = self.tell.clone();
         tokio::spawn(async move {
+            // Where there is none, why is told already.
+            if let Some(process) = ended {
+                tracing::error!("the server ended ({}); it is started again", fate(process).await);
+            }
             sleep(pause).await;
             let heard = match launch(&config, &identity, &listeners).await {
                 Ok(running) => FromChild::Started(running),
@@ -150,9 +157,20 @@ async fn launch(config: &Config, identity: &Identity, listeners: &[TcpListener])
     match ready.await {
         Ok(Ok(Some(FromServer::Ready))) => Ok(Running { process, write, read }),
         Ok(Ok(Some(FromServer::Failed { message }))) => Err(Failure::refused(message)),
-        Ok(Ok(_)) => Err(Failure::system("the server ended before it was ready")),
-        Ok(Err(error)) => Err(Failure::system(format!("the server cannot be talked to: {error}"))),
+        Ok(Ok(_)) => Err(Failure::system(format!("the server ended before it was ready ({})", fate(process).await))),
+        Ok(Err(error)) => {
+            Err(Failure::system(format!("the server cannot be talked to: {error} ({})", fate(process).await)))
+        }
         Err(_) => Err(Failure::system("the server was not ready within 10 s")),
+    }
+}
+
+/// How a process ended, as `signal: 9 (SIGKILL)`.
+async fn fate(mut process: tokio::process::Child) -> String {
+    match timeout(ENDS_WITHIN, process.wait()).await {
+        Ok(Ok(status)) => status.to_string(),
+        Ok(Err(error)) => format!("its status is not known: {error}"),
+        Err(_) => "its process has not ended yet".to_owned(),
     }
 }
 

@@ -201,7 +201,6 @@ impl Agent {
             FromChild::Says(FromServer::Ready) => tracing::info!("the server accepts"),
             FromChild::Says(FromServer::Failed { message }) => tracing::error!("the server cannot serve: {message}"),
             FromChild::Ended => {
-                tracing::error!("the server ended; it is started again");
                 if let Some(child) = &mut self.child {
                     child.restart(&self.config);
                 }
@@ -209,6 +208,7 @@ impl Agent {
             FromChild::Started(link) => {
                 if let Some(child) = &mut self.child {
                     child.adopt(link);
+                    tracing::info!("the server accepts again");
                 }
             }
         }

@@ -9,6 +9,7 @@ use edge_tests::{
     net::{ATTACKER4, HOST_INTERFACE, Lab, NEIGHBOUR4},
     wait_for,
 };
+use nix::sys::signal::Signal;
 
 use super::{SOON, served, shut_out};
 
@@ -121,14 +122,29 @@ fn unload_removes_everything_with_and_without_the_agent() -> Result<()> {
 }
 
 #[test]
+fn a_hangup_ends_nothing_and_says_so() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.signal_group(Signal::SIGHUP)?;
+    wait_for("the hangup to be logged", SOON, || Ok(edge.log().contains("SIGHUP changes nothing").then_some(())))?;
+    ensure!(edge.log().matches("SIGHUP").count() == 1, "{}", edge.log());
+    served(&Client::new(&lab, &edge, NEIGHBOUR4))?;
+    ensure!(edge.cli(&["status"])?.code == 0 && edge.stop()? == 0);
+    Ok(())
+}
+
+#[test]
 fn a_server_that_dies_is_started_again() -> Result<()> {
     let lab = Lab::new()?;
     let edge = Edge::start(&lab)?;
     let (agent, server) = (edge.pid()?, edge.server_pid()?);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(server)?), nix::sys::signal::Signal::SIGKILL)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(server)?), Signal::SIGKILL)?;
     let again = wait_for("another server", SOON, || Ok(edge.server_pid().ok().filter(|pid| *pid != server)))?;
     wait_for("it to serve", SOON, || Ok(Client::new(&lab, &edge, NEIGHBOUR4).get("/health")?.status()))?;
     ensure!(again != server && edge.pid()? == agent);
+    let told = || Ok(edge.log().contains("the server accepts again").then_some(()));
+    wait_for("the agent to say so", SOON, told)?;
+    ensure!(edge.log().contains("the server ended (signal: 9 (SIGKILL)); it is started again"), "{}", edge.log());
     Ok(())
 }
 
