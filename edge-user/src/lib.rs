@@ -12,6 +12,7 @@
 //! Only [`datapath`] imports aya. One task owns [`enforce`] and with it every map.
 
 pub mod agent;
+pub mod batch;
 pub mod block;
 mod capability;
 pub mod cli;
@@ -30,3 +31,4 @@ mod printable;
 pub mod server;
 pub mod ssh;
 pub mod store;
+pub mod targets;

@@ -54,21 +54,21 @@ fn changed(reply: Reply) -> Result<Changed, Complaint> {
 }
 
 fn told(changed: &Changed, done: &str, already: &str) -> Outcome {
-    let lines = [line(&changed.changed, done), line(&changed.unchanged, already)];
+    let lines = [line(&changed.changed, changed.more, done), line(&changed.unchanged, 0, already)];
     let text: Vec<String> = lines.into_iter().flatten().collect();
     let text = if text.is_empty() { "nothing to do".to_owned() } else { text.join("\n") };
     Outcome { warnings: changed.warnings.clone(), ..Outcome::new(json!(changed), text) }
 }
 
 /// A few are named, many are counted.
-fn line(targets: &[Target], what: &str) -> Option<String> {
+fn line(targets: &[Target], more: u64, what: &str) -> Option<String> {
     match targets {
         [] => None,
-        few if few.len() <= 8 => {
+        few if few.len() <= 8 && more == 0 => {
             let names: Vec<String> = few.iter().map(ToString::to_string).collect();
             Some(format!("{what}: {}", names.join(", ")))
         }
-        many => Some(format!("{what}: {} addresses and networks", many.len())),
+        many => Some(format!("{what}: {} addresses and networks", many.len() as u64 + more)),
     }
 }
 
@@ -83,7 +83,8 @@ mod tests {
         assert_eq!((outcome.text.as_str(), outcome.exit_code), ("not blocked: 203.0.113.7/32", 0));
         assert_eq!(outcome.json["unchanged"][0], "203.0.113.7/32");
         let many = few.repeat(9);
-        assert_eq!(line(&many, "blocked").unwrap(), "blocked: 9 addresses and networks");
+        assert_eq!(line(&many, 0, "blocked").unwrap(), "blocked: 9 addresses and networks");
+        assert_eq!(line(&few, 41, "lifted").unwrap(), "lifted: 42 addresses and networks");
         assert_eq!(told(&Changed::default(), "lifted", "not blocked").text, "nothing to do");
     }
 }

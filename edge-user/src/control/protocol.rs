@@ -116,10 +116,20 @@ pub enum Reply {
 pub struct Changed {
     /// Targets that were changed (blocked, lifted, allowed, disallowed).
     pub changed: Vec<Target>,
+    /// How many more were changed and are not named, where all of them were meant.
+    #[serde(default)]
+    pub more: u64,
     /// Targets that already were as asked for.
     pub unchanged: Vec<Target>,
     /// Sentences for the user, as that the block hits the caller's own address.
     pub warnings: Vec<String>,
+}
+
+impl Changed {
+    /// How many were changed.
+    pub fn count(&self) -> u64 {
+        self.changed.len() as u64 + self.more
+    }
 }
 
 /// One row of `list`: one block of one origin.

@@ -53,7 +53,7 @@ impl Order {
             let Actor { uid, pid } = self.actor;
             let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
             let outcome = match &answer {
-                Ok(Reply::Changed(of)) => format!("{} changed, {} as before", of.changed.len(), of.unchanged.len()),
+                Ok(Reply::Changed(of)) => format!("{} changed, {} as before", of.count(), of.unchanged.len()),
                 Ok(Reply::Unloaded(what)) => what.told(),
                 Ok(_) => "done".to_owned(),
                 Err(failure) => format!("refused, {failure}"),

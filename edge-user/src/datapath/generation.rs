@@ -143,6 +143,12 @@ impl Generation {
         }
     }
 
+    /// Every entry that counted a packet.
+    pub fn counted(&self) -> Vec<(Target, Hits)> {
+        let all = self.entries().into_iter().map(|(target, _)| (target, self.hits(target)));
+        all.filter(|(_, hits)| *hits != Hits::default()).collect()
+    }
+
     /// Every entry that the kernel holds.
     pub fn entries(&self) -> Vec<(Target, Until)> {
         let singles = [&self.table4, &self.units6, &self.hosts6];
@@ -387,6 +393,13 @@ impl Tables for Generation {
             IpNet::V4(_) => self.nets4.clear(target.net()),
             IpNet::V6(_) => self.nets6.clear(target.net()),
         }
+    }
+
+    fn settle(&mut self, mut wanted: impl Iterator<Item = (Target, Option<Until>)>) -> Result<(), Failure> {
+        wanted.try_for_each(|(target, until)| match until {
+            Some(until) => self.set(target, until),
+            None => self.clear(target),
+        })
     }
 
     fn until(&self, target: Target) -> Option<Until> {

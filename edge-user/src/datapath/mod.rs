@@ -42,6 +42,9 @@ pub trait Tables {
     fn set(&mut self, target: Target, until: Until) -> Result<(), Failure>;
     /// Ends a block.
     fn clear(&mut self, target: Target) -> Result<(), Failure>;
+    /// The same for many, in order: an end for what is to be blocked, none for what is not. After a failure some are done
+    /// and some are not.
+    fn settle(&mut self, wanted: impl Iterator<Item = (Target, Option<Until>)>) -> Result<(), Failure>;
     /// The end that the kernel holds for this entry, if it holds one.
     fn until(&self, target: Target) -> Option<Until>;
     fn hits(&self, target: Target) -> Hits;

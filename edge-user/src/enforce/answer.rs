@@ -1,9 +1,6 @@
 //! What the enforcer says of itself: `list`, `why`, `status`, and the numbers behind the metrics.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use edge_common::reason::{Counters, Family, Reason};
 
@@ -17,24 +14,25 @@ use crate::{
     },
     datapath::{self, Tables},
     error::Failure,
+    targets::Kind,
 };
 
 impl<T: Tables> Enforcer<T> {
     pub(super) fn list(&self, origin: Option<Origin>, limit: Option<usize>, now: Now) -> Vec<Entry> {
         self.ledger
             .holding_now(now)
-            .filter(|block| origin.is_none_or(|origin| origin == block.origin))
+            .filter(|held| origin.is_none_or(|origin| origin == held.origin()))
             .take(limit.unwrap_or(usize::MAX))
-            .map(|block| self.entry(block))
+            .map(|held| self.entry(held.block()))
             .collect()
     }
 
-    fn entry(&self, block: &Block) -> Entry {
+    fn entry(&self, block: Block) -> Entry {
         let hits = self.tables.hits(block.target);
         Entry {
             address: block.target,
             origin: block.origin,
-            reason: block.reason.clone(),
+            reason: block.reason,
             created: block.created,
             expires: block.expires,
             offence: block.offence,
@@ -49,14 +47,14 @@ impl<T: Tables> Enforcer<T> {
         let allowed = lists.into_iter().any(|allowed| allowed.covers(address));
         let protected = self.protected.why(target);
         let block = self.ledger.holding(address, now);
-        let reason = match (allowed, &protected, block) {
+        let reason = match (allowed, &protected, &block) {
             (true, ..) => Reason::Allowed,
             (false, Some(_), _) if self.protected.is_own(address) => Reason::Malformed,
             (false, None, Some(_)) => Reason::Blocked,
             _ => Reason::Passed,
         };
         let evidence = self.learner.evidence(address, now);
-        let led_to = block.and_then(|block| self.led_to.get(&block.target)).cloned().unwrap_or_default();
+        let led_to = block.as_ref().and_then(|block| self.led_to.get(&block.target)).cloned().unwrap_or_default();
         let block = block.map(|block| self.entry(block));
         let dropped = block.iter().map(|entry| (Reason::Blocked.name().to_owned(), entry.packets)).collect();
         Ok(Why {
@@ -101,34 +99,36 @@ impl<T: Tables> Enforcer<T> {
     }
 
     fn totals(&self, now: Now) -> Blocked {
-        let mut totals = Blocked::default();
-        let targets: BTreeSet<Target> = self.ledger.holding_now(now).map(|block| block.target).collect();
-        for target in targets {
-            totals.total += 1;
-            match (target.is_single(), target.net()) {
-                (true, ipnet::IpNet::V4(_)) => totals.ipv4 += 1,
-                (true, ipnet::IpNet::V6(_)) => totals.ipv6 += 1,
-                (false, _) => totals.prefixes += 1,
-            }
+        let counts = self.ledger.counts_now(now);
+        Blocked {
+            total: counts.total() as u64,
+            ipv4: counts.of(Kind::Host4) as u64,
+            ipv6: counts.of(Kind::Host6) as u64,
+            prefixes: counts.prefixes() as u64,
         }
-        totals
     }
 
     /// Decided but not enforced, plus enforced but not decided.
     pub fn drift(&self) -> u64 {
-        let (held, wrong) = self.ledger.targets().fold((0u64, 0u64), |(held, wrong), target| {
+        let (held, wrong) = self.ledger.wanted_all().fold((0u64, 0u64), |(held, wrong), (target, wanted)| {
             let until = self.tables.until(target);
-            (held + u64::from(until.is_some()), wrong + u64::from(until != self.ledger.wanted(target)))
+            (held + u64::from(until.is_some()), wrong + u64::from(until != Some(wanted)))
         });
         wrong + self.tables.held().saturating_sub(held)
     }
 
     /// Active blocks by origin and family.
     pub fn active(&self, now: Now) -> BTreeMap<(Origin, &'static str), u64> {
-        let mut active = BTreeMap::new();
-        for block in self.ledger.holding_now(now) {
+        let mut active: BTreeMap<(Origin, &'static str), u64> = BTreeMap::new();
+        let mut add = |origin, family: Family, count| *active.entry((origin, family.name())).or_default() += count;
+        for block in self.ledger.blocks().filter(|block| block.until.is_none_or(|end| end > now.boot)) {
             let family = if block.target.net().addr().is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
-            *active.entry((block.origin, family.name())).or_default() += 1;
+            add(block.origin, family, 1);
+        }
+        for (_, batch) in self.ledger.batches().filter(|(_, batch)| batch.terms.hold(now)) {
+            let left = batch.left();
+            add(batch.terms.origin, Family::Ipv4, (left.of(Kind::Host4) + left.of(Kind::Net4)) as u64);
+            add(batch.terms.origin, Family::Ipv6, (left.of(Kind::Host6) + left.of(Kind::Net6)) as u64);
         }
         active
     }

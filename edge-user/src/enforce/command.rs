@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::Enforcer;
+use super::{Enforcer, write::Gone};
 use crate::{
-    block::{Block, Origin, Target},
+    batch::{BatchId, Terms},
+    block::{Origin, Target},
     clock::Now,
     control::protocol::{Answer, BlockRequest, Changed, Command, Reply, Request, UnblockRequest},
     datapath::Tables,
@@ -15,6 +16,8 @@ use crate::{
 /// Widest networks that may be blocked without `--force`.
 const WIDEST4: u8 = 8;
 const WIDEST6: u8 = 32;
+/// Of those that `unblock --all` lifts, so many are named in the answer.
+const NAMED: usize = 1_000;
 
 impl<T: Tables> Enforcer<T> {
     /// One command of the CLI.
@@ -43,23 +46,21 @@ impl<T: Tables> Enforcer<T> {
         for target in &request.targets {
             self.may_block(*target, request.force)?;
         }
-        self.has_room(&request.targets)?;
         let duration = request.for_seconds.map(Duration::from_secs);
-        let blocks = request.targets.iter().map(|target| Block {
-            target: *target,
+        let terms = Terms {
             origin: request.origin,
             reason: request.reason.clone().unwrap_or_else(|| "by hand".to_owned()),
             created: now.wall,
             until: duration.map(|duration| now.boot.plus(duration)),
             expires: duration.map(|duration| now.wall.plus(duration)),
             offence: 1,
-        });
-        self.put(blocks.collect())?;
+        };
+        self.put(vec![(terms, request.targets.iter().copied().collect())])?;
         let hits_caller = |target: &&Target| caller.is_some_and(|caller| target.covers(caller));
         let warnings = request.targets.iter().filter(hits_caller).map(|target| {
             format!("{target} covers the address that you are connected from; `edge unblock {target}` lifts it")
         });
-        Ok(Changed { warnings: warnings.collect(), changed: request.targets.clone(), unchanged: Vec::new() })
+        Ok(Changed { warnings: warnings.collect(), changed: request.targets.clone(), ..Changed::default() })
     }
 
     /// A target named exactly must not be protected; one that merely covers something protected may be blocked, for
@@ -78,29 +79,56 @@ impl<T: Tables> Enforcer<T> {
     }
 
     fn unblock(&mut self, request: &UnblockRequest, now: Now) -> Result<Changed, Failure> {
-        let targets: Vec<Target> = match &request.targets {
-            Some(targets) => targets.clone(),
-            None => self.ledger.targets().collect(),
+        let (mut changed, mut gone) = (Changed::default(), Gone::default());
+        let lifted = match &request.targets {
+            Some(targets) => self.unblock_each(targets, request.origin, now, &mut changed, &mut gone),
+            None => self.unblock_all(request.origin, &mut changed, &mut gone),
         };
-        let mut changed = Changed::default();
-        let mut gone: Vec<(Target, Origin)> = Vec::new();
-        let lifted = targets.into_iter().try_for_each(|target| {
-            let origins = self.lift(target, request.origin)?;
-            if origins.is_empty() {
-                changed.warnings.extend(self.still_covered(target, now));
-                changed.unchanged.push(target);
-            } else {
-                changed.changed.push(target);
-            }
-            gone.extend(origins.into_iter().map(|origin| (target, origin)));
-            Ok(())
-        });
         self.forget(&gone);
-        let named = gone.iter().filter(|(_, origin)| *origin == Origin::Config);
+        let named = gone.alone.iter().filter(|(_, origin)| *origin == Origin::Config);
         changed.warnings.extend(
             named.map(|(target, _)| format!("{target} is named in `filter.block` of the config; remove it there too")),
         );
         lifted.map(|()| changed)
+    }
+
+    fn unblock_each(
+        &mut self,
+        targets: &[Target],
+        origin: Option<Origin>,
+        now: Now,
+        changed: &mut Changed,
+        gone: &mut Gone,
+    ) -> Result<(), Failure> {
+        targets.iter().try_for_each(|target| {
+            if self.lift(*target, origin, gone)? > 0 {
+                changed.changed.push(*target);
+            } else {
+                changed.warnings.extend(self.still_covered(*target, now));
+                changed.unchanged.push(*target);
+            }
+            Ok(())
+        })
+    }
+
+    /// The first are named, the others counted.
+    fn unblock_all(&mut self, origin: Option<Origin>, changed: &mut Changed, gone: &mut Gone) -> Result<(), Failure> {
+        let is_asked = |of: Origin| origin.is_none_or(|origin| origin == of);
+        let before = self.ledger.counts().total();
+        let blocks = self.ledger.blocks().filter(|block| is_asked(block.origin));
+        let alone: Vec<(Target, Origin)> = blocks.map(|block| (block.target, block.origin)).collect();
+        let batches = self.ledger.batches().filter(|(_, batch)| is_asked(batch.terms.origin));
+        let batches: Vec<BatchId> = batches.map(|(id, _)| id).collect();
+        let lifted = batches.into_iter().try_for_each(|id| self.lift_batch(id, gone));
+        let lifted = lifted
+            .and_then(|()| alone.into_iter().try_for_each(|(target, of)| self.lift(target, Some(of), gone).map(drop)));
+        changed.changed = gone.targets().take(NAMED).collect();
+        changed.changed.sort_unstable();
+        changed.changed.dedup();
+        // Of one origin, no target is there twice.
+        let count = if origin.is_some() { gone.len() } else { before - self.ledger.counts().total() };
+        changed.more = (count - changed.changed.len()) as u64;
+        lifted
     }
 
     fn still_covered(&self, target: Target, now: Now) -> Option<String> {
@@ -109,10 +137,10 @@ impl<T: Tables> Enforcer<T> {
     }
 
     /// Lifted by hand: what was held against the client is forgiven.
-    fn forget(&mut self, gone: &[(Target, Origin)]) {
-        let pardoned: Vec<Target> = gone.iter().flat_map(|(target, _)| self.learner.pardon(*target)).collect();
+    fn forget(&mut self, gone: &Gone) {
+        let pardoned = self.learner.pardon(&gone.targets().collect());
         self.metrics.blocks_removed(Removed::Lifted, gone.len() as u64);
-        self.memory.write(|store| store.remove_blocks(gone));
+        self.keep(gone, &[], Vec::new());
         self.memory.write(|store| store.forget_history(&pardoned));
     }
 
@@ -126,7 +154,7 @@ impl<T: Tables> Enforcer<T> {
             return Err(failure);
         }
         self.memory.write(|store| store.allow(&changed));
-        Ok(Changed { changed, unchanged, warnings: Vec::new() })
+        Ok(Changed { changed, unchanged, ..Changed::default() })
     }
 
     fn disallow(&mut self, targets: &[Target]) -> Result<Changed, Failure> {
@@ -138,6 +166,6 @@ impl<T: Tables> Enforcer<T> {
         let configured = unchanged.iter().filter(|target| self.configured.contains(target));
         let warnings =
             configured.map(|target| format!("{target} is allowed by `filter.allow` of the config; remove it there"));
-        Ok(Changed { warnings: warnings.collect(), changed, unchanged })
+        Ok(Changed { warnings: warnings.collect(), changed, unchanged, ..Changed::default() })
     }
 }

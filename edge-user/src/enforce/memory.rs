@@ -4,11 +4,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    block::{Block, Target},
+    block::Target,
     clock::{Boot, Now},
     error::Failure,
     offense::History,
-    store::{Store, StoreError},
+    store::{Blocked, Changes, Store, StoreError},
 };
 
 /// Between two attempts to write everything again.
@@ -23,7 +23,7 @@ pub struct Memory {
 
 /// All that the store holds.
 pub struct Remembered {
-    pub blocks: Vec<Block>,
+    pub blocked: Blocked,
     pub allowed: Vec<Target>,
     pub history: Vec<History>,
 }
@@ -42,9 +42,9 @@ impl Memory {
 
     /// `None` where there is nothing to remember: the store cannot be read, or was made just now.
     pub fn recall(&mut self, now: Now) -> Option<Remembered> {
-        let store = self.store.as_ref().filter(|store| !store.is_new())?;
-        let read = || -> Result<Remembered, StoreError> {
-            Ok(Remembered { blocks: store.blocks(now)?, allowed: store.allowed()?, history: store.history()? })
+        let store = self.store.as_mut().filter(|store| !store.is_new())?;
+        let mut read = || -> Result<Remembered, StoreError> {
+            Ok(Remembered { blocked: store.blocked(now)?, allowed: store.allowed()?, history: store.history()? })
         };
         let error = match read() {
             Ok(remembered) => return Some(remembered),
@@ -63,14 +63,14 @@ impl Memory {
     }
 
     /// Everything, in one transaction.
-    pub fn rewrite<'a>(
+    pub fn rewrite(
         &mut self,
-        blocks: impl Iterator<Item = &'a Block>,
+        blocked: &Changes<'_>,
         allowed: impl Iterator<Item = Target>,
         history: impl Iterator<Item = History>,
     ) {
         let Some(store) = &mut self.store else { return };
-        match store.replace(blocks, allowed, history) {
+        match store.replace(blocked, allowed, history) {
             Ok(()) if self.behind.take().is_some() => {
                 tracing::info!("the store {} is whole again", self.path.display())
             }

@@ -12,6 +12,7 @@ mod offline;
 mod protect;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,8 +24,13 @@ use edge_common::time::Until;
 pub use offline::offline;
 pub use protect::{Protected, Surroundings};
 
-use self::{ledger::Ledger, memory::Memory};
+use self::{
+    ledger::Ledger,
+    memory::Memory,
+    write::{Gone, Limits},
+};
 use crate::{
+    batch::{Batch, Terms},
     block::{Block, Origin, Target},
     clock::{Boot, Now, Wall},
     config::Config,
@@ -33,6 +39,8 @@ use crate::{
     metrics::{Own, Removed},
     netlink,
     offense::{self, Decision, History, Kind, Learner},
+    store::Changes,
+    targets::Targets,
 };
 
 /// The failures that led to a block: when, what kind, for which account.
@@ -58,20 +66,6 @@ pub struct Enforcer<T = Generation> {
     limits: Limits,
     started: Boot,
     metrics: Own,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    blocked: usize,
-    prefixes: usize,
-}
-
-/// How full a kind of table is.
-struct Fill {
-    name: &'static str,
-    key: &'static str,
-    held: usize,
-    limit: usize,
 }
 
 /// What the kernel holds where the store cannot say what it should hold.
@@ -130,7 +124,8 @@ impl Enforcer {
 
     /// Counts go on through a start: the generation before is read once no CPU runs it any more.
     fn take_over(&mut self, before: &Generation) -> Result<(), Failure> {
-        self.ledger.targets().try_for_each(|target| self.tables.add_hits(target, before.hits(target)))
+        let counted = before.counted().into_iter().filter(|(target, _)| self.ledger.contains(*target));
+        counted.into_iter().try_for_each(|(target, hits)| self.tables.add_hits(target, hits))
     }
 
     /// Follows the kernel's clock: jiffies stand still in suspend.
@@ -160,10 +155,7 @@ impl<T: Tables> Enforcer<T> {
             protected: Protected::new(surroundings),
             trust_written: true,
             attached: Vec::new(),
-            limits: Limits {
-                blocked: config.filter.max_blocked as usize,
-                prefixes: config.filter.max_prefixes as usize,
-            },
+            limits: Limits::of(&config.filter),
             started: now.boot,
             metrics,
         }
@@ -174,9 +166,10 @@ impl<T: Tables> Enforcer<T> {
     fn recall(&mut self, held: Held, now: Now) -> Result<(), Failure> {
         match self.memory.recall(now) {
             Some(remembered) => {
-                for block in remembered.blocks.into_iter().filter(|block| block.origin != Origin::Config) {
+                for block in remembered.blocked.blocks.into_iter().filter(|block| block.origin != Origin::Config) {
                     self.ledger.put(block);
                 }
+                remembered.blocked.batches.into_iter().for_each(|(id, batch)| drop(self.ledger.insert(id, batch)));
                 self.allowed = remembered.allowed.into_iter().collect();
                 remembered.history.into_iter().for_each(|history| self.learner.restore(history));
             }
@@ -189,8 +182,12 @@ impl<T: Tables> Enforcer<T> {
     /// What the kernel holds is taken over, and stored where that can be.
     fn adopt(&mut self, held: Held, now: Now) {
         let Held { blocks, allowed } = held;
+        let mut of_end: BTreeMap<Until, Targets> = BTreeMap::new();
         for (target, until) in blocks.into_iter().filter(|(target, _)| !self.named.contains(target)) {
-            self.ledger.put(recovered(target, until, now));
+            of_end.entry(until).or_default().push(target);
+        }
+        for (until, targets) in of_end {
+            self.ledger.add(Batch::new(recovered(until, now), targets.sorted()));
         }
         self.allowed = allowed.into_iter().filter(|target| !self.configured.contains(target)).collect();
         self.rewrite();
@@ -217,12 +214,7 @@ impl<T: Tables> Enforcer<T> {
 
     fn fill(&mut self) -> Result<(), Failure> {
         self.write_trust()?;
-        for target in self.ledger.targets() {
-            if let Some(until) = self.ledger.wanted(target) {
-                self.tables.set(target, until)?;
-            }
-        }
-        Ok(())
+        self.tables.settle(self.ledger.wanted_all().map(|(target, until)| (target, Some(until))))
     }
 
     /// A credential was refused, on a connection that the kernel has. Blocks at the threshold.
@@ -249,105 +241,18 @@ impl<T: Tables> Enforcer<T> {
 
     fn learned(&mut self, decision: &Decision, now: Now) -> Result<(), Failure> {
         let ended = now.wall.plus(decision.duration);
-        self.has_room(&[decision.client])?;
-        self.put(vec![Block {
-            target: decision.client,
+        let terms = Terms {
             origin: Origin::Auth,
             reason: decision.evidence.clone(),
             created: now.wall,
             until: Some(now.boot.plus(decision.duration)),
             expires: Some(ended),
             offence: decision.number,
-        }])?;
+        };
+        self.put(vec![(terms, [decision.client].into_iter().collect())])?;
         let history = History { client: decision.client, number: decision.number, ended };
         self.memory.write(|store| store.put_history(&history));
         Ok(())
-    }
-
-    /// Refused whole where the tables could not hold so many more.
-    fn has_room(&self, targets: &[Target]) -> Result<(), Failure> {
-        let fresh: BTreeSet<&Target> = targets.iter().filter(|target| !self.ledger.contains(**target)).collect();
-        let single = fresh.iter().filter(|target| target.is_single()).count();
-        for (what, more) in self.fills().into_iter().zip([single, fresh.len() - single]) {
-            if more > 0 && what.held + more > what.limit {
-                return Err(Failure::refused(format!(
-                    "the table is full: {} {} are blocked, {more} more are asked for, {} fit; raise `filter.{}`",
-                    what.held, what.name, what.limit, what.key
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn within_limits(&self) -> Result<(), Failure> {
-        match self.fills().into_iter().find(|what| what.held > what.limit) {
-            Some(what) => Err(Failure::refused(format!(
-                "{} {} are blocked and `filter.{}` is {}; raise it, or lift some before",
-                what.held, what.name, what.key, what.limit
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    fn fills(&self) -> [Fill; 2] {
-        let Limits { blocked, prefixes } = self.limits;
-        [
-            Fill { name: "addresses", key: "max_blocked", held: self.ledger.singles(), limit: blocked },
-            Fill { name: "prefixes", key: "max_prefixes", held: self.ledger.prefixes(), limit: prefixes },
-        ]
-    }
-
-    /// All of them or none: what the kernel refuses puts back what was there.
-    fn put(&mut self, blocks: Vec<Block>) -> Result<(), Failure> {
-        let mut replaced = Vec::with_capacity(blocks.len());
-        for block in &blocks {
-            replaced.push((block.target, block.origin, self.ledger.put(block.clone())));
-            if let Err(failure) = self.write(block.target) {
-                self.put_back(replaced);
-                return Err(failure);
-            }
-        }
-        blocks.iter().for_each(|block| self.metrics.block_added(block.origin));
-        self.memory.write(|store| store.put_blocks(&blocks));
-        Ok(())
-    }
-
-    fn put_back(&mut self, replaced: Vec<(Target, Origin, Option<Block>)>) {
-        for (target, origin, before) in replaced.into_iter().rev() {
-            match before {
-                Some(block) => drop(self.ledger.put(block)),
-                None => drop(self.ledger.remove(target, origin)),
-            }
-            if let Err(failure) = self.write(target) {
-                tracing::error!("{target} is not as it was: {failure}");
-            }
-        }
-    }
-
-    /// Ends the blocks of one target, of one origin or of all; gives those that ended.
-    fn lift(&mut self, target: Target, origin: Option<Origin>) -> Result<Vec<Origin>, Failure> {
-        let mut gone = self.ledger.origins(target);
-        gone.retain(|one| origin.is_none_or(|origin| origin == *one));
-        let lifted: Vec<Block> = gone.iter().filter_map(|one| self.ledger.remove(target, *one)).collect();
-        if lifted.is_empty() {
-            return Ok(gone);
-        }
-        if let Err(failure) = self.write(target) {
-            lifted.into_iter().for_each(|block| drop(self.ledger.put(block)));
-            return Err(failure);
-        }
-        if !self.ledger.contains(target) {
-            self.led_to.remove(&target);
-        }
-        Ok(gone)
-    }
-
-    /// The kernel's entry as the model wants it.
-    fn write(&mut self, target: Target) -> Result<(), Failure> {
-        match self.ledger.wanted(target) {
-            Some(until) => self.tables.set(target, until),
-            None => self.tables.clear(target),
-        }
     }
 
     /// Follows what is protected: own addresses, gateways, resolvers, peers of live SSH sessions.
@@ -385,18 +290,26 @@ impl<T: Tables> Enforcer<T> {
         if self.memory.is_due(now) {
             self.rewrite();
         }
-        let over = self.ledger.ended(now);
-        if over.is_empty() {
+        let (over, batches) = (self.ledger.ended(now), self.ledger.ended_batches(now));
+        if over.is_empty() && batches.is_empty() {
             return Ok(());
         }
-        let lifted = over.iter().try_for_each(|(target, origin)| self.lift(*target, Some(*origin)).map(drop));
-        self.metrics.blocks_removed(Removed::Expired, over.len() as u64);
-        self.memory.write(|store| store.remove_blocks(&over));
+        let mut gone = Gone::default();
+        let mut lift = |(target, origin): (Target, Origin)| self.lift(target, Some(origin), &mut gone).map(drop);
+        let alone = over.into_iter().try_for_each(&mut lift);
+        let lifted = batches.into_iter().try_for_each(|id| self.lift_batch(id, &mut gone)).and(alone);
+        self.metrics.blocks_removed(Removed::Expired, gone.len() as u64);
+        self.keep(&gone, &[], Vec::new());
         lifted
     }
 
     fn rewrite(&mut self) {
-        self.memory.rewrite(self.ledger.iter(), self.allowed.iter().copied(), self.learner.histories());
+        let blocked = Changes {
+            blocks: self.ledger.blocks().collect(),
+            batches: self.ledger.batches().collect(),
+            ..Changes::default()
+        };
+        self.memory.rewrite(&blocked, self.allowed.iter().copied(), self.learner.histories());
     }
 
     pub fn attached(&self) -> &[Attached] {
@@ -404,11 +317,10 @@ impl<T: Tables> Enforcer<T> {
     }
 }
 
-/// What can be said of a kernel's entry whose story is lost with the store.
-fn recovered(target: Target, until: Until, now: Now) -> Block {
+/// What can be said of the kernel's entries whose story is lost with the store.
+fn recovered(until: Until, now: Now) -> Terms {
     let end = (until != Until::NEVER).then(|| Boot(u64::from(until.bits()) << 28));
-    Block {
-        target,
+    Terms {
         origin: Origin::Manual,
         reason: "taken over from the kernel, the store could not be read".to_owned(),
         created: now.wall,

@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn what_was_counted_is_shown() {
         let own = Own::new().unwrap();
-        own.block_added(Origin::Auth);
+        own.blocks_added(Origin::Auth, 1);
         own.blocks_removed(Removed::Expired, 3);
         own.offence(Kind::Login);
         own.block_latency(Duration::from_micros(80));

@@ -123,8 +123,8 @@ impl Own {
         })
     }
 
-    pub fn block_added(&self, origin: Origin) {
-        self.added.with_label_values(&[origin.name()]).inc();
+    pub fn blocks_added(&self, origin: Origin, count: u64) {
+        self.added.with_label_values(&[origin.name()]).inc_by(count);
     }
 
     pub fn blocks_removed(&self, cause: Removed, count: u64) {

@@ -17,6 +17,7 @@ use crate::{
     block::Target,
     clock::{Boot, Now, Wall},
     config::Learn,
+    targets::{Lengths, Targets},
 };
 
 /// How many clients of one family are remembered. One more drops the client whose last failure is the oldest (and of
@@ -122,22 +123,41 @@ impl Learner {
         }
     }
 
-    /// Lifted by hand: nothing stands against this client any more. A network pardons every client inside it. Gives the
+    /// Lifted by hand: nothing stands against these clients any more. A network pardons every client inside it. Gives the
     /// clients whose past is forgotten.
-    pub fn pardon(&mut self, client: Target) -> Vec<Target> {
-        let unit = Target::client(client.net().addr(), self.ipv6_unit);
-        if client.is_single() || unit == client {
-            for lifted in [client, unit] {
-                self.clients.of(lifted).remove(lifted);
-                self.past.of(lifted).remove(lifted);
+    pub fn pardon(&mut self, lifted: &Targets) -> Vec<Target> {
+        let mut pardoned = Vec::new();
+        let mut networks = Targets::default();
+        for (_, client) in lifted.iter() {
+            let unit = Target::client(client.net().addr(), self.ipv6_unit);
+            if client.is_single() || unit == client {
+                pardoned.extend([client, unit].into_iter().filter(|one| self.forget(*one)));
+            } else {
+                networks.push(client);
             }
-            return vec![client, unit];
         }
-        let inside = |known: &Target| client.net().contains(&known.net());
-        let pardoned: Vec<Target> = self.past.of(client).iter().map(|(client, ..)| client).filter(inside).collect();
-        self.clients.of(client).retain(|known| !inside(&known));
-        self.past.of(client).retain(|known| !inside(&known));
+        pardoned.extend(self.forget_inside(&networks.sorted()));
         pardoned
+    }
+
+    /// Whether there was a past.
+    fn forget(&mut self, client: Target) -> bool {
+        self.clients.of(client).remove(client);
+        self.past.of(client).remove(client).is_some()
+    }
+
+    fn forget_inside(&mut self, networks: &Targets) -> Vec<Target> {
+        let lengths = Lengths::of(networks);
+        let inside = |known: &Target| lengths.covering(*known).any(|cover| networks.position(cover).is_some());
+        let known = [&self.past.four, &self.past.six].into_iter().flat_map(|past| past.iter());
+        let forgotten: Vec<Target> = known.map(|(client, ..)| client).filter(inside).collect();
+        for clients in [&mut self.clients.four, &mut self.clients.six] {
+            clients.retain(|known| !inside(&known));
+        }
+        for past in [&mut self.past.four, &mut self.past.six] {
+            past.retain(|known| !inside(&known));
+        }
+        forgotten
     }
 
     /// The block that was decided did not come about, so that further failures count again.

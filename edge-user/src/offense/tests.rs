@@ -179,7 +179,7 @@ fn a_pardon_forgets_the_client_and_a_pardoned_network_all_inside() {
         let mut learner = learner();
         offend(&mut learner, "203.0.113.7", Duration::ZERO);
         offend(&mut learner, "198.51.100.1", Duration::ZERO);
-        learner.pardon(lifted.parse().unwrap());
+        learner.pardon(&[lifted.parse().unwrap()].into_iter().collect());
         let (_, decision) = offend(&mut learner, "203.0.113.7", MINUTE);
         assert_eq!(decision.number, 1, "{lifted}");
         let other = learner.evidence(ip("198.51.100.1"), at(MINUTE)).history;
@@ -309,7 +309,7 @@ proptest! {
                     model.failures.retain(|failure| (failure.0, failure.1) != (peer, account));
                 }
                 Step::Pardon { peer } => {
-                    learner.pardon(Target::client(address(peer), 64));
+                    learner.pardon(&[Target::client(address(peer), 64)].into_iter().collect());
                     model.failures.retain(|failure| failure.0 != peer);
                     model.blocks.retain(|block| block.0 != peer);
                 }

@@ -1,7 +1,11 @@
-//! What outlives the agent: blocks, the allow list and who offended before, in one SQLite file that only the agent
-//! opens. A crash loses nothing that was answered; a loss of power may lose the last moments, never the file (WAL,
+//! What outlives the agent: blocks, alone and in batches, the allow list and who offended before, in one SQLite file
+//! that only the agent opens. A crash loses nothing that was answered; a loss of power may lose the last moments, never the file (WAL,
 //! `synchronous=NORMAL`). Times are wall-clock milliseconds; a block's end is also kept in boot time beside the boot's
 //! id, so that a restart within one boot keeps it to the nanosecond.
+
+mod blocked;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs,
@@ -14,16 +18,17 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OpenFlags, Row, Transaction, params};
 
-use crate::{
-    block::{Block, Origin, Target},
-    clock::{Boot, Now, Wall},
-    offense::History,
-};
+pub use self::blocked::{Blocked, Changes};
+use crate::{block::Target, clock::Wall, offense::History};
 
-/// `user_version` of the file. A file of a later edge is refused, never reinterpreted.
-const SCHEMA: i64 = 1;
+/// `user_version` of the file. One of an earlier edge is brought up to date, one of a later edge is refused, never
+/// reinterpreted.
+const SCHEMA: i64 = 2;
 
-const CREATE: &str = "
+/// What each schema adds to the one before.
+const ADDED: [&str; SCHEMA as usize] = [FIRST, blocked::BATCHES];
+
+const FIRST: &str = "
     CREATE TABLE block (
         target  TEXT NOT NULL,
         origin  TEXT NOT NULL,
@@ -41,7 +46,6 @@ const CREATE: &str = "
         number INTEGER NOT NULL,
         ended  INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-    PRAGMA user_version = 1;
 ";
 
 /// Which step failed, on which file.
@@ -105,46 +109,21 @@ impl Store {
         self.new
     }
 
-    /// Every block that has not ended. One stored in this boot keeps its exact end; of one stored before, the end is
-    /// reckoned from the wall clock.
-    pub fn blocks(&self, now: Now) -> Result<Vec<Block>, StoreError> {
-        let sql = "SELECT target, origin, reason, created, expires, boot_id, until, offence FROM block";
-        let stored = self.rows("read the blocks", sql, StoredBlock::read)?;
-        let blocks = stored.into_iter().map(|block| block.revive(&self.boot_id, now)).collect::<Result<Vec<_>, _>>();
-        Ok(blocks.map_err(|what| self.content(what))?.into_iter().flatten().collect())
-    }
-
-    /// Adds blocks, replacing those with the same target and origin; all of them or none.
-    pub fn put_blocks(&mut self, blocks: &[Block]) -> Result<(), StoreError> {
-        let boot_id = self.boot_id.clone();
-        self.write("write blocks", |transaction| insert_blocks(transaction, blocks.iter(), &boot_id))
-    }
-
-    /// Replaces all that is stored.
-    pub fn replace<'a>(
+    /// Replaces all that is stored; of `blocked` by what is put.
+    pub fn replace(
         &mut self,
-        blocks: impl Iterator<Item = &'a Block>,
+        blocked: &Changes<'_>,
         mut allowed: impl Iterator<Item = Target>,
         mut history: impl Iterator<Item = History>,
     ) -> Result<(), StoreError> {
         let boot_id = self.boot_id.clone();
         self.write("write everything", |transaction| {
-            transaction.execute_batch("DELETE FROM block; DELETE FROM allowed; DELETE FROM history")?;
-            insert_blocks(transaction, blocks, &boot_id)?;
+            transaction.execute_batch("DELETE FROM allowed; DELETE FROM history")?;
+            blocked::clear(transaction)?;
+            blocked.write(transaction, &boot_id)?;
             let mut allow = transaction.prepare_cached(ALLOW)?;
             allowed.try_for_each(|target| allow.execute([target.to_string()]).map(drop))?;
             history.try_for_each(|history| insert_history(transaction, &history))
-        })
-    }
-
-    /// Removes blocks; what is not there is no error.
-    pub fn remove_blocks(&mut self, blocks: &[(Target, Origin)]) -> Result<(), StoreError> {
-        self.write("remove blocks", |transaction| {
-            let mut remove = transaction.prepare_cached("DELETE FROM block WHERE target = ?1 AND origin = ?2")?;
-            for (target, origin) in blocks {
-                remove.execute(params![target.to_string(), origin.name()])?;
-            }
-            Ok(())
         })
     }
 
@@ -218,28 +197,6 @@ impl Store {
 
 const ALLOW: &str = "INSERT OR IGNORE INTO allowed VALUES (?1)";
 
-/// What the config names is in the config.
-fn insert_blocks<'a>(
-    transaction: &Transaction<'_>,
-    blocks: impl Iterator<Item = &'a Block>,
-    boot_id: &str,
-) -> rusqlite::Result<()> {
-    let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO block VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
-    for block in blocks.filter(|block| block.origin != Origin::Config) {
-        put.execute(params![
-            block.target.to_string(),
-            block.origin.name(),
-            block.reason,
-            block.created.0,
-            block.expires.map(|expires| expires.0),
-            boot_id,
-            block.until.map(|until| i64::try_from(until.0).unwrap_or(i64::MAX)),
-            block.offence,
-        ])?;
-    }
-    Ok(())
-}
-
 fn insert_history(transaction: &Transaction<'_>, history: &History) -> rusqlite::Result<()> {
     let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO history VALUES (?1, ?2, ?3)")?;
     put.execute(params![history.client.to_string(), history.number, history.ended.0]).map(drop)
@@ -279,67 +236,20 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<(i64, bool)> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "normal")?;
-    let version = |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
+    let version = |connection: &Connection| -> rusqlite::Result<i64> {
+        connection.pragma_query_value(None, "user_version", |row| row.get(0))
+    };
     let empty = "SELECT count(*) = 0 FROM sqlite_schema";
     let transaction = connection.transaction()?;
-    let new = version(&transaction)? == 0 && transaction.query_row(empty, [], |row| row.get(0))?;
-    if new {
-        transaction.execute_batch(CREATE)?;
+    let found = version(&transaction)?;
+    let new = found == 0 && transaction.query_row(empty, [], |row| row.get(0))?;
+    if new || (1..SCHEMA).contains(&found) {
+        let missing = ADDED.iter().skip(usize::try_from(found).unwrap_or(0));
+        missing.copied().try_for_each(|schema| transaction.execute_batch(schema))?;
+        transaction.pragma_update(None, "user_version", SCHEMA)?;
     }
     transaction.commit()?;
     Ok((version(connection)?, new))
-}
-
-/// A row as it lies on the disk.
-struct StoredBlock {
-    target: String,
-    origin: String,
-    reason: String,
-    created: Wall,
-    expires: Option<Wall>,
-    boot_id: String,
-    until: Option<i64>,
-    offence: u32,
-}
-
-impl StoredBlock {
-    fn read(row: &Row<'_>) -> rusqlite::Result<StoredBlock> {
-        Ok(StoredBlock {
-            target: row.get(0)?,
-            origin: row.get(1)?,
-            reason: row.get(2)?,
-            created: Wall(row.get(3)?),
-            expires: row.get::<_, Option<i64>>(4)?.map(Wall),
-            boot_id: row.get(5)?,
-            until: row.get(6)?,
-            offence: row.get(7)?,
-        })
-    }
-
-    /// The block as it holds now; `None` once it has ended.
-    fn revive(self, boot_id: &str, now: Now) -> Result<Option<Block>, String> {
-        let target = target(&self.target)?;
-        let origin = Origin::named(&self.origin).ok_or_else(|| format!("the origin `{}`", shown(&self.origin)))?;
-        let until = match (self.expires, self.until) {
-            (None, _) => None,
-            (Some(_), Some(until)) if self.boot_id == boot_id => Some(Boot(until.try_into().unwrap_or(0))),
-            (Some(expires), _) => Some(now.boot.plus(left(expires, now.wall))),
-        };
-        let ended = until.is_some_and(|until| until <= now.boot);
-        Ok((!ended).then_some(Block {
-            target,
-            origin,
-            reason: self.reason,
-            created: self.created,
-            until,
-            expires: self.expires,
-            offence: self.offence,
-        }))
-    }
-}
-
-fn left(expires: Wall, now: Wall) -> Duration {
-    Duration::from_millis(u64::try_from(expires.0.saturating_sub(now.0)).unwrap_or(0))
 }
 
 fn target(name: &str) -> Result<Target, String> {
@@ -348,153 +258,4 @@ fn target(name: &str) -> Result<Target, String> {
 
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(80).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    const NOW: Now = Now { boot: Boot(1_000_000_000_000), wall: Wall(1_767_323_045_000) };
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn block(target: &str, origin: Origin, length: Option<Duration>) -> Block {
-        Block {
-            target: target.parse().unwrap(),
-            origin,
-            reason: "it's \"enough\"".to_owned(),
-            created: NOW.wall,
-            until: length.map(|length| NOW.boot.plus(length + Duration::from_nanos(7))),
-            expires: length.map(|length| NOW.wall.plus(length)),
-            offence: 2,
-        }
-    }
-
-    fn later(by: Duration) -> Now {
-        Now { boot: NOW.boot.plus(by), wall: NOW.wall.plus(by) }
-    }
-
-    #[test]
-    fn a_missing_store_is_made_for_its_owner_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("a/b/edge.db");
-        let store = Store::open(&path).unwrap();
-        assert_eq!(store.blocks(NOW).unwrap(), []);
-        assert_eq!(store.allowed().unwrap(), []);
-        assert_eq!(store.history().unwrap(), []);
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-    }
-
-    #[test]
-    fn blocks_come_back_exactly_within_one_boot() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("edge.db");
-        let blocks = [
-            block("2001:db8::/32", Origin::Feed, None),
-            block("203.0.113.7", Origin::Auth, Some(HOUR)),
-            block("203.0.113.7", Origin::Manual, None),
-        ];
-        Store::open(&path).unwrap().put_blocks(&blocks).unwrap();
-        let mut found = Store::open(&path).unwrap().blocks(later(HOUR / 2)).unwrap();
-        found.sort_by_key(|block| (block.target.to_string(), block.origin.name()));
-        assert_eq!(found, blocks);
-    }
-
-    #[test]
-    fn after_a_boot_the_end_is_reckoned_from_the_wall_clock() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("edge.db");
-        let mut store = Store::open_in(&path, "one").unwrap();
-        store.put_blocks(&[block("203.0.113.7", Origin::Auth, Some(HOUR))]).unwrap();
-        drop(store);
-        let store = Store::open_in(&path, "two").unwrap();
-        let rebooted = Now { boot: Boot(5_000_000_000), wall: NOW.wall.plus(HOUR / 4) };
-        let found = store.blocks(rebooted).unwrap();
-        assert_eq!(found[0].until, Some(rebooted.boot.plus(HOUR * 3 / 4)));
-        assert_eq!(found[0].expires, Some(NOW.wall.plus(HOUR)));
-        assert_eq!(store.blocks(Now { boot: rebooted.boot, wall: NOW.wall.plus(HOUR) }).unwrap(), []);
-    }
-
-    #[test]
-    fn what_has_ended_is_left_out_and_a_jump_of_the_wall_clock_ends_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut store = Store::open(&directory.path().join("edge.db")).unwrap();
-        store.put_blocks(&[block("203.0.113.7", Origin::Auth, Some(HOUR))]).unwrap();
-        assert_eq!(store.blocks(later(HOUR + Duration::from_millis(1))).unwrap(), []);
-        let jumped = Now { boot: NOW.boot, wall: NOW.wall.plus(24 * HOUR) };
-        assert_eq!(store.blocks(jumped).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_block_again_is_replaced_and_a_removed_one_is_gone() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut store = Store::open(&directory.path().join("edge.db")).unwrap();
-        let first = block("203.0.113.7", Origin::Manual, None);
-        let again = block("203.0.113.7", Origin::Manual, Some(HOUR));
-        store.put_blocks(&[first, block("203.0.113.7", Origin::Auth, None)]).unwrap();
-        store.put_blocks(std::slice::from_ref(&again)).unwrap();
-        store.remove_blocks(&[(again.target, Origin::Auth), (again.target, Origin::Feed)]).unwrap();
-        assert_eq!(store.blocks(NOW).unwrap(), [again]);
-    }
-
-    #[test]
-    fn the_allow_list_and_the_offences_are_kept() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("edge.db");
-        let target = |text: &str| text.parse::<Target>().unwrap();
-        let mut store = Store::open(&path).unwrap();
-        store.allow(&[target("192.0.2.0/24"), target("2001:db8::1"), target("192.0.2.0/24")]).unwrap();
-        store.disallow(&[target("2001:db8::1"), target("10.0.0.0/8")]).unwrap();
-        let history = History { client: target("203.0.113.7"), number: 3, ended: NOW.wall };
-        store.put_history(&History { number: 2, ..history }).unwrap();
-        store.put_history(&history).unwrap();
-        drop(store);
-        let mut store = Store::open(&path).unwrap();
-        assert_eq!(store.allowed().unwrap(), [target("192.0.2.0/24")]);
-        assert_eq!(store.history().unwrap(), [history]);
-        store.forget_history(&[history.client]).unwrap();
-        assert_eq!(store.history().unwrap(), []);
-    }
-
-    #[test]
-    fn a_broken_store_is_named_and_left_as_it_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("edge.db");
-        let bytes = b"this is no database, it only lies where one should be".repeat(100);
-        fs::write(&path, &bytes).unwrap();
-        let error = Store::open(&path).unwrap_err().to_string();
-        assert!(error.contains(path.to_str().unwrap()), "{error}");
-        assert_eq!(fs::read(&path).unwrap(), bytes);
-    }
-
-    #[test]
-    fn a_store_of_another_schema_or_of_another_program_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        for (name, sql, found) in [("a", "PRAGMA user_version = 2", 2), ("b", "CREATE TABLE other (x)", 0)] {
-            let path = directory.path().join(name);
-            Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-            let error = Store::open(&path).unwrap_err();
-            assert!(matches!(error, StoreError::Schema { found: version, .. } if version == found), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_no_edge_writes_is_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("edge.db");
-        let store = Store::open(&path).unwrap();
-        store.connection.execute("INSERT INTO allowed VALUES ('nonsense')", []).unwrap();
-        let error = store.allowed().unwrap_err().to_string();
-        assert!(error.contains("the address `nonsense`"), "{error}");
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_made_is_named() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("file"), "").unwrap();
-        let error = Store::open(&directory.path().join("file/edge.db")).unwrap_err().to_string();
-        assert!(error.starts_with("cannot make the directory"), "{error}");
-    }
 }

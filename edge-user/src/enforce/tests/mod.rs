@@ -1,5 +1,7 @@
 //! The enforcer over tables that only remember what they were told, or refuse.
 
+mod many;
+
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use edge_common::{
@@ -35,6 +37,13 @@ impl Tables for Fake {
     fn clear(&mut self, target: Target) -> Result<(), Failure> {
         self.held.remove(&target);
         Ok(())
+    }
+
+    fn settle(&mut self, mut wanted: impl Iterator<Item = (Target, Option<Until>)>) -> Result<(), Failure> {
+        wanted.try_for_each(|(target, until)| match until {
+            Some(until) => self.set(target, until),
+            None => self.clear(target),
+        })
     }
 
     fn until(&self, target: Target) -> Option<Until> {
@@ -153,7 +162,7 @@ fn what_the_kernel_refuses_leaves_everything_as_it_was() {
     assert_eq!(enforcer.list(None, None, START).len(), 1);
     drop(enforcer);
     let stored = self::enforcer(directory.path(), "").memory.recall(START).unwrap();
-    assert_eq!(stored.blocks.len(), 1);
+    assert_eq!(stored.blocked.blocks.len(), 1);
 }
 
 #[test]

@@ -1,0 +1,112 @@
+//! Many blocks that came together: all but the target is said once, and what is lifted is marked.
+
+use std::net::IpAddr;
+
+use crate::{
+    block::{Block, Origin, Target},
+    clock::{Boot, Now, Wall},
+    targets::{Counts, Lengths, Marks, Targets},
+};
+
+/// All that a block is but its target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    pub origin: Origin,
+    pub reason: String,
+    pub created: Wall,
+    /// As in [`Block`].
+    pub until: Option<Boot>,
+    pub expires: Option<Wall>,
+    pub offence: u32,
+}
+
+impl Terms {
+    pub fn block(&self, target: Target) -> Block {
+        let Terms { origin, reason, created, until, expires, offence } = self.clone();
+        Block { target, origin, reason, created, until, expires, offence }
+    }
+
+    pub fn hold(&self, now: Now) -> bool {
+        self.until.is_none_or(|end| end > now.boot)
+    }
+}
+
+/// One for each import, while any of it is left.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub terms: Terms,
+    targets: Targets,
+    lifted: Marks,
+    left: Counts,
+    lengths: Lengths,
+}
+
+/// Names a batch in ledger and store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchId(pub i64);
+
+impl Batch {
+    pub fn new(terms: Terms, targets: Targets) -> Batch {
+        Batch { lifted: Marks::of(&targets), left: targets.counts(), lengths: Lengths::of(&targets), terms, targets }
+    }
+
+    /// All that it came with.
+    pub fn targets(&self) -> &Targets {
+        &self.targets
+    }
+
+    /// How many are left.
+    pub fn left(&self) -> Counts {
+        self.left
+    }
+
+    pub fn is_left(&self, position: usize) -> bool {
+        !self.lifted.has(position)
+    }
+
+    pub fn holds(&self, target: Target) -> bool {
+        self.targets.position(target).is_some_and(|position| self.is_left(position))
+    }
+
+    /// What is left, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Target> + '_ {
+        self.targets.iter().filter(|(position, _)| self.is_left(*position)).map(|(_, target)| target)
+    }
+
+    /// What is left, as a set of its own.
+    pub fn rest(&self) -> Targets {
+        self.targets.without(&self.lifted)
+    }
+
+    /// Whether it was there.
+    pub fn lift(&mut self, target: Target) -> bool {
+        self.targets.position(target).is_some_and(|position| self.lift_at(position))
+    }
+
+    pub fn lift_at(&mut self, position: usize) -> bool {
+        let was_there = self.lifted.mark(position);
+        if was_there {
+            self.left.subtract(self.targets.kind_at(position));
+        }
+        was_there
+    }
+
+    /// Takes back what [`lift`](Self::lift) did.
+    pub fn restore(&mut self, target: Target) {
+        if let Some(position) = self.targets.position(target) {
+            self.restore_at(position);
+        }
+    }
+
+    pub fn restore_at(&mut self, position: usize) {
+        if self.lifted.has(position) {
+            self.lifted.unmark(position);
+            self.left.add(self.targets.kind_at(position));
+        }
+    }
+
+    /// Those that cover an address, wider ones first.
+    pub fn covering(&self, address: IpAddr) -> impl Iterator<Item = Target> + '_ {
+        self.lengths.covering(Target::of(address)).filter(|target| self.holds(*target))
+    }
+}

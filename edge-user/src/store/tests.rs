@@ -1,0 +1,233 @@
+//! The store, through closing and opening, another boot, and files of others.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::{
+    batch::{Batch, BatchId, Terms},
+    block::{Block, Origin},
+    clock::{Boot, Now},
+    targets::Targets,
+};
+
+const NOW: Now = Now { boot: Boot(1_000_000_000_000), wall: Wall(1_767_323_045_000) };
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn block(target: &str, origin: Origin, length: Option<Duration>) -> Block {
+    Block {
+        target: target.parse().unwrap(),
+        origin,
+        reason: "it's \"enough\"".to_owned(),
+        created: NOW.wall,
+        until: length.map(|length| NOW.boot.plus(length + Duration::from_nanos(7))),
+        expires: length.map(|length| NOW.wall.plus(length)),
+        offence: 2,
+    }
+}
+
+fn put(store: &mut Store, blocks: &[Block]) {
+    store.change(&Changes { blocks: blocks.iter().collect(), ..Changes::default() }).unwrap();
+}
+
+fn blocks(store: &mut Store, now: Now) -> Vec<Block> {
+    store.blocked(now).unwrap().blocks
+}
+
+fn later(by: Duration) -> Now {
+    Now { boot: NOW.boot.plus(by), wall: NOW.wall.plus(by) }
+}
+
+#[test]
+fn a_missing_store_is_made_for_its_owner_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a/b/edge.db");
+    let mut store = Store::open(&path).unwrap();
+    assert_eq!(blocks(&mut store, NOW), []);
+    assert_eq!(store.allowed().unwrap(), []);
+    assert_eq!(store.history().unwrap(), []);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+}
+
+#[test]
+fn blocks_come_back_exactly_within_one_boot() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.db");
+    let stored = [
+        block("2001:db8::/32", Origin::Feed, None),
+        block("203.0.113.7", Origin::Auth, Some(HOUR)),
+        block("203.0.113.7", Origin::Manual, None),
+    ];
+    put(&mut Store::open(&path).unwrap(), &stored);
+    let mut found = blocks(&mut Store::open(&path).unwrap(), later(HOUR / 2));
+    found.sort_by_key(|block| (block.target.to_string(), block.origin.name()));
+    assert_eq!(found, stored);
+}
+
+#[test]
+fn after_a_boot_the_end_is_reckoned_from_the_wall_clock() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.db");
+    let mut store = Store::open_in(&path, "one").unwrap();
+    put(&mut store, &[block("203.0.113.7", Origin::Auth, Some(HOUR))]);
+    drop(store);
+    let mut store = Store::open_in(&path, "two").unwrap();
+    let rebooted = Now { boot: Boot(5_000_000_000), wall: NOW.wall.plus(HOUR / 4) };
+    let found = blocks(&mut store, rebooted);
+    assert_eq!(found[0].until, Some(rebooted.boot.plus(HOUR * 3 / 4)));
+    assert_eq!(found[0].expires, Some(NOW.wall.plus(HOUR)));
+    assert_eq!(blocks(&mut store, Now { boot: rebooted.boot, wall: NOW.wall.plus(HOUR) }), []);
+}
+
+#[test]
+fn what_has_ended_is_left_out_and_a_jump_of_the_wall_clock_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&directory.path().join("edge.db")).unwrap();
+    put(&mut store, &[block("203.0.113.7", Origin::Auth, Some(HOUR))]);
+    let jumped = Now { boot: NOW.boot, wall: NOW.wall.plus(24 * HOUR) };
+    assert_eq!(blocks(&mut store, jumped).len(), 1);
+    assert_eq!(blocks(&mut store, later(HOUR + Duration::from_millis(1))), []);
+    assert_eq!(blocks(&mut store, NOW), [], "what has ended is removed");
+}
+
+#[test]
+fn a_block_again_is_replaced_and_a_removed_one_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&directory.path().join("edge.db")).unwrap();
+    let first = block("203.0.113.7", Origin::Manual, None);
+    let again = block("203.0.113.7", Origin::Manual, Some(HOUR));
+    put(&mut store, &[first, block("203.0.113.7", Origin::Auth, None)]);
+    put(&mut store, std::slice::from_ref(&again));
+    let removed = vec![(again.target, Origin::Auth), (again.target, Origin::Feed)];
+    store.change(&Changes { removed, ..Changes::default() }).unwrap();
+    assert_eq!(blocks(&mut store, NOW), [again]);
+}
+
+fn batch(names: &[&str], length: Option<Duration>) -> Batch {
+    let Block { origin, reason, created, until, expires, offence, .. } = block(names[0], Origin::Feed, length);
+    let targets: Targets = names.iter().map(|name| name.parse::<Target>().unwrap()).collect();
+    Batch::new(Terms { origin, reason, created, until, expires, offence }, targets)
+}
+
+fn names(store: &mut Store, now: Now) -> Vec<(BatchId, Vec<String>)> {
+    let of = |batch: &Batch| batch.iter().map(|target| target.to_string()).collect();
+    store.blocked(now).unwrap().batches.iter().map(|(id, batch)| (*id, of(batch))).collect()
+}
+
+#[test]
+fn a_batch_comes_back_without_what_was_lifted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.db");
+    let mut store = Store::open(&path).unwrap();
+    let first = batch(&["203.0.113.7", "203.0.113.8", "2001:db8::/32"], Some(HOUR));
+    let second = batch(&["198.51.100.0/24"], None);
+    let batches = vec![(BatchId(1), &first), (BatchId(2), &second)];
+    store.change(&Changes { batches, ..Changes::default() }).unwrap();
+    let lifted = vec![(BatchId(1), "203.0.113.8".parse().unwrap())];
+    store.change(&Changes { lifted, ..Changes::default() }).unwrap();
+    drop(store);
+
+    let mut store = Store::open(&path).unwrap();
+    let found = store.blocked(later(HOUR / 2)).unwrap().batches;
+    assert_eq!(found[0].1.terms, first.terms);
+    let left = |id, names: &[&str]| (BatchId(id), names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    let kept = left(2, &["198.51.100.0/24"]);
+    assert_eq!(names(&mut store, NOW), [left(1, &["203.0.113.7/32", "2001:db8::/32"]), kept.clone()]);
+    // Written anew under its id it has what it has now, whatever was lifted before.
+    let again = batch(&["203.0.113.8"], Some(HOUR));
+    store.change(&Changes { batches: vec![(BatchId(1), &again)], ..Changes::default() }).unwrap();
+    assert_eq!(names(&mut store, NOW), [left(1, &["203.0.113.8/32"]), kept.clone()]);
+    assert_eq!(names(&mut store, later(HOUR * 2)), [kept]);
+    store.change(&Changes { ended: vec![BatchId(2)], ..Changes::default() }).unwrap();
+    assert_eq!(names(&mut store, NOW), []);
+}
+
+#[test]
+fn a_store_of_schema_1_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.db");
+    let row = "INSERT INTO block VALUES ('203.0.113.7/32', 'manual', 'by hand', 1, NULL, 'boot', NULL, 1)";
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(&format!("{FIRST}; {row}; PRAGMA user_version = 1")).unwrap();
+    drop(old);
+    for _ in 0..2 {
+        let mut store = Store::open(&path).unwrap();
+        assert!(!store.is_new());
+        assert_eq!(blocks(&mut store, NOW)[0].reason, "by hand");
+        store
+            .change(&Changes { batches: vec![(BatchId(1), &batch(&["203.0.113.8"], None))], ..Changes::default() })
+            .unwrap();
+        assert_eq!(names(&mut store, NOW).len(), 1);
+    }
+}
+
+#[test]
+fn a_damaged_batch_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&directory.path().join("edge.db")).unwrap();
+    store
+        .change(&Changes { batches: vec![(BatchId(1), &batch(&["203.0.113.8"], None))], ..Changes::default() })
+        .unwrap();
+    store.connection.execute("UPDATE batch SET targets = x'01'", []).unwrap();
+    let error = store.blocked(NOW).unwrap_err().to_string();
+    assert!(error.contains("the packed addresses are damaged"), "{error}");
+}
+
+#[test]
+fn the_allow_list_and_the_offences_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.db");
+    let target = |text: &str| text.parse::<Target>().unwrap();
+    let mut store = Store::open(&path).unwrap();
+    store.allow(&[target("192.0.2.0/24"), target("2001:db8::1"), target("192.0.2.0/24")]).unwrap();
+    store.disallow(&[target("2001:db8::1"), target("10.0.0.0/8")]).unwrap();
+    let history = History { client: target("203.0.113.7"), number: 3, ended: NOW.wall };
+    store.put_history(&History { number: 2, ..history }).unwrap();
+    store.put_history(&history).unwrap();
+    drop(store);
+    let mut store = Store::open(&path).unwrap();
+    assert_eq!(store.allowed().unwrap(), [target("192.0.2.0/24")]);
+    assert_eq!(store.history().unwrap(), [history]);
+    store.forget_history(&[history.client]).unwrap();
+    assert_eq!(store.history().unwrap(), []);
+}
+
+#[test]
+fn a_broken_store_is_named_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.db");
+    let bytes = b"this is no database, it only lies where one should be".repeat(100);
+    fs::write(&path, &bytes).unwrap();
+    let error = Store::open(&path).unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn a_store_of_another_schema_or_of_another_program_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, sql, found) in [("a", "PRAGMA user_version = 3", 3), ("b", "CREATE TABLE other (x)", 0)] {
+        let path = directory.path().join(name);
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        let error = Store::open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Schema { found: version, .. } if version == found), "{error}");
+    }
+}
+
+#[test]
+fn what_no_edge_writes_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.db");
+    let store = Store::open(&path).unwrap();
+    store.connection.execute("INSERT INTO allowed VALUES ('nonsense')", []).unwrap();
+    let error = store.allowed().unwrap_err().to_string();
+    assert!(error.contains("the address `nonsense`"), "{error}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("file"), "").unwrap();
+    let error = Store::open(&directory.path().join("file/edge.db")).unwrap_err().to_string();
+    assert!(error.starts_with("cannot make the directory"), "{error}");
+}
