@@ -89,20 +89,50 @@ pub struct Tally {
     pub bytes: u64,
 }
 
+/// Whether verdicts are carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Run {
+    Real = 0,
+    /// Everything passes; the reason is the one that would have held.
+    Dry = 1,
+}
+
+impl Run {
+    pub const ALL: [Run; 2] = [Run::Real, Run::Dry];
+
+    /// Whether a packet judged so goes on to the network stack.
+    pub const fn passes(self, reason: Reason) -> bool {
+        matches!(self, Run::Dry) || reason.passes()
+    }
+}
+
 /// One CPU's counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counters {
-    pub by: [[Tally; Family::ALL.len()]; Reason::ALL.len()],
+    by: [[[Tally; Family::ALL.len()]; Reason::ALL.len()]; Run::ALL.len()],
 }
 
 impl Counters {
-    pub fn tally(&self, reason: Reason, family: Family) -> Tally {
-        self.by[reason as usize][family as usize]
+    pub fn tally(&self, run: Run, reason: Reason, family: Family) -> Tally {
+        self.by[run as usize][reason as usize][family as usize]
+    }
+
+    pub fn tally_mut(&mut self, run: Run, reason: Reason, family: Family) -> &mut Tally {
+        &mut self.by[run as usize][reason as usize][family as usize]
+    }
+
+    /// Each tally with what it is of.
+    pub fn all(&self) -> impl Iterator<Item = (Run, Reason, Family, Tally)> {
+        let families = |run, reason| Family::ALL.into_iter().map(move |family| (run, reason, family));
+        let reasons = move |run| Reason::ALL.into_iter().flat_map(move |reason| families(run, reason));
+        let indices = Run::ALL.into_iter().flat_map(reasons);
+        indices.map(|(run, reason, family)| (run, reason, family, self.tally(run, reason, family)))
     }
 }
 
-const _: () = assert!(size_of::<Counters>() == 16 * 3 * 9);
+const _: () = assert!(size_of::<Counters>() == 16 * 3 * 9 * 2);
 
 #[cfg(test)]
 mod tests {

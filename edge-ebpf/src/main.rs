@@ -26,7 +26,10 @@ mod programs {
         programs::{TcContext, XdpContext},
     };
     use aya_log_ebpf::trace;
-    use edge_common::{reason::Reason, time::ClockSample};
+    use edge_common::{
+        reason::{Reason, Run},
+        time::ClockSample,
+    };
     use edge_ebpf::judge::judge;
 
     use crate::{count, maps, packet::Frame, sample, sent};
@@ -44,7 +47,8 @@ mod programs {
     #[xdp(frags)]
     pub fn edge(context: XdpContext) -> u32 {
         let judgement = judge(&Frame(&context), &maps::Live);
-        count::add(judgement);
+        let run = if DRY_RUN.load() == 1 { Run::Dry } else { Run::Real };
+        count::add(run, judgement);
         if TRACE.load() == 1 {
             let (reason, family) = (judgement.reason as u32, judgement.family as u32);
             trace!(&context, "reason {} family {} bytes {}", reason, family, judgement.bytes);
@@ -53,7 +57,10 @@ mod programs {
         if action == XDP_DROP {
             sample::take(&context, &judgement);
         }
-        if DRY_RUN.load() == 1 { XDP_PASS } else { action }
+        match run {
+            Run::Real => action,
+            Run::Dry => XDP_PASS,
+        }
     }
 
     /// Notes what is sent over UDP on its way out of a filtered interface. Judges nothing: the next program, or the

@@ -104,7 +104,7 @@ fn shown(kind: &str, path: &Path) -> Result<Value> {
 }
 
 /// The only pin of this name at or below a folder.
-fn pinned(folder: &Path, name: &str) -> Result<PathBuf> {
+pub fn pinned(folder: &Path, name: &str) -> Result<PathBuf> {
     let mut found = Vec::new();
     collect(folder, name, &mut found)?;
     ensure!(found.len() == 1, "not one pin {name} below {}: {found:?}", folder.display());

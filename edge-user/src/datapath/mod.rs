@@ -114,13 +114,10 @@ fn make_pin_directory(path: &Path) -> Result<(), Failure> {
 /// Sums what the CPUs counted.
 pub(crate) fn sum(per_cpu: impl IntoIterator<Item = Counters>) -> Counters {
     let mut total = Counters::default();
-    for one in per_cpu {
-        for (sums, tallies) in total.by.iter_mut().zip(one.by) {
-            for (sum, tally) in sums.iter_mut().zip(tallies) {
-                sum.packets += tally.packets;
-                sum.bytes += tally.bytes;
-            }
-        }
+    for (run, reason, family, tally) in per_cpu.into_iter().flat_map(|one| one.all().collect::<Vec<_>>()) {
+        let sum = total.tally_mut(run, reason, family);
+        sum.packets += tally.packets;
+        sum.bytes += tally.bytes;
     }
     total
 }

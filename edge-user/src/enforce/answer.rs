@@ -151,11 +151,11 @@ fn interface(attached: &datapath::Attached) -> Interface {
 }
 
 fn packets(counters: &Counters) -> Packets {
-    let of = |reason: Reason| Family::ALL.iter().map(|family| counters.tally(reason, *family).packets).sum::<u64>();
-    let sum = |passes: bool| Reason::ALL.iter().filter(|reason| reason.passes() == passes).map(|r| of(*r)).sum();
-    Packets {
-        passed: sum(true),
-        dropped: sum(false),
-        by_reason: Reason::ALL.iter().map(|reason| (reason.name().to_owned(), of(*reason))).collect(),
+    let mut packets = Packets { passed: 0, dropped: 0, by_reason: BTreeMap::new() };
+    for (run, reason, _, tally) in counters.all() {
+        let carried_out = if run.passes(reason) { &mut packets.passed } else { &mut packets.dropped };
+        *carried_out += tally.packets;
+        *packets.by_reason.entry(reason.name().to_owned()).or_default() += tally.packets;
     }
+    packets
 }

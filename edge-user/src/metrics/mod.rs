@@ -7,7 +7,7 @@ mod own;
 
 use std::collections::BTreeMap;
 
-use edge_common::reason::{Counters, Family, Reason};
+use edge_common::reason::{Counters, Family};
 use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
     process_collector::ProcessCollector,
@@ -78,16 +78,16 @@ fn build_info() -> Result<IntGaugeVec, prometheus::Error> {
 
 fn packets(counters: &Counters) -> Result<(IntCounterVec, IntCounterVec), prometheus::Error> {
     let labels = ["verdict", "reason", "family"];
-    let packets = Opts::new("edge_packets_total", "Packets that the kernel judged, by verdict, reason and family.");
+    let packets = Opts::new(
+        "edge_packets_total",
+        "Packets that the kernel judged, by verdict, reason and family; in a dry run every verdict is pass.",
+    );
     let bytes = Opts::new("edge_bytes_total", "Bytes of those packets, of whole frames.");
     let (packets, bytes) = (IntCounterVec::new(packets, &labels)?, IntCounterVec::new(bytes, &labels)?);
-    for reason in Reason::ALL {
-        let verdict = if reason.passes() { "pass" } else { "drop" };
-        for family in Family::ALL {
-            let (tally, values) = (counters.tally(reason, family), [verdict, reason.name(), family.name()]);
-            packets.with_label_values(&values).inc_by(tally.packets);
-            bytes.with_label_values(&values).inc_by(tally.bytes);
-        }
+    for (run, reason, family, tally) in counters.all() {
+        let values = [if run.passes(reason) { "pass" } else { "drop" }, reason.name(), family.name()];
+        packets.with_label_values(&values).inc_by(tally.packets);
+        bytes.with_label_values(&values).inc_by(tally.bytes);
     }
     Ok((packets, bytes))
 }
@@ -164,6 +164,8 @@ fn whole(value: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use edge_common::reason::{Reason, Run, Tally};
 
     use super::*;
     use crate::server::link::Kind;
@@ -242,9 +244,10 @@ mod tests {
         own.offence(Kind::Login);
         own.block_latency(Duration::from_micros(80));
         let mut counters = Counters::default();
-        counters.by[Reason::Blocked as usize][Family::Ipv6 as usize].packets = 7;
-        counters.by[Reason::Blocked as usize][Family::Ipv6 as usize].bytes = 700;
-        counters.by[Reason::Passed as usize][Family::Ipv4 as usize].packets = 9;
+        *counters.tally_mut(Run::Real, Reason::Blocked, Family::Ipv6) = Tally { packets: 7, bytes: 700 };
+        counters.tally_mut(Run::Dry, Reason::Blocked, Family::Ipv6).packets = 8;
+        counters.tally_mut(Run::Real, Reason::Passed, Family::Ipv4).packets = 4;
+        counters.tally_mut(Run::Dry, Reason::Passed, Family::Ipv4).packets = 5;
         let blocks_active = vec![(Origin::Auth, "ipv4", 5)];
         let found = series(&render(&Snapshot { counters, blocks_active, drift: 6, ..snapshot() }, &own));
         let expected = [
@@ -257,6 +260,7 @@ mod tests {
             ("edge_block_latency_seconds_bucket{le=\"0.0001\"}", 1.0),
             ("edge_block_latency_seconds_bucket{le=\"0.00005\"}", 0.0),
             ("edge_packets_total{family=\"ipv6\",reason=\"blocked\",verdict=\"drop\"}", 7.0),
+            ("edge_packets_total{family=\"ipv6\",reason=\"blocked\",verdict=\"pass\"}", 8.0),
             ("edge_bytes_total{family=\"ipv6\",reason=\"blocked\",verdict=\"drop\"}", 700.0),
             ("edge_packets_total{family=\"ipv4\",reason=\"passed\",verdict=\"pass\"}", 9.0),
             ("edge_blocks_active{family=\"ipv4\",origin=\"auth\"}", 5.0),

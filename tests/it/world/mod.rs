@@ -5,6 +5,7 @@ mod commands;
 mod connections;
 mod doctor;
 mod failures;
+mod filter;
 mod frames;
 mod handover;
 mod lifecycle;
