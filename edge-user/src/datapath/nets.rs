@@ -132,6 +132,8 @@ impl<K: Data> Nets<K> {
         if self.asked.insert(net, until).is_none() {
             self.areas.count::<K>(net, AreaFlags::NETS);
             self.lengths.add(net);
+            // What is not written is not remembered: the trie would answer for it with what covers it.
+            self.write(net, until, Hits::default()).inspect_err(|_| self.forget(net))?;
         }
         self.write_under(net)
     }
@@ -141,10 +143,14 @@ impl<K: Data> Nets<K> {
             return Ok(());
         }
         remove(&mut self.blocked, net)?;
+        self.forget(net);
+        self.write_under(net)
+    }
+
+    fn forget(&mut self, net: IpNet) {
         self.asked.remove(&net);
         self.lengths.remove(net);
         self.areas.uncount::<K>(net, AreaFlags::NETS);
-        self.write_under(net)
     }
 
     /// The end that was asked for, if the kernel holds it.
@@ -208,6 +214,7 @@ impl<K: Data> Nets<K> {
         self.areas.uncount::<K>(net, AreaFlags::TRUST);
     }
 
+    /// Only of what was written: for anything else the trie answers with what covers it.
     fn entry(&self, net: IpNet) -> Option<NetEntry> {
         self.asked.get(&net)?;
         self.blocked.get(&K::key(net), 0).ok().map(|entry| entry.0)
@@ -222,14 +229,22 @@ impl<K: Data> Nets<K> {
             .map(|(net, end)| (*net, *end))
             .collect();
         for (inner, asked) in under {
-            let held = self.blocked.get(&K::key(inner), 0).ok().map(|entry| entry.0);
-            let hits = held.map_or(Hits::default(), |held| held.hits);
-            let entry = NetEntry::new(self.latest(inner).unwrap_or(asked), asked, hits);
-            if held.is_none_or(|held| held.ends != entry.ends) {
-                self.blocked.insert(&K::key(inner), Entry(entry), 0).map_err(|error| failure(inner, &error))?;
+            let held = self.entry(inner);
+            let ends = self.ends(inner, asked);
+            if held.is_none_or(|held| held.ends != ends) {
+                self.write(inner, asked, held.unwrap_or_default().hits)?;
             }
         }
         Ok(())
+    }
+
+    fn write(&mut self, net: IpNet, asked: Until, hits: Hits) -> Result<(), Failure> {
+        let entry = NetEntry { ends: self.ends(net, asked), hits };
+        self.blocked.insert(&K::key(net), Entry(entry), 0).map_err(|error| failure(net, &error))
+    }
+
+    fn ends(&self, net: IpNet, asked: Until) -> u64 {
+        NetEntry::new(self.latest(net).unwrap_or(asked), asked, Hits::default()).ends
     }
 
     /// The latest end of a prefix and those that cover it.
