@@ -9,10 +9,12 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    sync::OnceLock,
 };
 
 use anyhow::{Context, Result, ensure};
 
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const PROG_LOAD: libc::c_long = 5;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
@@ -83,10 +85,67 @@ impl Program {
         Ok(Run { verdict: test.verdict, duration_ns: test.duration_ns })
     }
 
+    /// Judges a frame of which only so many bytes lie in the first buffer. Linux before 6.18 refuses to part it.
+    pub fn test_run_parted(&self, frame: &[u8], readable: usize) -> Result<Run> {
+        let mut context = Parting { data_end: u32::try_from(readable)?, ..Parting::default() };
+        let mut test = TestRun {
+            program: self.descriptor.as_raw_fd() as u32,
+            data_size_in: u32::try_from(frame.len())?,
+            data_in: frame.as_ptr() as u64,
+            repeat: 1,
+            context_size_in: size_of::<Parting>() as u32,
+            context_in: &raw mut context as u64,
+            ..TestRun::default()
+        };
+        call(PROG_TEST_RUN, &mut test).context("BPF_PROG_TEST_RUN failed")?;
+        Ok(Run { verdict: test.verdict, duration_ns: test.duration_ns })
+    }
+
     /// The instructions that the verifier walked before it let the program in.
     pub fn verified_instructions(&self) -> Result<u64> {
         field(&self.descriptor, "verified_insns:")?.context("the kernel does not count the verifier's instructions")
     }
+}
+
+/// A map of fixed slots.
+#[derive(Debug)]
+pub struct Map {
+    descriptor: OwnedFd,
+    value_bytes: u64,
+}
+
+impl Map {
+    pub fn pinned(path: &Path) -> Result<Map> {
+        let Program { descriptor } = Program::pinned(path)?;
+        let value_bytes = field(&descriptor, "value_size:")?.context("what is pinned is no map")?;
+        Ok(Map { descriptor, value_bytes })
+    }
+
+    /// Copies what one index has: a value for each possible CPU. It is for maps that are kept per CPU.
+    pub fn read_per_cpu<V>(&self, index: u32, values: &mut [V]) -> Result<()> {
+        let expected = self.value_bytes.next_multiple_of(8) * possible_cpus()? as u64;
+        ensure!(size_of_val(values) as u64 == expected, "the map's values take {expected} bytes");
+        let mut look_up = LookUp {
+            map: self.descriptor.as_raw_fd() as u32,
+            key: &raw const index as u64,
+            value: values.as_mut_ptr() as u64,
+            ..LookUp::default()
+        };
+        call(MAP_LOOKUP_ELEM, &mut look_up).context("a map cannot be read")?;
+        Ok(())
+    }
+}
+
+/// How many CPUs there may ever be: so many values has a map that is kept per CPU.
+pub fn possible_cpus() -> Result<usize> {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    if let Some(count) = COUNT.get() {
+        return Ok(*count);
+    }
+    let ranges = fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = ranges.trim().rsplit([',', '-']).next().unwrap_or_default();
+    let count = last.parse::<usize>().with_context(|| format!("no CPUs are named in `{ranges}`"))? + 1;
+    Ok(*COUNT.get_or_init(|| count))
 }
 
 /// What the kernel holds for a pinned map in bytes; `None`: what is pinned there is no map.
@@ -134,6 +193,29 @@ struct ById {
     id: u32,
     next_id: u32,
     open_flags: u32,
+}
+
+/// The same for BPF_MAP_LOOKUP_ELEM.
+#[derive(Default)]
+#[repr(C)]
+struct LookUp {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The kernel's `struct xdp_md`.
+#[derive(Default)]
+#[repr(C)]
+struct Parting {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_interface: u32,
+    receive_queue: u32,
+    egress_interface: u32,
 }
 
 /// The same for BPF_PROG_TEST_RUN.

@@ -1,6 +1,8 @@
 //! `cargo xtask test [LAYER...]`: the README's test command. Sets up, builds the real binary, then runs nextest, whose
 //! summary line ends the output.
 
+use std::process::Command;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -12,7 +14,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// All of them if none is named
+    /// All of them but `fuzz` if none is named
     layers: Vec<Layer>,
 }
 
@@ -23,19 +25,22 @@ enum Layer {
     Pure,
     /// The built object: it loads, and its maps are what both sides say
     Bytecode,
-    /// Rows of packets through the kernel's `BPF_PROG_TEST_RUN`: verdict and counters
+    /// Packets through the kernel's `BPF_PROG_TEST_RUN`: named rows, and a million at random against a reference model
     Packets,
     /// Network namespaces, the real binary, real clients
     World,
+    /// Ten million packets at random; only where it is named. `EDGE_SEED` repeats what it printed
+    Fuzz,
 }
 
 impl Layer {
     fn filter(self) -> &'static str {
         match self {
-            Layer::Pure => "not package(edge-tests)",
+            Layer::Pure => "not package(edge-tests) | test(/^(model|generate|packet|scene)::/)",
             Layer::Bytecode => "package(edge-tests) & test(/^bytecode::/)",
             Layer::Packets => "package(edge-tests) & test(/^packets?::/)",
-            Layer::World => "package(edge-tests) & !test(/^(bytecode|packets?)::/)",
+            Layer::World => "package(edge-tests) & !test(/^(bytecode|packets?|model|generate|scene)::/)",
+            Layer::Fuzz => "package(edge-tests) & test(/^packets::differential::/)",
         }
     }
 }
@@ -43,12 +48,26 @@ impl Layer {
 pub fn test(arguments: &Arguments) -> Result<()> {
     setup::for_build()?;
     setup::for_tests()?;
+    let binary = build(Profile::Dev)?;
+    let (fuzz, layers): (Vec<Layer>, Vec<Layer>) = arguments.layers.iter().partition(|layer| **layer == Layer::Fuzz);
+    if fuzz.is_empty() || !layers.is_empty() {
+        run(nextest(&layers)?.env("EDGE_BIN", &binary))?;
+    }
+    if !fuzz.is_empty() {
+        let mut nextest = nextest(&fuzz)?;
+        nextest.args(["--profile", "fuzz"]).env("EDGE_PACKETS", "10000000");
+        run(nextest.env("EDGE_BIN", &binary))?;
+    }
+    Ok(())
+}
+
+/// The tests of these layers, of all if there is none.
+fn nextest(layers: &[Layer]) -> Result<Command> {
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--workspace"]);
-    nextest.args(arguments.layers.iter().flat_map(|layer| ["--filterset", layer.filter()]));
-    nextest.env("EDGE_BIN", build(Profile::Dev)?);
-    if arguments.layers != [Layer::Pure] {
+    nextest.args(layers.iter().flat_map(|layer| ["--filterset", layer.filter()]));
+    if layers != [Layer::Pure] {
         run_built_as_root(&mut nextest)?;
     }
-    run(&mut nextest)
+    Ok(nextest)
 }

@@ -1,0 +1,249 @@
+//! The loaded program as a running agent set it up, with the reference model beside it: each frame is given to both,
+//! and whatever differs is an error. Nothing else moves: the interface's other end is down, so every count is exact.
+
+use std::{collections::BTreeMap, fs, net::IpAddr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use edge_common::{
+    names,
+    reason::{Counters, Family, Reason},
+};
+use edge_tests::{
+    agent::Edge,
+    bpf::{Map, Program, possible_cpus},
+    model::{self, Frame, Gaps, Judgement, Policy},
+    net::{CLIENT_INTERFACE, HOST_INTERFACE, Lab},
+    run,
+    scene::{Scene, Setting},
+};
+use ipnet::IpNet;
+use nix::time::{ClockId, clock_gettime};
+use serde_json::Value;
+
+const DROP: u32 = 1;
+const PASS: u32 = 2;
+
+/// `BPF_PROG_TEST_RUN` puts so much into the first buffer: a page without headroom (256) and `skb_shared_info` (320).
+const FIRST_BUFFER: usize = 4096 - 256 - 320;
+
+/// What the kernel of this tree does not do yet.
+pub const GAPS: Gaps = Gaps { lengths: true, mapped: true, units_first: true };
+
+pub struct Rig {
+    pub policy: Policy,
+    /// What the counters must say.
+    counted: Counters,
+    per_cpu: Vec<Counters>,
+    counters: Map,
+    program: Program,
+    edge: Edge,
+    _lab: Lab,
+    own: Vec<IpAddr>,
+    resolvers: Vec<IpAddr>,
+    scene: Scene,
+}
+
+impl Rig {
+    /// An agent with this setting; nothing is blocked or allowed yet.
+    pub fn start(setting: &Setting) -> Result<Rig> {
+        let lab = Lab::new()?;
+        lab.client.ip(&format!("link set {CLIENT_INTERFACE} down"))?;
+        for gateway in &setting.gateways {
+            lab.host.ip(&format!("route append default via {gateway} dev {HOST_INTERFACE} onlink"))?;
+        }
+        let edge = started(&lab, setting)?;
+        let scene = Scene { setting: setting.clone(), ..Scene::default() };
+        let (own, resolvers) = (own_addresses(&lab)?, resolvers()?);
+        let policy = scene.policy(&own, &resolvers);
+        let per_cpu = vec![Counters::default(); possible_cpus()?];
+        let counters = Map::pinned(&lab.pin_path().join(names::COUNTERS))?;
+        let program = program(&lab)?;
+        let mut rig = Rig {
+            policy,
+            counted: Counters::default(),
+            per_cpu,
+            counters,
+            program,
+            edge,
+            _lab: lab,
+            own,
+            resolvers,
+            scene,
+        };
+        rig.counted = rig.counters()?;
+        Ok(rig)
+    }
+
+    /// Draws what is blocked and allowed, and puts it into force.
+    pub fn draw(&mut self, random: &mut fastrand::Rng) -> Result<()> {
+        let scene = Scene::draw(&self.scene.setting, &self.own, &self.resolvers, random);
+        self.enforce(&scene.blocked, &scene.allowed)
+    }
+
+    /// Blocks and allows this, and nothing else.
+    pub fn enforce(&mut self, blocked: &[IpNet], allowed: &[IpNet]) -> Result<()> {
+        self.edge.cli(&["unblock", "--all"])?.good()?;
+        self.tell(&["disallow", "-"], &self.scene.allowed)?;
+        self.tell(&["block", "--force", "-"], blocked)?;
+        self.tell(&["allow", "-"], allowed)?;
+        let (blocked, allowed) = (blocked.to_vec(), allowed.to_vec());
+        self.scene = Scene { setting: self.scene.setting.clone(), blocked, allowed };
+        self.policy = Policy { gaps: GAPS, ..self.scene.policy(&self.own, &self.resolvers) };
+        self.hits_agree().context("before the first packet")
+    }
+
+    fn tell(&self, command: &[&str], nets: &[IpNet]) -> Result<()> {
+        let lines: String = nets.iter().map(|net| format!("{net}\n")).collect();
+        if !lines.is_empty() {
+            self.edge.cli_with(command, lines.as_bytes())?.good()?;
+        }
+        Ok(())
+    }
+
+    /// Gives a frame to the model and to the kernel. Verdict and every counter must agree.
+    pub fn judge(&mut self, frame: &[u8]) -> Result<Judgement> {
+        let readable = frame.len().min(FIRST_BUFFER);
+        let judgement = self.policy.judge(Frame { bytes: frame, readable }, now()?);
+        let verdict = self.program.test_run(frame, 1)?.verdict;
+        self.agrees(frame, judgement, verdict)?;
+        Ok(judgement)
+    }
+
+    fn agrees(&mut self, frame: &[u8], judgement: Judgement, verdict: u32) -> Result<()> {
+        let tally = &mut self.counted.by[reason(judgement.reason) as usize][family(judgement.family) as usize];
+        tally.packets += 1;
+        tally.bytes += frame.len() as u64;
+        let seen = self.counters()?;
+        if seen != self.counted {
+            let difference = difference(&self.counted, &seen);
+            self.counted = seen;
+            ensure!(false, "the model says {judgement:?}, but the counters say {difference}");
+        }
+        let expected = if judgement.passes { PASS } else { DROP };
+        ensure!(verdict == expected, "the verdict is {verdict}, and the model says {judgement:?}");
+        Ok(())
+    }
+
+    /// Packets and bytes of every blocked entry, as `edge list` tells them, must be the model's.
+    pub fn hits_agree(&self) -> Result<()> {
+        let listed = self.edge.json(&["list"])?;
+        let listed = listed.as_array().context("edge list gives no array")?.iter().map(hits).collect::<Result<_>>()?;
+        let expected: BTreeMap<IpNet, (u64, u64)> =
+            self.policy.blocked.iter().map(|(net, block)| (net, (block.packets, block.bytes))).collect();
+        same_hits(&expected, &listed)
+    }
+
+    fn counters(&mut self) -> Result<Counters> {
+        self.counters.read_per_cpu(0, &mut self.per_cpu)?;
+        let mut total = Counters::default();
+        let tallies = self.per_cpu.iter().flat_map(|one| one.by.iter().flatten());
+        let slots = Reason::ALL.iter().flat_map(|reason| Family::ALL.map(|family| (*reason, family))).cycle();
+        for ((reason, family), tally) in slots.zip(tallies) {
+            let sum = &mut total.by[reason as usize][family as usize];
+            sum.packets += tally.packets;
+            sum.bytes += tally.bytes;
+        }
+        Ok(total)
+    }
+
+    /// What a person sees in `edge status` must be what was counted.
+    pub fn status_agrees(&self) -> Result<()> {
+        let status = self.edge.json(&["status"])?;
+        for reason in Reason::ALL {
+            let counted: u64 = self.counted.by[reason as usize].iter().map(|tally| tally.packets).sum();
+            let shown = status["packets"]["by_reason"][reason.name()].as_u64().unwrap_or(0);
+            ensure!(shown == counted, "edge status says {shown} for {}, and {counted} were counted", reason.name());
+        }
+        Ok(())
+    }
+}
+
+fn started(lab: &Lab, setting: &Setting) -> Result<Edge> {
+    if !setting.proxies.is_empty() {
+        return Edge::start_with(lab, |config| setting.configure(config));
+    }
+    let mut edge = Edge::bare(lab)?;
+    edge.config.without("server").without("auth");
+    setting.configure(&mut edge.config);
+    edge.run()?;
+    Ok(edge)
+}
+
+/// Since boot, suspended or not.
+fn now() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
+}
+
+/// The program of the one generation that is in force.
+fn program(lab: &Lab) -> Result<Program> {
+    let generations = fs::read_dir(lab.pin_path())?.filter_map(Result::ok).map(|entry| entry.path());
+    let mut generations = generations.filter(|path| path.is_dir());
+    let generation = generations.next().context("no generation is pinned")?;
+    ensure!(generations.next().is_none(), "two generations are pinned");
+    Program::pinned(&generation.join(names::PROGRAM))
+}
+
+fn own_addresses(lab: &Lab) -> Result<Vec<IpAddr>> {
+    let text = run(lab.host.command("ip").args(["-j", "address"]), b"")?.good()?;
+    let interfaces: Value = serde_json::from_str(&text)?;
+    let addresses = interfaces.as_array().context("ip shows no interfaces")?.iter();
+    let addresses = addresses.flat_map(|interface| interface["addr_info"].as_array().into_iter().flatten());
+    addresses.map(|address| Ok(address["local"].as_str().context("an address without one")?.parse()?)).collect()
+}
+
+/// As glibc finds them.
+fn resolvers() -> Result<Vec<IpAddr>> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let addresses = text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
+    Ok(addresses.collect())
+}
+
+fn hits(entry: &Value) -> Result<(IpNet, (u64, u64))> {
+    let address = entry["address"].as_str().context("an entry without address")?;
+    let count = |name: &str| entry[name].as_u64().with_context(|| format!("{address} has no {name}"));
+    Ok((address.parse()?, (count("packets")?, count("bytes")?)))
+}
+
+fn same_hits(expected: &BTreeMap<IpNet, (u64, u64)>, listed: &BTreeMap<IpNet, (u64, u64)>) -> Result<()> {
+    let nets = expected.keys().chain(listed.keys());
+    let different = nets.filter(|net| expected.get(*net) != listed.get(*net)).take(5);
+    let different: Vec<String> = different
+        .map(|net| format!("{net}: the model has {:?}, edge list {:?}", expected.get(net), listed.get(net)))
+        .collect();
+    ensure!(different.is_empty(), "packets and bytes of entries differ: {}", different.join("; "));
+    Ok(())
+}
+
+fn difference(expected: &Counters, seen: &Counters) -> String {
+    let slots = Reason::ALL.iter().flat_map(|reason| Family::ALL.map(|family| (*reason, family)));
+    let different = slots.filter_map(|(reason, family)| {
+        let (wanted, found) = (expected.tally(reason, family), seen.tally(reason, family));
+        let by = |found: u64, wanted: u64| i128::from(found) - i128::from(wanted);
+        let (packets, bytes) = (by(found.packets, wanted.packets), by(found.bytes, wanted.bytes));
+        (found != wanted).then(|| format!("{} {}: {packets:+} packets, {bytes:+} bytes", reason.name(), family.name()))
+    });
+    different.collect::<Vec<_>>().join(", ")
+}
+
+/// Two lists of the same words.
+pub fn reason(reason: model::Reason) -> Reason {
+    match reason {
+        model::Reason::Passed => Reason::Passed,
+        model::Reason::Allowed => Reason::Allowed,
+        model::Reason::Blocked => Reason::Blocked,
+        model::Reason::ConnectionCap => Reason::ConnectionCap,
+        model::Reason::SynRate => Reason::SynRate,
+        model::Reason::PacketRate => Reason::PacketRate,
+        model::Reason::PortClosed => Reason::PortClosed,
+        model::Reason::Malformed => Reason::Malformed,
+        model::Reason::Fragment => Reason::Fragment,
+    }
+}
+
+fn family(family: model::Family) -> Family {
+    match family {
+        model::Family::Ipv4 => Family::Ipv4,
+        model::Family::Ipv6 => Family::Ipv6,
+        model::Family::Other => Family::Other,
+    }
+}
