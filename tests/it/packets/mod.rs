@@ -37,6 +37,11 @@ fn blocks_and_their_cuts() -> Result<()> {
     hold(&rows::blocks()?)
 }
 
+#[test]
+fn a_dry_run_and_its_cuts() -> Result<()> {
+    hold(&rows::dry_run()?)
+}
+
 /// Each row gets what it names, and each cut of it what the model says, from the kernel too.
 fn hold(stage: &Stage) -> Result<()> {
     let mut rig = Rig::start(&stage.scene.setting)?;
