@@ -2,7 +2,7 @@
 //! sides must agree on.
 
 /// Raised whenever a layout or a meaning in this crate changes. Pinned maps of another version are never reinterpreted.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// The XDP program.
 pub const PROGRAM: &str = "edge";
@@ -29,6 +29,10 @@ pub const HOST_HITS6: &str = "HOST_HITS6";
 pub const AREAS4: &str = "AREAS4";
 /// One byte of [`AreaFlags`](crate::table::AreaFlags) for each hash of an IPv6 /32.
 pub const AREAS6: &str = "AREAS6";
+/// [`Narrow`](crate::table::Narrow) bits of IPv4.
+pub const NARROW4: &str = "NARROW4";
+/// [`Narrow`](crate::table::Narrow) bits of IPv6.
+pub const NARROW6: &str = "NARROW6";
 /// Trie of [`NetEntry`](crate::table::NetEntry): blocked IPv4 prefixes.
 pub const NETS4: &str = "NETS4";
 /// Trie of [`NetEntry`](crate::table::NetEntry): blocked IPv6 prefixes.
@@ -58,7 +62,7 @@ pub const SAMPLED: &str = "SAMPLED";
 pub const SAMPLER: &str = "SAMPLER";
 
 /// Every map of the object, in the order in which `edge` lists them.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 24] = [
     SETTINGS,
     BLOCKED4,
     HITS4,
@@ -68,6 +72,8 @@ pub const MAPS: [&str; 22] = [
     HOST_HITS6,
     AREAS4,
     AREAS6,
+    NARROW4,
+    NARROW6,
     NETS4,
     NETS6,
     TRUST4,

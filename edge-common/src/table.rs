@@ -192,15 +192,21 @@ impl Trust {
     }
 }
 
-/// Of an area (an IPv4 /16, or all IPv6 /32 of one hash): whether any prefix covers it or lies inside it, so that the
-/// tries are walked only where they can say something.
+/// Of an area (an IPv4 /16, or all IPv6 /32 of one hash): what prefixes touch it, so that the tries are walked only
+/// where they can say something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct AreaFlags(u8);
 
 impl AreaFlags {
+    /// A trusted prefix covers it or lies in it.
     pub const TRUST: AreaFlags = AreaFlags(1);
-    pub const NETS: AreaFlags = AreaFlags(2);
+    /// A wide blocked prefix covers it or lies in it: the trie is asked.
+    pub const WIDE: AreaFlags = AreaFlags(2);
+    /// Narrow blocked prefixes lie in it: a [`Narrow`] bit says whether the trie is asked.
+    pub const NARROW: AreaFlags = AreaFlags(4);
+
+    pub const ALL: [AreaFlags; 3] = [AreaFlags::TRUST, AreaFlags::WIDE, AreaFlags::NARROW];
 
     /// Areas of each family.
     pub const AREAS: u32 = 65_536;
@@ -231,6 +237,32 @@ impl AreaFlags {
     #[inline(always)]
     pub const fn area6(top: u32, seed: u64) -> u32 {
         ((top as u64).wrapping_mul(seed) >> 48) as u32
+    }
+}
+
+/// One bit for each IPv4 /24, or for all IPv6 /48 of one hash: whether a narrow prefix touches it.
+pub struct Narrow;
+
+impl Narrow {
+    /// IPv4 prefixes of at least this length are narrow.
+    pub const FROM4: u8 = 17;
+    /// IPv6 prefixes of at least this length are narrow.
+    pub const FROM6: u8 = 48;
+    pub const WORDS4: u32 = (1 << 24) / 64;
+    const BITS6_LOG2: u32 = 23;
+    pub const WORDS6: u32 = (1 << Self::BITS6_LOG2) / 64;
+
+    #[inline(always)]
+    pub const fn place4(address: Addr4) -> (u32, u64) {
+        let index = address.bits() >> 8;
+        (index >> 6, 1 << (index & 63))
+    }
+
+    #[inline(always)]
+    pub const fn place6(address: Addr6, seed: u64) -> (u32, u64) {
+        let mixed = (address.unit() >> 16).wrapping_mul(seed);
+        let index = ((mixed ^ (mixed >> 32)).wrapping_mul(seed) >> (64 - Self::BITS6_LOG2)) as u32;
+        (index >> 6, 1 << (index & 63))
     }
 }
 
@@ -292,11 +324,19 @@ mod tests {
         for area in [0u32, 7, 8, 65_535] {
             let (index, shift) = AreaFlags::place(area);
             assert!(index < AreaFlags::WORDS);
-            let word = u64::from(AreaFlags::NETS.bits()) << shift;
-            assert!(AreaFlags::in_word(word, area).has(AreaFlags::NETS));
+            let word = u64::from(AreaFlags::NARROW.bits()) << shift;
+            assert!(AreaFlags::in_word(word, area).has(AreaFlags::NARROW));
             assert!(!AreaFlags::in_word(word, area).has(AreaFlags::TRUST));
-            assert!(!AreaFlags::in_word(word, area ^ 1).has(AreaFlags::NETS));
+            assert!(!AreaFlags::in_word(word, area ^ 1).has(AreaFlags::NARROW));
         }
         assert!(AreaFlags::area6(u32::MAX, u64::MAX) < AreaFlags::AREAS);
+        let last4 = Narrow::place4(Addr4::from(Ipv4Addr::BROADCAST));
+        assert_eq!(last4, (Narrow::WORDS4 - 1, 1 << 63));
+        let six = |text: &str| Addr6::from(text.parse::<Ipv6Addr>().unwrap());
+        assert_eq!(
+            Narrow::place6(six("2001:db8:1::"), 0x9E37_79B9_7F4A_7C15),
+            Narrow::place6(six("2001:db8:1:ffff::1"), 0x9E37_79B9_7F4A_7C15)
+        );
+        assert!(Narrow::place6(six("ffff::"), u64::MAX).0 < Narrow::WORDS6);
     }
 }

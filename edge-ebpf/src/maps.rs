@@ -17,7 +17,7 @@ use edge_common::{
     rate::LineRates,
     reason::Counters,
     settings::{InUse, Settings},
-    table::{AreaFlags, Entry4, EntryHost6, EntryUnit6, Hits, Line4, LineHost6, LineUnit6, NetEntry, Trust},
+    table::{AreaFlags, Entry4, EntryHost6, EntryUnit6, Hits, Line4, LineHost6, LineUnit6, Narrow, NetEntry, Trust},
     time::{ClockSample, Until},
 };
 use edge_ebpf::judge::{Lists, Tables};
@@ -48,6 +48,10 @@ static HOST_HITS6: Array<Hits, 2, MAPPED> = Array::new();
 static AREAS4: Array<u64, { AreaFlags::WORDS as usize }, MAPPED> = Array::new();
 #[btf_map]
 static AREAS6: Array<u64, { AreaFlags::WORDS as usize }, MAPPED> = Array::new();
+#[btf_map]
+static NARROW4: Array<u64, { Narrow::WORDS4 as usize }, MAPPED> = Array::new();
+#[btf_map]
+static NARROW6: Array<u64, { Narrow::WORDS6 as usize }, MAPPED> = Array::new();
 #[btf_map]
 static NETS4: LpmTrie<u64, NetEntry, 1> = LpmTrie::new();
 #[btf_map]
@@ -155,7 +159,9 @@ impl Lists<Addr4> for Live {
                 }
             }
         }
-        area4(source).has(AreaFlags::NETS) && net(settings, &NETS4, Key::new(32, source.trie_data()), bytes)
+        let (index, bit) = Narrow::place4(source);
+        asks_trie(area4(source), NARROW4.get_ptr(index), bit)
+            && net(settings, &NETS4, Key::new(32, source.trie_data()), bytes)
     }
 
     #[inline(always)]
@@ -202,7 +208,9 @@ impl Lists<Addr6> for Live {
                 }
             }
         }
-        area6(settings, source).has(AreaFlags::NETS) && net(settings, &NETS6, Key::new(128, source.trie_data()), bytes)
+        let (index, bit) = Narrow::place6(source, settings.areas6_seed);
+        asks_trie(area6(settings, source), NARROW6.get_ptr(index), bit)
+            && net(settings, &NETS6, Key::new(128, source.trie_data()), bytes)
     }
 
     #[inline(always)]
@@ -244,6 +252,14 @@ fn area6(settings: &Settings, source: Addr6) -> AreaFlags {
 fn flags(word: Option<*const u64>, area: u32) -> AreaFlags {
     // SAFETY: a word of an array map; the agent writes it whole.
     word.map_or(AreaFlags::default(), |word| AreaFlags::in_word(unsafe { read_volatile(word) }, area))
+}
+
+/// Whether a blocked prefix can cover an address of this area and with this narrow bit.
+#[inline(always)]
+fn asks_trie(area: AreaFlags, narrow: Option<*const u64>, bit: u64) -> bool {
+    // SAFETY: a word of an array map; the agent writes it whole.
+    area.has(AreaFlags::WIDE)
+        || (area.has(AreaFlags::NARROW) && narrow.is_some_and(|word| unsafe { read_volatile(word) } & bit != 0))
 }
 
 #[inline(always)]

@@ -40,6 +40,8 @@ fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
         (names::HOST_HITS6, "array", INDEX, size_of::<Hits>()),
         (names::AREAS4, "array", INDEX, size_of::<u64>()),
         (names::AREAS6, "array", INDEX, size_of::<u64>()),
+        (names::NARROW4, "array", INDEX, size_of::<u64>()),
+        (names::NARROW6, "array", INDEX, size_of::<u64>()),
         (names::NETS4, "lpm_trie", PREFIX4, size_of::<NetEntry>()),
         (names::NETS6, "lpm_trie", PREFIX6, size_of::<NetEntry>()),
         (names::TRUST4, "lpm_trie", PREFIX4, size_of::<Trust>()),

@@ -17,13 +17,15 @@ use edge_common::{
     rate::{Limit, RateGeometry},
     reason::Counters,
     settings::{InUse, Settings, word},
-    table::{AreaFlags, Geometry, Hits, Trust},
+    table::{AreaFlags, Geometry, Hits, Narrow, Trust},
     time::{Jiffies, Until},
 };
 use ipnet::IpNet;
 
 use super::{
-    Lock, Tables, clock, descriptor,
+    Lock, Tables,
+    areas::Areas,
+    clock, descriptor,
     mapping::Mapping,
     nets::{Nets, with_covering},
     object::{self, Plan},
@@ -321,8 +323,18 @@ impl Generation {
             table4: table(Layout::Four, names::BLOCKED4, names::HITS4)?,
             units6: table(Layout::Unit, names::UNITS6, names::UNIT_HITS6)?,
             hosts6: table(Layout::Host, names::HOSTS6, names::HOST_HITS6)?,
-            nets4: nets(directory, names::NETS4, names::TRUST4, names::AREAS4)?,
-            nets6: nets(directory, names::NETS6, names::TRUST6, names::AREAS6)?,
+            nets4: nets(
+                directory,
+                names::NETS4,
+                names::TRUST4,
+                areas(directory, names::AREAS4, names::NARROW4, Narrow::WORDS4)?,
+            )?,
+            nets6: nets(
+                directory,
+                names::NETS6,
+                names::TRUST6,
+                areas(directory, names::AREAS6, names::NARROW6, Narrow::WORDS6)?,
+            )?,
             counters: open_counters(directory.parent().unwrap_or(directory))?,
             object: None,
         })
@@ -477,15 +489,26 @@ fn mapping(directory: &Path, name: &str, words: usize) -> Result<Mapping, Failur
     Mapping::new(descriptor(&data), words).blame(Blame::System, what)
 }
 
-fn nets<K: super::nets::Data>(directory: &Path, blocked: &str, trusted: &str, areas: &str) -> Result<Nets<K>, Failure> {
+fn areas(directory: &Path, flags: &str, narrow: &str, narrow_words: u32) -> Result<Areas, Failure> {
+    check_pin(&directory.join(flags), 8)?;
+    check_pin(&directory.join(narrow), 8)?;
+    let flags = mapping(directory, flags, AreaFlags::WORDS as usize)?;
+    Ok(Areas::new(flags, mapping(directory, narrow, narrow_words as usize)?))
+}
+
+fn nets<K: super::nets::Data>(
+    directory: &Path,
+    blocked: &str,
+    trusted: &str,
+    areas: Areas,
+) -> Result<Nets<K>, Failure> {
     let what = || format!("the pinned maps in {} cannot be opened", directory.display());
     let capacities = [check_pin(&directory.join(blocked), 24)?, check_pin(&directory.join(trusted), 8)?];
-    check_pin(&directory.join(areas), 8)?;
     let open = |name: &str| MapData::from_pin(directory.join(name)).blame(Blame::System, what);
     Ok(Nets::new(
         LpmTrie::try_from(Map::LpmTrie(open(blocked)?)).blame(Blame::System, what)?,
         LpmTrie::try_from(Map::LpmTrie(open(trusted)?)).blame(Blame::System, what)?,
-        mapping(directory, areas, AreaFlags::WORDS as usize)?,
+        areas,
         capacities.map(u64::from),
     ))
 }

@@ -9,11 +9,11 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
 };
-use edge_common::table::{AreaFlags, Hits, NetEntry, Trust};
+use edge_common::table::{Hits, NetEntry, Trust};
 use edge_common::time::Until;
 use ipnet::IpNet;
 
-use super::mapping::Mapping;
+use super::areas::Areas;
 use crate::{
     block::Target,
     error::{Blame, Context, Failure},
@@ -31,7 +31,6 @@ unsafe impl Pod for Entry {}
 pub trait Data: Pod {
     fn key(net: IpNet) -> Key<Self>;
     fn net(key: &Key<Self>) -> Option<IpNet>;
-    fn areas(net: IpNet, seed: u64) -> std::ops::RangeInclusive<u32>;
 }
 
 impl Data for u64 {
@@ -48,13 +47,6 @@ impl Data for u64 {
         let [a, b, c, d, ..] = data.to_ne_bytes();
         ipnet::Ipv4Net::new([a, b, c, d].into(), key.prefix_len() as u8).ok().map(IpNet::V4)
     }
-
-    fn areas(net: IpNet, _: u64) -> std::ops::RangeInclusive<u32> {
-        match net {
-            IpNet::V4(four) => u32::from(four.network()) >> 16..=u32::from(four.broadcast()) >> 16,
-            IpNet::V6(_) => 0..=AreaFlags::AREAS - 1,
-        }
-    }
 }
 
 impl Data for [u64; 2] {
@@ -70,16 +62,6 @@ impl Data for [u64; 2] {
         let [hi, lo] = key.data();
         let bits = u128::from(u64::from_be(hi)) << 64 | u128::from(u64::from_be(lo));
         ipnet::Ipv6Net::new(bits.into(), key.prefix_len() as u8).ok().map(IpNet::V6)
-    }
-
-    fn areas(net: IpNet, seed: u64) -> std::ops::RangeInclusive<u32> {
-        match net {
-            IpNet::V6(six) if six.prefix_len() >= 32 => {
-                let area = AreaFlags::area6(edge_common::address::Addr6::from(six.network()).top(), seed);
-                area..=area
-            }
-            _ => 0..=AreaFlags::AREAS - 1,
-        }
     }
 }
 
@@ -99,38 +81,37 @@ impl<K: Data> Nets<K> {
     pub fn new(
         blocked: LpmTrie<MapData, K, Entry>,
         trusted: LpmTrie<MapData, K, u64>,
-        areas: Mapping,
+        areas: Areas,
         capacities: [u64; 2],
     ) -> Nets<K> {
-        let areas = Areas { flags: areas, seed: 0, touching: vec![[0; 2]; AreaFlags::AREAS as usize] };
         let (asked, trust) = (BTreeMap::new(), BTreeMap::new());
         Nets { blocked, trusted, areas, capacities, asked, trust, lengths: Lengths::default() }
     }
 
     /// Of a new generation, before anything is in it.
     pub fn seed(&mut self, seed: u64) {
-        self.areas.seed = seed;
+        self.areas.seed(seed);
     }
 
     /// Of an opened generation: takes over what the kernel holds.
     pub fn recall(&mut self, seed: u64) {
-        self.areas.seed = seed;
+        self.areas.seed(seed);
         let blocked = self.blocked.iter().filter_map(Result::ok);
         self.asked = blocked.filter_map(|(key, entry)| Some((K::net(&key)?, entry.0.asked()))).collect();
         let trusted = self.trusted.iter().filter_map(Result::ok);
         self.trust = trusted.filter_map(|(key, bits)| Some((K::net(&key)?, Trust::from_bits(bits)))).collect();
         for net in self.asked.keys() {
-            self.areas.count::<K>(*net, AreaFlags::NETS);
+            self.areas.block(*net);
             self.lengths.add(*net);
         }
         for net in self.trust.keys() {
-            self.areas.count::<K>(*net, AreaFlags::TRUST);
+            self.areas.trust(*net);
         }
     }
 
     pub fn set(&mut self, net: IpNet, until: Until) -> Result<(), Failure> {
         if self.asked.insert(net, until).is_none() {
-            self.areas.count::<K>(net, AreaFlags::NETS);
+            self.areas.block(net);
             self.lengths.add(net);
             // What is not written is not remembered: the trie would answer for it with what covers it.
             self.write(net, until, Hits::default()).inspect_err(|_| self.forget(net))?;
@@ -150,7 +131,7 @@ impl<K: Data> Nets<K> {
     fn forget(&mut self, net: IpNet) {
         self.asked.remove(&net);
         self.lengths.remove(net);
-        self.areas.uncount::<K>(net, AreaFlags::NETS);
+        self.areas.unblock(net);
     }
 
     /// The end that was asked for, if the kernel holds it.
@@ -195,7 +176,7 @@ impl<K: Data> Nets<K> {
                 continue;
             }
             if self.trust.insert(*net, *trust).is_none() {
-                self.areas.count::<K>(*net, AreaFlags::TRUST);
+                self.areas.trust(*net);
             }
             let written = self.trusted.insert(&K::key(*net), trust.bits(), 0).map_err(|error| failure(*net, &error));
             // What is not written is not remembered, so that the next replacement tries again.
@@ -211,7 +192,7 @@ impl<K: Data> Nets<K> {
 
     fn distrust(&mut self, net: IpNet) {
         self.trust.remove(&net);
-        self.areas.uncount::<K>(net, AreaFlags::TRUST);
+        self.areas.distrust(net);
     }
 
     /// Only of what was written: for anything else the trie answers with what covers it.
@@ -262,47 +243,6 @@ fn remove<K: Data, V: Pod>(trie: &mut LpmTrie<MapData, K, V>, net: IpNet) -> Res
         Err(error) if !is_absent(&error) => Err(failure(net, &error)),
         _ => Ok(()),
     }
-}
-
-/// Which areas any prefix touches: a flag is set with the first and cleared with the last.
-struct Areas {
-    flags: Mapping,
-    seed: u64,
-    /// For each area, how many blocked and how many trusted prefixes.
-    touching: Vec<[u32; 2]>,
-}
-
-impl Areas {
-    fn count<K: Data>(&mut self, net: IpNet, flag: AreaFlags) {
-        for area in K::areas(net, self.seed) {
-            let touching = &mut self.touching[area as usize][of_flag(flag)];
-            *touching += 1;
-            if *touching == 1 {
-                let (index, bits) = word_of(area, flag);
-                self.flags.store(index, self.flags.load(index) | bits);
-            }
-        }
-    }
-
-    fn uncount<K: Data>(&mut self, net: IpNet, flag: AreaFlags) {
-        for area in K::areas(net, self.seed) {
-            let touching = &mut self.touching[area as usize][of_flag(flag)];
-            *touching = touching.saturating_sub(1);
-            if *touching == 0 {
-                let (index, bits) = word_of(area, flag);
-                self.flags.store(index, self.flags.load(index) & !bits);
-            }
-        }
-    }
-}
-
-fn of_flag(flag: AreaFlags) -> usize {
-    usize::from(flag == AreaFlags::TRUST)
-}
-
-fn word_of(area: u32, flag: AreaFlags) -> (usize, u64) {
-    let (index, shift) = AreaFlags::place(area);
-    (index as usize, u64::from(flag.bits()) << shift)
 }
 
 /// How many prefixes of each length there are, so that a look for covering ones asks only for lengths in use.
