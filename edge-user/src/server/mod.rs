@@ -15,6 +15,7 @@ pub mod secret;
 pub mod spawn;
 pub mod tls;
 pub mod users;
+pub mod x509;
 
 use std::{
     ffi::OsString,

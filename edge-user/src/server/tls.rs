@@ -6,17 +6,20 @@ use std::sync::Arc;
 use rustls::{InconsistentKeys, ServerConfig, crypto::aws_lc_rs, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
+use super::x509;
+
 /// What the listeners speak; an error is one sentence about the certificate or the key.
 pub fn server_config(cert_pem: &str, key_pem: &str) -> Result<Arc<ServerConfig>, String> {
     let chain = certificates(cert_pem)?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
         .map_err(|_| "the key file holds no private key in PEM (PKCS 8, PKCS 1 or SEC 1)".to_owned())?;
+    let version_1 = chain.iter().any(|der| x509::is_version_1(der));
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| format!("TLS 1.2 and 1.3 cannot be set up: {error}"))?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|error| explain(&error))?;
+        .map_err(|error| explain(&error, version_1))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| format!("no session ticket key: {error}"))?;
     Ok(Arc::new(config))
@@ -43,8 +46,13 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn explain(error: &rustls::Error) -> String {
+fn explain(error: &rustls::Error, version_1: bool) -> String {
     match error {
+        rustls::Error::InvalidCertificate(_) if version_1 => {
+            "the certificate is of X.509 version 1, which cannot name hosts, so that clients refuse it; make one of \
+             version 3, with its names in subjectAltName (`openssl x509 -req` does so with -extfile)"
+                .to_owned()
+        }
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             "the key does not belong to the certificate: their public keys differ".to_owned()
         }
@@ -71,6 +79,12 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_of_version_1_is_called_so() {
+        let error = check_pair(VERSION_1, KEY_OF_VERSION_1).unwrap_err();
+        assert!(error.contains("X.509 version 1"), "{error}");
+    }
+
+    #[test]
     fn what_is_broken_is_named() {
         let (cert, key) = pair();
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -85,4 +99,23 @@ mod tests {
             assert!(error.contains(says), "{error}");
         }
     }
+
+    /// As `openssl x509 -req` makes it without extensions.
+    const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBGDCBvwIUWOeQj4276x/PsGJeoWH0bhBtkOEwCgYIKoZIzj0EAwIwDjEMMAoG
+A1UEAwwDb2xkMCAXDTI2MTEyMTE3MDQzNVoYDzIxMjYxMDI4MTcwNDM1WjAOMQww
+CgYDVQQDDANvbGQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARMtOAyNPS4d53m
+0a4tP/2jMWPgFJY8AHh5ewZ2gKEN8TF87hsSSSaNUknra6FAIQVkLt7ufeqLDaOj
+UVh3wLQHMAoGCCqGSM49BAMCA0gAMEUCIC8jWX3ibNogaZWTzeITMLr4DoPfp7fR
+HyLHhIZT1sAcAiEAnNr6IAoLzoo3P4EEInz5nzTirfy0g1P+dnd98DDbM3Y=
+-----END CERTIFICATE-----
+";
+    const KEY_OF_VERSION_1: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg3evktl1/cROSg6xH
+Kg+Zhn6rfZrO1pLY/bqwng29VmChRANCAARMtOAyNPS4d53m0a4tP/2jMWPgFJY8
+AHh5ewZ2gKEN8TF87hsSSSaNUknra6FAIQVkLt7ufeqLDaOjUVh3wLQH
+-----END PRIVATE KEY-----
+";
 }

@@ -1,0 +1,75 @@
+//! What a certificate says of itself: its version, its name, and from when to when it is good. Nothing is verified here.
+
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::{
+    certificate::X509Certificate,
+    extensions::GeneralName,
+    prelude::{ASN1Time, FromDer},
+    x509::X509Version,
+};
+
+use crate::{clock::Wall, printable::quotable};
+
+/// One sentence about the first certificate of a chain that is not good now, with its date. What cannot be read is not
+/// judged.
+pub fn out_of_date(pem: &str, now: Wall) -> Option<String> {
+    let chain = CertificateDer::pem_slice_iter(pem.as_bytes());
+    chain.filter_map(Result::ok).find_map(|der| {
+        let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+        let validity = certificate.validity();
+        let (begin, end) = (wall(validity.not_before), wall(validity.not_after));
+        let name = name(&certificate);
+        if end < now {
+            Some(format!("the certificate of {name} expired at {end}; put a renewed one in its place"))
+        } else if begin > now {
+            Some(format!("the certificate of {name} is good from {begin} only; wait until then, or set the clock"))
+        } else {
+            None
+        }
+    })
+}
+
+/// Version 1 has no extensions, and with them no names that a client could check.
+pub fn is_version_1(der: &[u8]) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.version() == X509Version::V1)
+}
+
+fn wall(time: ASN1Time) -> Wall {
+    Wall(time.timestamp().saturating_mul(1000))
+}
+
+/// The first name of a host, else the subject.
+fn name(certificate: &X509Certificate<'_>) -> String {
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    let names = alternative.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+    let host = names.iter().find_map(|name| match name {
+        GeneralName::DNSName(host) => Some(*host),
+        _ => None,
+    });
+    host.map_or_else(|| quotable(&certificate.subject().to_string()), quotable)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    fn pem(from: i32, to: i32) -> String {
+        let mut params = CertificateParams::new(vec!["edge.test".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 2), date_time_ymd(to, 1, 2));
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn a_certificate_is_good_from_its_first_date_to_its_last() {
+        let now: Wall = serde_json::from_str("\"2026-07-01T00:00:00.000Z\"").unwrap();
+        assert_eq!(out_of_date(&pem(2026, 2027), now), None);
+        let expired = out_of_date(&pem(2025, 2026), now).unwrap();
+        assert!(expired.contains("of edge.test expired at 2026-01-02T00:00:00.000Z"), "{expired}");
+        let early = out_of_date(&pem(2027, 2028), now).unwrap();
+        assert!(early.contains("of edge.test is good from 2027-01-02T00:00:00.000Z only"), "{early}");
+        assert!(out_of_date(&(pem(2026, 2027) + &pem(2025, 2026)), now).is_some(), "the rest of a chain counts too");
+        assert_eq!(out_of_date("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", now), None);
+    }
+}
