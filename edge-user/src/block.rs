@@ -31,6 +31,15 @@ impl Target {
         self.0.prefix_len() == self.0.max_prefix_len()
     }
 
+    /// The widest network of its family that is blocked without a second thought.
+    pub fn widest(self) -> u8 {
+        if self.0.max_prefix_len() == 32 { 8 } else { 32 }
+    }
+
+    pub fn is_wide(self) -> bool {
+        self.0.prefix_len() < self.widest()
+    }
+
     pub fn covers(self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }

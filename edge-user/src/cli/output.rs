@@ -1,7 +1,7 @@
 //! What a command gives back and how it is printed: aligned text with relative times for people, one JSON document
 //! for programs, and the exit code.
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 use serde_json::{Value, json};
 
@@ -61,23 +61,35 @@ impl Complaint {
         match self {
             Complaint::Failure(failure) => format!("edge: {failure}"),
             // Each line begins with its place, as editors and scripts expect.
-            Complaint::Config(errors) => errors.to_string(),
+            Complaint::Config(errors) => {
+                let ConfigErrors { file, warnings, .. } = errors;
+                let warnings = warnings.iter().map(|warning| format!("\nwarning: {}", printable(&warning.told(file))));
+                errors.to_string() + &warnings.collect::<String>()
+            }
         }
     }
 
     fn json(&self) -> Value {
         match self {
             Complaint::Failure(Failure { blame, message }) => json!({"error": {"blame": blame, "message": message}}),
+            // As `edge check` has it where nothing is wrong, and the error.
             Complaint::Config(errors) => {
-                let problem = |problem: &Problem| {
-                    let Problem { line, column, key, message } = problem;
-                    json!({"file": errors.file, "line": line, "column": column, "key": key, "message": message})
-                };
-                let problems: Vec<Value> = errors.problems.iter().map(problem).collect();
-                json!({"error": {"blame": errors.blame, "message": errors.to_string(), "problems": problems}})
+                let ConfigErrors { file, problems, warnings, blame } = errors;
+                let mut document = checked(file, problems, warnings);
+                document["error"] = json!({"blame": blame, "message": errors.to_string()});
+                document
             }
         }
     }
+}
+
+/// What is known of a config, good or not.
+pub fn checked(file: &Path, problems: &[Problem], warnings: &[Problem]) -> Value {
+    let list = |list: &[Problem]| -> Vec<Value> {
+        let one = |Problem { line, column, key, message }: &Problem| json!({"file": file, "line": line, "column": column, "key": key, "message": message});
+        list.iter().map(one).collect()
+    };
+    json!({"ok": problems.is_empty(), "file": file, "problems": list(problems), "warnings": list(warnings)})
 }
 
 /// Prints and gives the exit code. A closed pipe is no failure.
@@ -196,7 +208,9 @@ mod tests {
         let errors = Config::parse("e.toml".as_ref(), "x = 1", &Overrides::default()).unwrap_err();
         let complaint = Complaint::from(errors);
         assert_eq!(complaint.exit_code(), 2);
-        assert_eq!(complaint.json()["error"]["problems"][1]["key"], "x");
+        let document = complaint.json();
+        assert_eq!((&document["ok"], &document["error"]["blame"]), (&json!(false), &json!("usage")));
+        assert_eq!((&document["problems"][1]["key"], &document["warnings"]), (&json!("x"), &json!([])));
         assert!(complaint.text().starts_with("e.toml:1:1: "));
     }
 }

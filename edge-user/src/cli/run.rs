@@ -22,6 +22,9 @@ pub fn run(global: &Global, arguments: &Run) -> Result<Outcome, Complaint> {
     };
     let config = Config::load_with_files(&ask::config_file(global), &overrides)?;
     Logging::of(&config.log).start();
+    for warning in &config.warnings {
+        tracing::warn!("{}", warning.told(&config.file));
+    }
     agent::run(config)?;
     Ok(Outcome::new(json!({"ended": true}), String::new()))
 }

@@ -9,8 +9,12 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::{Auth, Config, Mode, Tls, raw::Problems, validate::FilePlaces};
-use crate::error::{Blame, Failure};
+use super::{Auth, Config, Mode, Tls, raw::Problems, validate::Places};
+use crate::{
+    clock::Wall,
+    error::{Blame, Failure},
+    server::{tls, x509},
+};
 
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 /// RFC 7518, section 3.2: a key for HS256 has at least the size of the hash.
@@ -48,7 +52,7 @@ pub fn read_secret(auth: &Auth) -> Result<SecretString, Failure> {
 }
 
 /// Adds what is wrong with each file, at the key that names it.
-pub fn check(config: &Config, places: &FilePlaces, problems: &mut Problems<'_>) {
+pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
     let Some(server) = &config.server else { return };
     let production = config.mode == Mode::Production;
     match read_secret(&server.auth) {
@@ -74,7 +78,7 @@ pub fn check(config: &Config, places: &FilePlaces, problems: &mut Problems<'_>) 
     }
 }
 
-fn check_pair(cert_file: &Path, key_file: &Path, places: &FilePlaces, problems: &mut Problems<'_>) {
+fn check_pair(cert_file: &Path, key_file: &Path, places: &Places, problems: &mut Problems<'_>) {
     let cert = places.cert.as_ref().and_then(|place| {
         read_pem(cert_file)
             .map_err(|error| problems.at(place, format!("{error}; write a certificate chain in PEM")))
@@ -83,11 +87,16 @@ fn check_pair(cert_file: &Path, key_file: &Path, places: &FilePlaces, problems: 
     let key = places.key.as_ref().and_then(|place| {
         read_pem(key_file).map_err(|error| problems.at(place, format!("{error}; write its private key in PEM"))).ok()
     });
-    if let (Some(place), Some(cert), Some(key)) = (&places.cert, cert, key)
-        && let Err(message) = crate::server::tls::check_pair(&cert, &key)
+    if let (Some(place), Some(cert), Some(key)) = (&places.cert, &cert, &key)
+        && let Err(message) = tls::check_pair(cert, key)
     {
         let right = "name a certificate chain and its private key, both in PEM";
         problems.at(place, format!("{} with {}: {message}; {right}", cert_file.display(), key_file.display()));
+    }
+    if let (Some(place), Some(cert)) = (&places.cert, &cert)
+        && let Some(warning) = x509::out_of_date(cert, Wall::now())
+    {
+        problems.warn(place, format!("{}: {warning}", cert_file.display()));
     }
 }
 

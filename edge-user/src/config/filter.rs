@@ -6,14 +6,23 @@ use edge_common::ports::Exposure;
 
 use super::{
     Attach, Exposed, Filter, Interfaces, Limits, Overrides, Rate,
-    raw::{Node, Problems, Section},
+    raw::{Node, Place, Problems, Section},
     validate::{number, target},
 };
+use crate::block::Target;
 
 /// The most that a rate or a burst can be.
 const RATE_MAX: u32 = 1_000_000_000;
 
-pub fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> Filter {
+/// Where the text says what only a look at the machine can judge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterPlaces {
+    /// What is to be blocked, element by element.
+    pub block: Vec<(Target, Place)>,
+    pub pin_path: Place,
+}
+
+pub fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> (Filter, FilterPlaces) {
     let given = section.read_placed("interfaces", problems, interfaces);
     let interfaces = match given {
         _ if !overrides.interfaces.is_empty() => Interfaces::Named(overrides.interfaces.clone()),
@@ -21,17 +30,20 @@ pub fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Pr
         None if overrides.interfaces_optional => Interfaces::Auto,
         None => {
             let place = section.place("interfaces");
-            problems
-                .at(&place, "is missing; write interfaces = [\"eth0\"], or [\"auto\"] for those with a default route");
+            let right = "is missing; write interfaces = [\"eth0\"], or [\"auto\"] for those with a default route";
+            problems.missing(&place, right);
             Interfaces::Auto
         }
     };
+    let pin_path = section.read_placed("pin_path", problems, |node, p| node.path(p));
+    let pin_place = pin_path.as_ref().map_or_else(|| section.place("pin_path"), |(_, place)| place.clone());
+    let block = section.read("block", problems, Vec::new(), |node, p| node.list(p, blocked));
     let attach = [("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)];
     let filter = Filter {
         interfaces,
         attach: section.read("attach", problems, Attach::Auto, |node, p| node.choice(p, &attach)),
-        allow: section.read("allow", problems, Vec::new(), |node, p| node.list(p, target)),
-        block: section.read("block", problems, Vec::new(), |node, p| node.list(p, target)),
+        allow: section.read("allow", problems, Vec::new(), |node, p| node.list(p, allowed)),
+        block: block.iter().map(|(target, _)| *target).collect(),
         dry_run: section.read("dry_run", problems, false, |node, p| node.flag(p)),
         exposed_ports: section.read("exposed_ports", problems, Vec::new(), |node, p| node.list(p, exposed)),
         drop_fragments: section
@@ -41,10 +53,36 @@ pub fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Pr
         max_blocked: number(&mut section, "max_blocked", problems, 1_000_000, 1..=100_000_000),
         max_prefixes: number(&mut section, "max_prefixes", problems, 131_072, 1..=16_777_216),
         ipv6_unit: number(&mut section, "ipv6_unit", problems, 64, 32..=64) as u8,
-        pin_path: section.read("pin_path", problems, PathBuf::from("/sys/fs/bpf/edge"), |node, p| node.path(p)),
+        pin_path: pin_path.and_then(|(path, _)| path).unwrap_or_else(|| PathBuf::from("/sys/fs/bpf/edge")),
     };
     section.finish(problems);
-    filter
+    (filter, FilterPlaces { block, pin_path: pin_place })
+}
+
+/// An element of `allow`. One that holds every address turns edge off, for IPv4 or for IPv6.
+fn allowed(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Target> {
+    let target = target(node, problems)?;
+    if target.net().prefix_len() == 0 {
+        let family = if target.net().addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        let message =
+            format!("{target} lets all of {family} pass, whatever is blocked; name the networks that are yours");
+        problems.warn(&node.place(), message);
+    }
+    Some(target)
+}
+
+/// An element of `block`.
+fn blocked(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<(Target, Place)> {
+    let target = target(node, problems)?;
+    if target.is_wide() {
+        let message = format!(
+            "{target} is wider than /{}, and all of it is dropped but protected addresses; name smaller networks unless \
+             that is meant",
+            target.widest()
+        );
+        problems.warn(&node.place(), message);
+    }
+    Some((target, node.place()))
 }
 
 fn interfaces(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Interfaces> {
@@ -91,7 +129,7 @@ fn rate(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Rate> {
     let present = section.present;
     let given = section.read_placed("per_second", problems, |node, p| node.number(p, 1..=RATE_MAX));
     if present && given.is_none() {
-        problems.at(&section.place("per_second"), "is missing; write { per_second = 50, burst = 100 }");
+        problems.missing(&section.place("per_second"), "is missing; write { per_second = 50, burst = 100 }");
     }
     let per_second = given.and_then(|(per_second, _)| per_second).unwrap_or(1);
     let burst = number(&mut section, "burst", problems, per_second, 1..=RATE_MAX);

@@ -21,7 +21,8 @@ use crate::block::Target;
 
 pub use files::read_secret;
 pub use filter::interface_name;
-pub use raw::{ConfigErrors, Problem};
+pub use raw::{ConfigErrors, Place, Problem};
+pub use validate::Places;
 
 /// The config file where none is named.
 pub const DEFAULT_FILE: &str = "/etc/edge/edge.toml";
@@ -54,6 +55,8 @@ pub struct Config {
     pub store: Store,
     pub admin: Admin,
     pub log: Log,
+    /// What hinders nothing, but is hardly meant.
+    pub warnings: Vec<Problem>,
 }
 
 impl Config {
@@ -75,6 +78,22 @@ impl Config {
         let mut problems = raw::Problems::of(&text);
         let (config, places) = validate::config(file, &text, overrides, &mut problems);
         files::check(&config, &places, &mut problems);
+        finished(config, problems)
+    }
+
+    /// The same as [`load_with_files`](Self::load_with_files), and what `look` finds on this machine.
+    pub fn examine(
+        file: &Path,
+        overrides: &Overrides,
+        look: impl FnOnce(&Config, &Places) -> Vec<(Place, String)>,
+    ) -> Result<Config, ConfigErrors> {
+        let text = read(file)?;
+        let mut problems = raw::Problems::of(&text);
+        let (config, places) = validate::config(file, &text, overrides, &mut problems);
+        files::check(&config, &places, &mut problems);
+        for (place, warning) in look(&config, &places) {
+            problems.warn(&place, warning);
+        }
         finished(config, problems)
     }
 
@@ -111,10 +130,10 @@ fn read_optional(file: &Path) -> Result<String, ConfigErrors> {
 }
 
 fn finished(config: Config, problems: raw::Problems<'_>) -> Result<Config, ConfigErrors> {
-    if problems.is_empty() {
-        return Ok(config);
+    match problems.into_sorted() {
+        (problems, warnings) if problems.is_empty() => Ok(Config { warnings, ..config }),
+        (problems, warnings) => Err(ConfigErrors { warnings, ..ConfigErrors::new(config.file, problems) }),
     }
-    Err(ConfigErrors::new(config.file, problems.into_sorted()))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,6 +339,27 @@ mod tests {
         let found = lines("[filter]\ninterfaces = [\"eth0\"]\nattach = \n[learn]\nwindow = \"5\"\n");
         assert!(found.iter().any(|line| line.starts_with("edge.toml:3:")), "{found:#?}");
         assert!(found.iter().any(|line| line.contains("learn.window: `5` is no duration")), "{found:#?}");
+    }
+
+    #[test]
+    fn what_a_broken_file_names_is_not_said_to_be_missing() {
+        for broken in ["[filter\ninterfaces = [\"eth0\"]\n", "[filter]\ninterfaces = [\"eth0\"\n"] {
+            let found = lines(broken);
+            assert!(found.iter().all(|line| !line.contains("is missing")), "{found:#?}");
+        }
+        let found = lines("[filter\nattach = \"auto\"\n");
+        assert!(found.iter().any(|line| line.contains("filter.interfaces: is missing")), "{found:#?}");
+    }
+
+    #[test]
+    fn what_turns_edge_against_itself_is_warned_of_at_its_place() {
+        let lists = "allow = [\"192.0.2.0/24\", \"::/0\"]\nblock = [\"10.0.0.0/8\", \"10.0.0.0/7\", \"2001::/31\"]\n";
+        let config = parse(&format!("{LEAST}{lists}")).unwrap();
+        let told: Vec<String> = config.warnings.iter().map(|warning| warning.told(&config.file)).collect();
+        assert_eq!(told.len(), 3, "{told:#?}");
+        assert!(told[0].starts_with("edge.toml:3:26: filter.allow: ::/0 lets all of IPv6 pass"), "{}", told[0]);
+        assert!(told[1].starts_with("edge.toml:4:24: filter.block: 10.0.0.0/7 is wider than /8"), "{}", told[1]);
+        assert!(told[2].starts_with("edge.toml:4:38: filter.block: 2001::/31 is wider than /32"), "{}", told[2]);
     }
 
     #[test]

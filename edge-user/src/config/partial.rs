@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Config, ConfigErrors, Overrides, Problem,
-    raw::{Problems, distance},
+    raw::{Problems, distance, mentions},
     validate,
 };
 
@@ -21,7 +21,7 @@ pub fn parse(
 ) -> Result<(Config, Vec<Problem>), ConfigErrors> {
     let mut problems = Problems::of(text);
     let (config, _) = validate::config(file, text, overrides, &mut problems);
-    let problems = problems.into_sorted();
+    let (problems, _) = problems.into_sorted();
     let doubtful = |problem: &&Problem| needed.iter().any(|key| puts_in_doubt(problem, key, text));
     let hindering: Vec<Problem> = problems.iter().filter(doubtful).cloned().collect();
     if hindering.is_empty() { Ok((config, problems)) } else { Err(ConfigErrors::new(file.to_owned(), hindering)) }
@@ -35,11 +35,6 @@ fn puts_in_doubt(problem: &Problem, key: &str, text: &str) -> bool {
     }
     // The key itself or its section, also with a slip of the pen.
     distance(&problem.key, if problem.key.contains('.') { key } else { section }) <= 2
-}
-
-/// Whether a name stands anywhere in the text.
-fn mentions(text: &str, name: &str) -> bool {
-    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name)
 }
 
 /// Whether a broken document gives this key as a string all the same: a list may lack what was behind the break.

@@ -1,7 +1,12 @@
 //! What was typed: a TOML document walked key by key, each with its place, and all that is wrong with it collected.
 //! serde would stop at the first mistake; here a config with three mistakes reports all three.
 
-use std::{fmt, io, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    fmt, io,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use toml::{
     Spanned,
@@ -25,17 +30,28 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// `FILE:LINE:COLUMN: key: what is wrong`, as editors and scripts expect.
+    pub fn told(&self, file: &Path) -> String {
+        let Problem { line, column, key, message } = self;
+        let colon = if key.is_empty() { "" } else { ": " };
+        format!("{}:{line}:{column}: {key}{colon}{message}", file.display())
+    }
+}
+
 /// All that is wrong with one file, in the order of its lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors {
     pub file: PathBuf,
     pub problems: Vec<Problem>,
+    /// What would not have hindered anything.
+    pub warnings: Vec<Problem>,
     pub blame: Blame,
 }
 
 impl ConfigErrors {
     pub(super) fn new(file: PathBuf, problems: Vec<Problem>) -> ConfigErrors {
-        ConfigErrors { file, problems, blame: Blame::Usage }
+        ConfigErrors { file, problems, warnings: Vec::new(), blame: Blame::Usage }
     }
 
     /// A file that could not be read at all.
@@ -45,19 +61,15 @@ impl ConfigErrors {
             _ => (Blame::Usage, "name another with --config, or write this one"),
         };
         let message = format!("cannot be read: {error}; {right}");
-        ConfigErrors { file, problems: vec![Problem { line: 1, column: 1, key: String::new(), message }], blame }
+        let problem = Problem { line: 1, column: 1, key: String::new(), message };
+        ConfigErrors { blame, ..ConfigErrors::new(file, vec![problem]) }
     }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "\n" };
-            let Problem { line, column, key, message } = problem;
-            let colon = if key.is_empty() { "" } else { ": " };
-            write!(f, "{separator}{}:{line}:{column}: {key}{colon}{message}", self.file.display())?;
-        }
-        Ok(())
+        let lines: Vec<String> = self.problems.iter().map(|problem| problem.told(&self.file)).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
@@ -80,33 +92,60 @@ pub struct Place {
 pub struct Problems<'t> {
     text: &'t str,
     list: Vec<Problem>,
+    warnings: Vec<Problem>,
+    /// The text is no TOML, so that of what it says some is not seen.
+    broken: bool,
 }
 
 impl<'t> Problems<'t> {
     pub fn of(text: &'t str) -> Problems<'t> {
-        Problems { text, list: Vec::new() }
+        Problems { text, list: Vec::new(), warnings: Vec::new(), broken: false }
     }
 
     pub fn add(&mut self, offset: usize, key: impl Into<String>, message: impl Into<String>) {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        self.list.push(Problem { line, column, key: key.into(), message: message.into() });
+        let problem = self.problem(offset, key.into(), message.into());
+        self.list.push(problem);
     }
 
     pub fn at(&mut self, place: &Place, message: impl Into<String>) {
         self.add(place.offset, place.key.clone(), message);
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+    /// The key of this place is not there. Where the text is broken, one that it names may only be out of sight.
+    pub fn missing(&mut self, place: &Place, message: impl Into<String>) {
+        let name = place.key.rsplit('.').next().unwrap_or_default();
+        if !(self.broken && mentions(self.text, name)) {
+            self.at(place, message);
+        }
     }
 
-    pub fn into_sorted(mut self) -> Vec<Problem> {
-        self.list.sort();
-        self.list.dedup();
-        self.list
+    /// What hinders nothing, but is hardly meant.
+    pub fn warn(&mut self, place: &Place, message: impl Into<String>) {
+        let problem = self.problem(place.offset, place.key.clone(), message.into());
+        self.warnings.push(problem);
     }
+
+    fn problem(&self, offset: usize, key: String, message: String) -> Problem {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        Problem { line, column, key, message }
+    }
+
+    /// Problems, and warnings.
+    pub fn into_sorted(self) -> (Vec<Problem>, Vec<Problem>) {
+        let sorted = |mut list: Vec<Problem>| {
+            list.sort();
+            list.dedup();
+            list
+        };
+        (sorted(self.list), sorted(self.warnings))
+    }
+}
+
+/// Whether a name stands anywhere in the text.
+pub fn mentions(text: &str, name: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name)
 }
 
 /// A table whose keys are taken out one after the other; what is left at the end is unknown.
@@ -124,6 +163,7 @@ impl<'i> Section<'i> {
     /// The whole document. What is broken is reported, what can be read of the rest is read.
     pub fn document(text: &'i str, problems: &mut Problems<'_>) -> Section<'i> {
         let (table, errors) = DeTable::parse_recoverable(text);
+        problems.broken = !errors.is_empty();
         for error in errors {
             let offset = error.span().map_or(0, |span| span.start);
             problems.add(
@@ -211,6 +251,10 @@ pub struct Node<'a, 'i> {
 }
 
 impl<'a, 'i> Node<'a, 'i> {
+    pub fn place(&self) -> Place {
+        Place { offset: self.value.span().start, key: self.key.clone() }
+    }
+
     pub fn wrong<T>(&self, problems: &mut Problems<'_>, message: impl Into<String>) -> Option<T> {
         problems.add(self.value.span().start, self.key.clone(), message);
         None

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     Admin, Auth, Config, Learn, Log, LogFormat, Metrics, Mode, Overrides, Server, Store, Tls, Weights,
+    filter::FilterPlaces,
     raw::{Node, Place, Problems, Section},
 };
 
@@ -19,9 +20,11 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// The places of the files that the config names, for those who look into them.
+/// Where the text says what only a look at the machine can judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilePlaces {
+pub struct Places {
+    pub filter: FilterPlaces,
+    pub group: Place,
     pub secret: Place,
     /// `None`: it is missing beside the other, which is reported already.
     pub cert: Option<Place>,
@@ -29,15 +32,16 @@ pub struct FilePlaces {
 }
 
 /// Reads the document. The result is meaningful only if no problem was added.
-pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Problems<'_>) -> (Config, FilePlaces) {
+pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Problems<'_>) -> (Config, Places) {
     let mut document = Section::document(text, problems);
     let modes = [("production", Mode::Production), ("development", Mode::Development)];
     let mode = document.read("mode", problems, Mode::Production, |node, p| node.choice(p, &modes));
-    let filter = super::filter::filter(document.section("filter", problems), overrides, problems);
+    let (filter, filter_places) = super::filter::filter(document.section("filter", problems), overrides, problems);
     let mut server_section = document.section("server", problems);
     let (auth, secret) = auth(document.section("auth", problems), problems);
     let (tls, cert, key) = tls(server_section.section("tls", problems), mode, problems);
     let server = server(server_section, tls, auth, problems);
+    let (admin, group) = admin(document.section("admin", problems), overrides, problems);
     let config = Config {
         file: file.to_owned(),
         mode,
@@ -46,11 +50,12 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         learn: learn(document.section("learn", problems), problems),
         metrics: metrics(document.section("metrics", problems), problems),
         store: store(document.section("store", problems), problems),
-        admin: admin(document.section("admin", problems), overrides, problems),
+        admin,
         log: log(document.section("log", problems), overrides, problems),
+        warnings: Vec::new(),
     };
     document.finish(problems);
-    (config, FilePlaces { secret, cert, key })
+    (config, Places { filter: filter_places, group, secret, cert, key })
 }
 
 /// The socket that the config names, whatever else is wrong with it.
@@ -58,7 +63,7 @@ pub fn socket(text: &str) -> PathBuf {
     let mut problems = Problems::of(text);
     let mut document = Section::document(text, &mut problems);
     let section = document.section("admin", &mut problems);
-    admin(section, &Overrides::default(), &mut problems).socket
+    admin(section, &Overrides::default(), &mut problems).0.socket
 }
 
 pub(super) fn target(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<crate::block::Target> {
@@ -111,7 +116,8 @@ fn tls(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Tl
     if !asked && cert.is_some() != key.is_some() {
         let (missing, place) = if cert.is_none() { ("cert_file", &key_place) } else { ("key_file", &cert_place) };
         let offset = place.as_ref().map_or(section.offset, |place| place.offset);
-        problems.add(offset, section.place(missing).key, "is missing; write cert_file and key_file together");
+        let place = Place { offset, ..section.place(missing) };
+        problems.missing(&place, "is missing; write cert_file and key_file together");
     }
     let path = |given: Option<(Option<PathBuf>, Place)>, default: &str| {
         given.and_then(|(path, _)| path).unwrap_or_else(|| PathBuf::from(default))
@@ -186,14 +192,16 @@ fn store(mut section: Section<'_>, problems: &mut Problems<'_>) -> Store {
     store
 }
 
-fn admin(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> Admin {
+fn admin(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> (Admin, Place) {
     let socket = section.read("socket", problems, PathBuf::from(super::DEFAULT_SOCKET), |node, p| node.path(p));
+    let group = section.read_placed("group", problems, |node, p| node.string(p));
+    let place = group.as_ref().map_or_else(|| section.place("group"), |(_, place)| place.clone());
     let admin = Admin {
         socket: overrides.socket.clone().unwrap_or(socket),
-        group: section.read("group", problems, "edge".to_owned(), |node, p| node.string(p)),
+        group: group.and_then(|(group, _)| group).unwrap_or_else(|| "edge".to_owned()),
     };
     section.finish(problems);
-    admin
+    (admin, place)
 }
 
 fn log(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> Log {

@@ -99,13 +99,20 @@ fn of_directory(path: &Path, error: &io::Error) -> Failure {
     Failure::new(blame, format!("the directory of pinned maps {} cannot be used: {error}", path.display()))
 }
 
+/// What helps where there is no bpffs.
+pub const MOUNT_BPFFS: &str = "mount one (`mount -t bpf bpf /sys/fs/bpf`) or change `filter.pin_path`";
+
+/// What lies above it decides, since edge makes the directory itself.
+pub fn is_on_bpffs(path: &Path) -> io::Result<bool> {
+    let above = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    Ok(nix::sys::statfs::statfs(above)?.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
+}
+
 /// What lies above it is looked at first: where nothing can be pinned, no directory is left behind.
 fn make_pin_directory(path: &Path) -> Result<(), Failure> {
-    let above = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let kind = nix::sys::statfs::statfs(above).map_err(io::Error::from).map_err(|error| of_directory(path, &error))?;
-    if kind.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC {
+    if !is_on_bpffs(path).map_err(|error| of_directory(path, &error))? {
         return Err(Failure::system(format!(
-            "{} is not on a bpffs, so nothing can be pinned there; mount one (`mount -t bpf bpf /sys/fs/bpf`) or change `filter.pin_path`",
+            "{} is not on a bpffs, so nothing can be pinned there; {MOUNT_BPFFS}",
             path.display()
         )));
     }

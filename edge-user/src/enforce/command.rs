@@ -13,9 +13,6 @@ use crate::{
     metrics::Removed,
 };
 
-/// Widest networks that may be blocked without `--force`.
-const WIDEST4: u8 = 8;
-const WIDEST6: u8 = 32;
 /// Of those that `unblock --all` lifts, so many are named in the answer.
 const NAMED: usize = 1_000;
 
@@ -69,8 +66,8 @@ impl<T: Tables> Enforcer<T> {
         if let Some(why) = self.never_blocked(target) {
             return Err(Failure::refused(format!("{target} is protected and never blocked: {why}")));
         }
-        let widest = if target.net().max_prefix_len() == 32 { WIDEST4 } else { WIDEST6 };
-        if target.net().prefix_len() < widest && !force {
+        if target.is_wide() && !force {
+            let widest = target.widest();
             return Err(Failure::refused(format!(
                 "{target} is wider than /{widest}; `--force` blocks it all the same, protected addresses inside stay served"
             )));

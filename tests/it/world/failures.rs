@@ -55,6 +55,53 @@ fn a_file_that_is_no_toml_names_its_place() -> Result<()> {
 }
 
 #[test]
+fn what_is_hardly_meant_is_warned_of_by_a_check_and_at_a_start() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::bare(&lab)?;
+    filter_only(&mut edge.config);
+    let own = HOST4.to_string();
+    edge.config.set("filter", "allow", "[\"::/0\"]").set("filter", "block", &format!("[\"{own}\", \"16.0.0.0/4\"]"));
+    let config = edge.write_config()?;
+    let text = fs::read_to_string(&config)?;
+    let place = |key: &str| -> Result<String> {
+        let line = 1 + text.lines().position(|line| line.starts_with(key)).context("the key's line")?;
+        Ok(format!("{}:{line}:", config.display()))
+    };
+    let check = edge.cli(&["check"])?;
+    ensure!(check.code == 0, "{check:?}");
+    let warned = |said: &str, place: &str, named: &str| -> Result<()> {
+        let found = said.lines().any(|line| line.contains(place) && line.contains(named));
+        ensure!(found, "no warning at {place} of {named} in {said}");
+        Ok(())
+    };
+    warned(
+        &check.stderr,
+        &place("block")?,
+        &format!("{own}/32 is protected and stays served: it is an address of this"),
+    )?;
+    edge.run()?;
+    for said in [check.stderr, edge.log()] {
+        warned(&said, &place("allow")?, "::/0 lets all of IPv6 pass")?;
+        warned(&said, &place("block")?, "16.0.0.0/4 is wider than /8")?;
+    }
+    ensure!(edge.log().contains(&format!("names {own}/32, which is protected")), "{}", edge.log());
+    // The same shape, good or not.
+    let (_, good) = edge.json_any(&["check"])?;
+    edge.config.set("filter", "nonsense", "1");
+    edge.write_config()?;
+    let (code, bad) = edge.json_any(&["check"])?;
+    ensure!(code == 2 && good["ok"] == true && bad["ok"] == false, "{good} {bad}");
+    ensure!(
+        good["problems"] == serde_json::json!([]) && bad["problems"][0]["key"] == "filter.nonsense",
+        "{good} {bad}"
+    );
+    let warnings = |document: &serde_json::Value| document["warnings"].as_array().map(Vec::len);
+    ensure!(warnings(&good) >= Some(3) && warnings(&good) == warnings(&bad), "{good} {bad}");
+    ensure!(good["warnings"][0] == bad["warnings"][0] && good["warnings"][0]["line"].is_u64(), "{good} {bad}");
+    Ok(())
+}
+
+#[test]
 fn an_unknown_interface_is_named() -> Result<()> {
     let lab = Lab::new()?;
     let mut edge = Edge::new(&lab)?;

@@ -110,15 +110,11 @@ fn btf() -> Finding {
 }
 
 fn bpffs(pin_path: &Path) -> Finding {
-    // What lies above it decides, since edge makes the directory itself.
-    let existing = pin_path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let right = "mount it: mount -t bpf bpf /sys/fs/bpf";
-    match nix::sys::statfs::statfs(existing) {
-        Ok(found) if found.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC => {
-            good("bpffs", format!("mounted for {}", pin_path.display()))
-        }
-        Ok(_) => bad("bpffs", format!("{} does not lie on a bpf file system; {right}", pin_path.display())),
-        Err(error) => bad("bpffs", format!("{} cannot be looked at: {}; {right}", existing.display(), error.desc())),
+    let (path, right) = (pin_path.display(), datapath::MOUNT_BPFFS);
+    match datapath::is_on_bpffs(pin_path) {
+        Ok(true) => good("bpffs", format!("mounted for {path}")),
+        Ok(false) => bad("bpffs", format!("{path} is not on a bpffs; {right}")),
+        Err(error) => bad("bpffs", format!("{path} cannot be looked at: {error}; {right}")),
     }
 }
 
