@@ -4,6 +4,7 @@
 mod features;
 mod route;
 mod sockets;
+mod watch;
 
 use std::{fs, io, net::IpAddr};
 
@@ -14,8 +15,11 @@ use netlink_packet_core::{
 use netlink_sys::{Socket, SocketAddr};
 
 pub use features::native_xdp;
-pub use route::{Link, XdpAttached, XdpHook, default_route_interfaces, gateways, link, links, own_addresses};
+pub use route::{
+    Link, XdpAttached, XdpHook, default_route_indices, default_route_interfaces, gateways, link, links, own_addresses,
+};
 pub use sockets::{TcpSocket, established, tcp_sockets, usable};
+pub use watch::{News, Watch};
 
 /// Which question failed, and how.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{self as wire, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp},
+    link::{self as wire, LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage, LinkXdp},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia},
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -44,7 +44,10 @@ pub enum XdpAttached {
 }
 
 pub fn links() -> Result<Vec<Link>, NetlinkError> {
-    let answers = ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), "the interfaces")?;
+    let mut request = LinkMessage::default();
+    // Counting over all CPUs is most of the work, and nobody reads it.
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let answers = ask(RouteNetlinkMessage::GetLink(request), "the interfaces")?;
     let links = answers.into_iter().filter_map(|answer| match answer {
         RouteNetlinkMessage::NewLink(message) => Some(Link::read(message)),
         _ => None,
@@ -129,12 +132,14 @@ fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
 
 /// The interfaces that a default route of the main table, IPv4 or IPv6, leads out of.
 pub fn default_route_interfaces() -> Result<Vec<String>, NetlinkError> {
-    let indices: BTreeSet<u32> = default_routes()?
-        .iter()
-        .filter(|route| route.header.table == RouteHeader::RT_TABLE_MAIN)
-        .flat_map(outgoing)
-        .collect();
+    let indices = default_route_indices()?;
     Ok(links()?.into_iter().filter(|link| indices.contains(&link.index)).map(|link| link.name).collect())
+}
+
+/// The same by index.
+pub fn default_route_indices() -> Result<BTreeSet<u32>, NetlinkError> {
+    let routes = default_routes()?;
+    Ok(routes.iter().filter(|route| route.header.table == RouteHeader::RT_TABLE_MAIN).flat_map(outgoing).collect())
 }
 
 /// The next hops of the default routes of every table.
