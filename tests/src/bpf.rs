@@ -20,6 +20,7 @@ const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const PROG_TEST_RUN: libc::c_long = 10;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
+const LINK_DETACH: libc::c_long = 34;
 
 /// A loaded XDP program.
 #[derive(Debug)]
@@ -153,6 +154,14 @@ pub fn pinned_map_bytes(path: &Path) -> Result<Option<u64>> {
     let Program { descriptor } = Program::pinned(path)?;
     let is_map = field(&descriptor, "map_type:")?.is_some();
     if is_map { field(&descriptor, "memlock:") } else { Ok(None) }
+}
+
+/// Detaches what is pinned there, as `bpftool link detach` does; its pin stays.
+pub fn detach_link(pin: &Path) -> Result<()> {
+    let Program { descriptor } = Program::pinned(pin)?;
+    let mut link = descriptor.as_raw_fd();
+    call(LINK_DETACH, &mut link).with_context(|| format!("cannot detach {}", pin.display()))?;
+    Ok(())
 }
 
 /// A number that the kernel tells of a descriptor.

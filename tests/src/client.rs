@@ -210,12 +210,17 @@ pub struct Wire {
 impl Wire {
     /// From the clients' namespace towards the guarded host.
     pub fn new(lab: &Lab) -> Result<Wire> {
-        let index = lab.client.link(CLIENT_INTERFACE)?["ifindex"].as_i64().context("no ifindex")?;
+        Wire::between(lab, CLIENT_INTERFACE, HOST_INTERFACE)
+    }
+
+    /// The same over another pair of interfaces.
+    pub fn between(lab: &Lab, of_client: &str, of_host: &str) -> Result<Wire> {
+        let index = lab.client.link(of_client)?["ifindex"].as_i64().context("no ifindex")?;
         Ok(Wire {
             socket: lab.client.within(packet_socket)?,
             interface: i32::try_from(index)?,
-            source: lab.client.mac(CLIENT_INTERFACE)?,
-            destination: lab.host.mac(HOST_INTERFACE)?,
+            source: lab.client.mac(of_client)?,
+            destination: lab.host.mac(of_host)?,
         })
     }
 

@@ -66,7 +66,8 @@ impl Lab {
         Path::new(BPFFS).join(&self.name)
     }
 
-    fn connect(&self) -> Result<()> {
+    /// Makes the pair and its addresses; again where it was removed.
+    pub fn connect(&self) -> Result<()> {
         let Lab { host, client, .. } = self;
         host.ip(&format!("link add {HOST_INTERFACE} type veth peer name {CLIENT_INTERFACE} netns {}", client.name))?;
         for (namespace, interface) in [(host, HOST_INTERFACE), (client, CLIENT_INTERFACE)] {
@@ -136,6 +137,10 @@ impl Namespace {
     pub fn xdp_program(&self, interface: &str) -> Result<Option<u64>> {
         let link = self.link(interface)?;
         Ok(link.pointer("/xdp/prog/id").or_else(|| link.pointer("/xdp/attached/0/prog/id")).and_then(|id| id.as_u64()))
+    }
+
+    pub fn index(&self, interface: &str) -> Result<u64> {
+        self.link(interface)?["ifindex"].as_u64().context("no ifindex")
     }
 
     /// The hardware address of an interface.

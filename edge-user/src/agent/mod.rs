@@ -3,11 +3,12 @@
 
 mod certificate;
 mod child;
+mod interfaces;
 mod listener;
 mod pause;
 mod stop;
 
-use std::{net::TcpListener, rc::Rc, time::Duration};
+use std::{net::TcpListener, path::Path, rc::Rc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -17,12 +18,13 @@ use tokio::{
 
 use self::{
     child::{Child, FromChild},
+    interfaces::Interfaces,
     stop::Stop,
 };
 use crate::{
     capability::{self, Capabilities},
     clock::{Boot, Now},
-    config::{Config, Interfaces},
+    config::Config,
     control::{
         protocol::{Command, Reply},
         server::{self as admin, Order},
@@ -67,7 +69,10 @@ struct Agent {
     config: Config,
     enforcer: Enforcer,
     /// Held as long as this agent may write.
-    _lock: Rc<Lock>,
+    lock: Rc<Lock>,
+    interfaces: Interfaces,
+    /// What is wrong with links or pins, as it was logged.
+    loose: Option<Failure>,
     child: Option<Child>,
     from_child: mpsc::Receiver<FromChild>,
     orders: mpsc::Receiver<Order>,
@@ -82,17 +87,12 @@ impl Agent {
     /// ready; what is in force by then is so as a whole, and stays.
     async fn start(config: Config, stop: &mut Stop) -> Result<Option<Agent>, Failure> {
         may_run()?;
-        let interfaces = interfaces(&config)?;
         let pin_path = config.filter.pin_path.clone();
-        let lock = Lock::take(&pin_path)?.ok_or_else(|| {
-            Failure::refused(format!(
-                "another agent runs with the pin path {}; stop it, or give this one a `filter.pin_path` of its own",
-                pin_path.display()
-            ))
-        })?;
-        let lock = Rc::new(lock);
+        let mut interfaces = Interfaces::follow(&config)?;
+        let links = interfaces.first(&pin_path)?;
+        let lock = Rc::new(take_lock(&pin_path)?);
         let bare = datapath::is_bare(&pin_path);
-        let started = Agent::start_with(config, lock.clone(), &interfaces, stop).await;
+        let started = Agent::start_with(config, lock.clone(), interfaces, &links, stop).await;
         match &started {
             Err(_) if bare => drop(datapath::unload(&pin_path)?),
             // Fails where something is in force, as it should.
@@ -106,7 +106,8 @@ impl Agent {
     async fn start_with(
         config: Config,
         lock: Rc<Lock>,
-        interfaces: &[netlink::Link],
+        interfaces: Interfaces,
+        links: &[netlink::Link],
         stop: &mut Stop,
     ) -> Result<Option<Agent>, Failure> {
         let prepared = tokio::select! {
@@ -115,7 +116,7 @@ impl Agent {
             prepared = Prepared::new(&config) => prepared?,
         };
         let surroundings = Surroundings::read(&config, None);
-        let enforcer = Enforcer::start(&config, &lock, interfaces, surroundings, prepared.own.clone(), Now::read())?;
+        let enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
         let (tell, from_child) = mpsc::channel(256);
         let child = match prepared.listeners {
             listeners if listeners.is_empty() => None,
@@ -133,15 +134,21 @@ impl Agent {
         }
         tokio::spawn(metrics::serve(prepared.metrics, prepared.own.clone(), move || snapshot_from(ask.clone())));
         let admin = tokio::spawn(admin::serve(socket, order));
-        for attached in enforcer.attached() {
-            let mode = if attached.native { "native" } else { "generic" };
-            tracing::info!("{} is filtered in {mode} mode by program {}", attached.name, attached.program_id);
+        for attached in enforcer.links().attached() {
+            tracing::info!(
+                "{} is filtered in {} mode by program {}",
+                attached.name,
+                attached.mode(),
+                attached.program_id
+            );
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("ready");
         Ok(Some(Agent {
             enforcer,
-            _lock: lock,
+            lock,
+            interfaces,
+            loose: None,
             child,
             from_child,
             orders,
@@ -164,6 +171,7 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = stop.asked() => return self.end("what is blocked stays blocked").await,
+                () = self.interfaces.changed() => self.mend(),
                 Some(order) = self.orders.recv() => {
                     if self.ordered(order).await {
                         return self.end("everything is unloaded, nothing is blocked any more").await;
@@ -174,7 +182,10 @@ impl Agent {
                         let _ = answer.send(snapshot);
                     }
                 }
-                _ = sweep.tick() => logged("sweeping", self.enforcer.sweep(Now::read())),
+                _ = sweep.tick() => {
+                    self.mend();
+                    logged("sweeping", self.enforcer.sweep(Now::read()));
+                }
                 _ = follow.tick() => {
                     let surroundings = Surroundings::read(&self.config, Some(self.enforcer.surroundings()));
                     logged("protecting", self.enforcer.follow(surroundings));
@@ -189,6 +200,29 @@ impl Agent {
                 self.heard(message).await;
             }
         }
+    }
+
+    /// Puts right what came loose: the lock, pins, links, interfaces that came. What is wrong is logged once.
+    fn mend(&mut self) {
+        let mended = self.hold_pins().and_then(|()| {
+            let look = self.interfaces.look().blame(Blame::System, || "the interfaces cannot be followed".to_owned());
+            self.enforcer.mend(&look?)
+        });
+        let loose = mended.err();
+        if let Some(failure) = loose.as_ref().filter(|_| loose != self.loose) {
+            tracing::error!("{failure}; what is filtered stays so, and it is tried again");
+        }
+        self.loose = loose;
+    }
+
+    /// The directory of pins may have been removed, and its lock with it.
+    fn hold_pins(&mut self) -> Result<(), Failure> {
+        if !self.lock.holds() {
+            let pin_path = &self.config.filter.pin_path;
+            self.lock = Rc::new(take_lock(pin_path)?);
+            tracing::warn!("the directory of pins {} was removed; it is made anew", pin_path.display());
+        }
+        Ok(())
     }
 
     async fn heard(&mut self, message: FromChild) {
@@ -258,6 +292,9 @@ impl Agent {
     /// Whether the agent is to end.
     async fn ordered(&mut self, order: Order) -> bool {
         let command = order.request.command.clone();
+        if matches!(command, Command::Status | Command::Unload) {
+            self.mend();
+        }
         let answer = self.enforcer.execute(&order.request, Now::read());
         if let (Command::Block(_), Ok(Reply::Changed(changed)), Some(child)) = (&command, &answer, &mut self.child) {
             for target in &changed.changed {
@@ -269,15 +306,15 @@ impl Agent {
         ends
     }
 
-    fn snapshot(&self) -> Result<Snapshot, Failure> {
+    fn snapshot(&mut self) -> Result<Snapshot, Failure> {
+        self.mend();
         let now = Now::read();
-        let interfaces = self.enforcer.attached().iter().map(|attached| {
-            let mode = if attached.native { "native" } else { "generic" };
-            (attached.name.clone(), mode.to_owned(), true)
-        });
+        let links = self.enforcer.links();
+        let attached = links.attached().map(|one| (one.name.clone(), one.mode().to_owned(), true));
+        let unfiltered = links.unfiltered().iter().map(|one| (one.name.clone(), one.mode().to_owned(), false));
         Ok(Snapshot {
             counters: self.enforcer.counters()?,
-            interfaces: interfaces.collect(),
+            interfaces: attached.chain(unfiltered).collect(),
             blocks_active: self
                 .enforcer
                 .active(now)
@@ -367,6 +404,15 @@ fn logged(what: &str, result: Result<(), Failure>) {
     }
 }
 
+fn take_lock(pin_path: &Path) -> Result<Lock, Failure> {
+    Lock::take(pin_path)?.ok_or_else(|| {
+        Failure::refused(format!(
+            "another agent runs with the pin path {}; stop it, or give this one a `filter.pin_path` of its own",
+            pin_path.display()
+        ))
+    })
+}
+
 fn may_run() -> Result<(), Failure> {
     let lacking = Capabilities::effective()?.lacking(&capability::OF_AGENT);
     lacking.map_or(Ok(()), |missing| {
@@ -375,43 +421,4 @@ fn may_run() -> Result<(), Failure> {
             capability::OF_AGENT_NAMED
         )))
     })
-}
-
-/// The interfaces that the config asks for, each of which must exist and have Ethernet headers.
-fn interfaces(config: &Config) -> Result<Vec<netlink::Link>, Failure> {
-    let what = || "the interfaces cannot be listed".to_owned();
-    let all = netlink::links().blame(Blame::System, what)?;
-    match &config.filter.interfaces {
-        Interfaces::Named(names) => names.iter().map(|name| named(&all, name)).collect(),
-        Interfaces::Auto => {
-            let carrying = netlink::default_route_interfaces().blame(Blame::System, what)?;
-            let (fit, unfit): (Vec<netlink::Link>, Vec<netlink::Link>) =
-                all.into_iter().filter(|link| carrying.contains(&link.name)).partition(|link| link.ethernet);
-            for link in unfit {
-                tracing::warn!("{} is left out: it has no Ethernet headers", link.name);
-            }
-            if fit.is_empty() {
-                return Err(Failure::refused(
-                    "no interface carries a default route; name those to filter in `filter.interfaces`",
-                ));
-            }
-            Ok(fit)
-        }
-    }
-}
-
-fn named(all: &[netlink::Link], name: &str) -> Result<netlink::Link, Failure> {
-    let Some(link) = all.iter().find(|link| link.name == name) else {
-        let known: Vec<&str> = all.iter().map(|link| link.name.as_str()).filter(|name| *name != "lo").collect();
-        return Err(Failure::refused(format!(
-            "there is no interface {name} here; `filter.interfaces` may name {}",
-            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-        )));
-    };
-    if !link.ethernet {
-        return Err(Failure::refused(format!(
-            "{name} has no Ethernet headers (as wg, tun and ppp), which edge reads; leave it out of `filter.interfaces`"
-        )));
-    }
-    Ok(link.clone())
 }

@@ -20,12 +20,13 @@ fn text(status: &Status) -> String {
         .iter()
         .map(|interface| format!("{} ({}, program {})", interface.name, interface.mode, interface.program_id))
         .collect();
+    let unfiltered = status.unfiltered.iter().map(|one| ("NOT FILTERED", format!("{}: {}", one.name, one.reason)));
     let reasons: Vec<String> =
         status.packets.by_reason.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{n} {reason}")).collect();
     let blocked = &status.blocked;
-    fields(&[
+    let mut rows = vec![
         ("edge", format!("{}, process {}, up {}", status.version, status.pid, length(status.uptime_seconds as u64))),
-        ("interfaces", if interfaces.is_empty() { "none".to_owned() } else { interfaces.join(", ") }),
+        ("interfaces", if interfaces.is_empty() { NONE.to_owned() } else { interfaces.join(", ") }),
         (
             "blocked",
             format!(
@@ -36,5 +37,10 @@ fn text(status: &Status) -> String {
         ("packets", format!("{} passed, {} dropped", status.packets.passed, status.packets.dropped)),
         ("reasons", if reasons.is_empty() { "no packet yet".to_owned() } else { reasons.join(", ") }),
         ("config", format!("generation {}, last reload {}", status.reload.generation, status.reload.last_result)),
-    ])
+    ];
+    rows.splice(2..2, unfiltered);
+    fields(&rows)
 }
+
+/// Where interfaces are named this comes with those that are not filtered.
+const NONE: &str = "none; with [\"auto\"], the first that carries a default route will be filtered";

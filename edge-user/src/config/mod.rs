@@ -191,9 +191,10 @@ pub enum Interfaces {
     Named(Vec<String>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attach {
     /// Native, else generic, and says so.
+    #[default]
     Auto,
     Native,
     Generic,

@@ -152,7 +152,10 @@ pub struct Status {
     pub pid: u32,
     pub uptime_seconds: f64,
     pub dry_run: bool,
+    /// What is filtered, as the kernel says now.
     pub interfaces: Vec<Interface>,
+    /// What is to be filtered and is not.
+    pub unfiltered: Vec<Unfiltered>,
     pub blocked: Blocked,
     pub enforced: Enforced,
     pub drift: u64,
@@ -168,6 +171,12 @@ pub struct Interface {
     pub mode: String,
     /// The kernel's id of the program.
     pub program_id: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfiltered {
+    pub name: String,
+    pub reason: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

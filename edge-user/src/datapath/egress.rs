@@ -1,7 +1,10 @@
 //! Links of the program that notes what is sent over UDP, on the way out of each filtered interface (tcx, Linux 6.6).
 //! Pinned as `sent-INDEX` directly below `pin_path`; there only where ports are limited.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
@@ -9,7 +12,7 @@ use aya::programs::{
     tc::{SchedClassifierLink, TcAttachOptions},
 };
 
-use super::link::{detach_now, pinned};
+use super::link::{end, pinned};
 use crate::{
     error::{Blame, Context, Failure},
     netlink,
@@ -18,13 +21,18 @@ use crate::{
 /// What the pins' names begin with.
 pub const PREFIX: &str = "sent-";
 
+/// What the link of an interface is pinned as.
+pub fn pin_of(pin_path: &Path, index: u32) -> PathBuf {
+    pin_path.join(format!("{PREFIX}{index}"))
+}
+
 /// Puts the program on all of `links`: replaces it in place where a link is pinned, attaches it where none is. Links of
 /// other interfaces end.
 pub fn attach(program: &mut SchedClassifier, pin_path: &Path, links: &[netlink::Link]) -> Result<(), Failure> {
     for link in links {
-        let pin = pin_path.join(format!("{PREFIX}{}", link.index));
+        let pin = pin_of(pin_path, link.index);
         if !(pin.exists() && replace(program, &pin)?) {
-            attach_fresh(program, link, &pin)?;
+            attach_fresh(program, &link.name, &pin)?;
         }
     }
     detach_all_but(pin_path, links);
@@ -35,8 +43,7 @@ pub fn attach(program: &mut SchedClassifier, pin_path: &Path, links: &[netlink::
 pub fn detach_all_but(pin_path: &Path, links: &[netlink::Link]) {
     for (index, pin) in pinned(pin_path, PREFIX) {
         if !links.iter().any(|link| link.index == index) {
-            detach_now(&pin);
-            let _ = fs::remove_file(pin);
+            let _ = end(&pin);
         }
     }
 }
@@ -56,15 +63,14 @@ fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<bool, Failure> {
     }
 }
 
-fn attach_fresh(program: &mut SchedClassifier, link: &netlink::Link, pin: &Path) -> Result<(), Failure> {
+pub fn attach_fresh(program: &mut SchedClassifier, interface: &str, pin: &Path) -> Result<(), Failure> {
     let what = || {
         format!(
-            "what {} sends cannot be noted, so answers to it could not be told (`filter.exposed_ports` needs Linux 6.6)",
-            link.name
+            "what {interface} sends cannot be noted, so answers to it could not be told (`filter.exposed_ports` needs Linux 6.6)"
         )
     };
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program.attach_with_options(&link.name, TcAttachType::Egress, options).blame(Blame::System, what)?;
+    let id = program.attach_with_options(interface, TcAttachType::Egress, options).blame(Blame::System, what)?;
     let link: FdLink = program.take_link(id).blame(Blame::System, what)?.try_into().blame(Blame::System, what)?;
     link.pin(pin).blame(Blame::System, || format!("the link cannot be pinned as {}", pin.display())).map(drop)
 }

@@ -23,7 +23,7 @@ use edge_common::{
 use ipnet::IpNet;
 
 use super::{
-    Lock, Tables,
+    Links, Lock, Look, Mended, Tables,
     areas::Areas,
     clock, descriptor,
     mapping::Mapping,
@@ -121,6 +121,18 @@ impl Generation {
             }
         }
         Ok(())
+    }
+
+    /// Pins what is pinned no more: to remove pins takes nothing out of force that this process holds. Gives how many
+    /// were gone.
+    pub fn pin_again(&mut self) -> Result<u64, Failure> {
+        let Some(object) = self.object.as_mut() else { return Ok(0) };
+        object::pin_missing(object, &self.directory)
+    }
+
+    /// Puts right what came loose of the links: see [`Links::mend`].
+    pub fn mend(&mut self, links: &mut Links, look: &Look) -> Result<Mended, Failure> {
+        links.mend(self, look)
     }
 
     /// Removes the pins of a generation that did not come into force.

@@ -20,7 +20,7 @@ mod unloaded;
 use std::{
     fs::File,
     io,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -28,7 +28,10 @@ use edge_common::{reason::Counters, table::Hits, time::Until};
 use nix::fcntl::{Flock, FlockArg};
 
 pub use generation::Generation;
-pub use link::{Attached, attach, is_bare, program_name, programs_in_force, unload};
+pub use link::{
+    Attached, Links, Look, Mended, Unfiltered, attach, is_bare, pinned_interfaces, program_name, programs_in_force,
+    unload,
+};
 pub use object::Plan;
 pub use unloaded::Unloaded;
 
@@ -63,7 +66,7 @@ pub trait Tables {
 
 /// Sole right to write below a `pin_path`, for as long as it lives.
 pub struct Lock {
-    _directory: Flock<File>,
+    directory: Flock<File>,
     path: PathBuf,
 }
 
@@ -78,7 +81,7 @@ impl Lock {
     pub fn open(pin_path: &Path) -> Result<Option<Lock>, Failure> {
         let file = File::open(pin_path).map_err(|error| of_directory(pin_path, &error))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Lock { _directory: lock, path: pin_path.to_owned() })),
+            Ok(lock) => Ok(Some(Lock { directory: lock, path: pin_path.to_owned() })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(Failure::system(format!("{} cannot be locked: {error}", pin_path.display()))),
         }
@@ -86,6 +89,13 @@ impl Lock {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the directory is still the one that it locks: it can be removed, and be made anew by somebody else.
+    pub fn holds(&self) -> bool {
+        let locked = self.directory.metadata().map(|locked| (locked.dev(), locked.ino()));
+        let there = std::fs::metadata(&self.path).map(|there| (there.dev(), there.ino()));
+        matches!((locked, there), (Ok(locked), Ok(there)) if locked == there)
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::Map,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use edge_common::{
@@ -209,21 +208,35 @@ pub fn egress(object: &mut Ebpf) -> Result<&mut SchedClassifier, Failure> {
     object.program_mut(names::EGRESS_PROGRAM).ok_or_else(missing)?.try_into().map_err(|_| missing())
 }
 
-/// Pins every map but the counters, which have their pin, and the program.
+/// Pins everything, in a directory that is made for it.
 pub fn pin(object: &mut Ebpf, directory: &Path) -> Result<(), Failure> {
-    let what = || format!("nothing can be pinned in {}", directory.display());
-    fs::create_dir(directory).blame(Blame::System, what)?;
-    for name in names::MAPS.into_iter().filter(|name| *name != names::COUNTERS) {
+    fs::create_dir(directory).blame(Blame::System, || nowhere(directory))?;
+    pin_missing(object, directory).map(drop)
+}
+
+/// Pins every map and the program, as far as they are not; gives how many were not.
+pub fn pin_missing(object: &mut Ebpf, directory: &Path) -> Result<u64, Failure> {
+    let what = || nowhere(directory);
+    fs::create_dir_all(directory).blame(Blame::System, what)?;
+    let mut missing = 0;
+    for name in names::MAPS {
         let map = object.map(name).ok_or_else(|| Failure::bug(format!("the object has no map {name}")))?;
-        let data = match map {
-            Map::Array(data)
-            | Map::LpmTrie(data)
-            | Map::LruHashMap(data)
-            | Map::RingBuf(data)
-            | Map::PerCpuArray(data) => data,
-            _ => return Err(Failure::bug(format!("the map {name} is of another type"))),
-        };
-        data.pin(directory.join(name)).blame(Blame::System, what)?;
+        // Counters outlive generations.
+        let above = directory.parent().filter(|_| name == names::COUNTERS);
+        let pin = above.unwrap_or(directory).join(name);
+        if !pin.exists() {
+            map.pin(pin).blame(Blame::System, what)?;
+            missing += 1;
+        }
     }
-    program(object, names::PROGRAM)?.pin(directory.join(names::PROGRAM)).blame(Blame::System, what)
+    let pin = directory.join(names::PROGRAM);
+    if !pin.exists() {
+        program(object, names::PROGRAM)?.pin(pin).blame(Blame::System, what)?;
+        missing += 1;
+    }
+    Ok(missing)
+}
+
+fn nowhere(directory: &Path) -> String {
+    format!("nothing can be pinned in {}", directory.display())
 }

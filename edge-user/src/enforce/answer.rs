@@ -10,7 +10,7 @@ use crate::{
     clock::Now,
     control::protocol::{
         Blocked, ConnectionTotals, Connections, Dropped, Enforced, Entry, Interface, Offence, Packets, Rates, Reload,
-        Status, Why,
+        Status, Unfiltered, Why,
     },
     datapath::{self, Tables},
     error::Failure,
@@ -84,7 +84,8 @@ impl<T: Tables> Enforcer<T> {
             pid: std::process::id(),
             uptime_seconds: now.boot.since(self.started).as_secs_f64(),
             dry_run: false,
-            interfaces: self.attached.iter().map(interface).collect(),
+            interfaces: self.links.attached().map(interface).collect(),
+            unfiltered: self.links.unfiltered().iter().map(unfiltered).collect(),
             blocked: self.totals(now),
             enforced: Enforced { total: self.tables.held() },
             drift: self.drift(),
@@ -143,11 +144,11 @@ impl<T: Tables> Enforcer<T> {
 }
 
 fn interface(attached: &datapath::Attached) -> Interface {
-    Interface {
-        name: attached.name.clone(),
-        mode: if attached.native { "native" } else { "generic" }.to_owned(),
-        program_id: attached.program_id,
-    }
+    Interface { name: attached.name.clone(), mode: attached.mode().to_owned(), program_id: attached.program_id }
+}
+
+fn unfiltered(unfiltered: &datapath::Unfiltered) -> Unfiltered {
+    Unfiltered { name: unfiltered.name.clone(), reason: unfiltered.reason.clone() }
 }
 
 fn packets(counters: &Counters) -> Packets {

@@ -23,7 +23,11 @@ impl<T: Tables> Enforcer<T> {
             Command::Status => return Ok(Reply::Status(Box::new(self.status(now)?))),
             Command::List { origin, limit } => return Ok(Reply::List(self.list(*origin, *limit, now))),
             Command::Why { address } => return Ok(Reply::Why(Box::new(self.why(*address, now)?))),
-            Command::Unload => return self.tables.unload().map(Reply::Unloaded),
+            Command::Unload => {
+                let unloaded = self.tables.unload();
+                self.links.detach();
+                return unloaded.map(Reply::Unloaded);
+            }
             Command::Block(block) => self.block(block, request.caller, now),
             Command::Unblock(unblock) => self.unblock(unblock, now),
             Command::Allow { targets } => self.allow(targets),

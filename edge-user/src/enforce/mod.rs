@@ -34,9 +34,9 @@ use crate::{
     block::{Block, Origin, Target},
     clock::{Boot, Now, Wall},
     config::Config,
-    datapath::{self, Attached, Generation, Lock, Plan, Tables},
+    datapath::{self, Generation, Links, Lock, Look, Plan, Tables},
     error::Failure,
-    metrics::{Own, Removed},
+    metrics::{Drift, Own, Removed},
     netlink,
     offense::{self, Decision, History, Kind, Learner},
     store::Changes,
@@ -62,7 +62,7 @@ pub struct Enforcer<T = Generation> {
     protected: Protected,
     /// Whether the kernel has what is protected and allowed.
     trust_written: bool,
-    attached: Vec<Attached>,
+    links: Links,
     limits: Limits,
     started: Boot,
     metrics: Own,
@@ -114,7 +114,7 @@ impl Enforcer {
             let former = before.as_ref().map(Generation::program_pin);
             datapath::attach(&mut enforcer.tables, former.as_deref(), lock.path(), links, config.filter.attach)
         });
-        enforcer.attached = put_into_force.inspect_err(|_| enforcer.tables.discard())?;
+        enforcer.links = put_into_force.inspect_err(|_| enforcer.tables.discard())?;
         if let Some(before) = before {
             enforcer.take_over(&before)?;
         }
@@ -126,6 +126,20 @@ impl Enforcer {
     fn take_over(&mut self, before: &Generation) -> Result<(), Failure> {
         let counted = before.counted().into_iter().filter(|(target, _)| self.ledger.contains(*target));
         counted.into_iter().try_for_each(|(target, hits)| self.tables.add_hits(target, hits))
+    }
+
+    /// Puts the links and pins right that came loose from outside, and follows interfaces as they come and go.
+    pub fn mend(&mut self, look: &Look) -> Result<(), Failure> {
+        let pinned = self.tables.pin_again();
+        let unpinned = *pinned.as_ref().unwrap_or(&0);
+        if unpinned > 0 {
+            tracing::warn!("{unpinned} maps and programs were not pinned any more; they are again");
+        }
+        let mended = self.tables.mend(&mut self.links, look);
+        let links = mended.as_ref().copied().unwrap_or_default();
+        self.metrics.drift_repaired(Drift::Detached, links.detached);
+        self.metrics.drift_repaired(Drift::Unpinned, unpinned + links.unpinned);
+        pinned.and(mended).map(drop)
     }
 
     /// Follows the kernel's clock: jiffies stand still in suspend.
@@ -154,7 +168,7 @@ impl<T: Tables> Enforcer<T> {
             allowed: BTreeSet::new(),
             protected: Protected::new(surroundings),
             trust_written: true,
-            attached: Vec::new(),
+            links: Links::default(),
             limits: Limits::of(&config.filter),
             started: now.boot,
             metrics,
@@ -312,8 +326,8 @@ impl<T: Tables> Enforcer<T> {
         self.memory.rewrite(&blocked, self.allowed.iter().copied(), self.learner.histories());
     }
 
-    pub fn attached(&self) -> &[Attached] {
-        &self.attached
+    pub fn links(&self) -> &Links {
+        &self.links
     }
 }
 

@@ -26,7 +26,7 @@ impl Removed {
     }
 }
 
-/// How the kernel's tables differed from what was decided.
+/// How the kernel differed from what was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drift {
     /// Decided, not enforced.
@@ -35,16 +35,22 @@ pub enum Drift {
     Foreign,
     /// Both, with another end.
     Differing,
+    /// An interface that had lost the program.
+    Detached,
+    /// A link, a map or the program was not pinned any more.
+    Unpinned,
 }
 
 impl Drift {
-    pub const ALL: [Drift; 3] = [Drift::Missing, Drift::Foreign, Drift::Differing];
+    pub const ALL: [Drift; 5] = [Drift::Missing, Drift::Foreign, Drift::Differing, Drift::Detached, Drift::Unpinned];
 
     pub const fn name(self) -> &'static str {
         match self {
             Drift::Missing => "missing",
             Drift::Foreign => "foreign",
             Drift::Differing => "differing",
+            Drift::Detached => "detached",
+            Drift::Unpinned => "unpinned",
         }
     }
 }
@@ -103,7 +109,7 @@ impl Own {
             )?,
             repaired: listed(
                 "edge_drift_repaired_total",
-                "Entries of the kernel's tables that differed from what was decided and were put right.",
+                "What the kernel held otherwise than decided (entries, links, pins) and was put right.",
                 "kind",
                 Drift::ALL.map(Drift::name),
             )?,
@@ -129,6 +135,10 @@ impl Own {
 
     pub fn blocks_removed(&self, cause: Removed, count: u64) {
         self.removed.with_label_values(&[cause.name()]).inc_by(count);
+    }
+
+    pub fn drift_repaired(&self, kind: Drift, count: u64) {
+        self.repaired.with_label_values(&[kind.name()]).inc_by(count);
     }
 
     pub fn offence(&self, kind: Kind) {

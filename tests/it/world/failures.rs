@@ -4,20 +4,18 @@ use std::{
     fs::{self, Permissions},
     net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt,
-    path::Path,
 };
 
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     Output,
     agent::{Edge, certificate},
-    bpf::Program,
     client::Client,
     net::{ATTACKER4, HOST_INTERFACE, HOST4, Lab, NEIGHBOUR4},
 };
 
 use super::{
-    FOREIGN,
+    FOREIGN, attach_foreign,
     lifecycle::{filter_only, nothing_left},
     served,
 };
@@ -133,12 +131,7 @@ fn an_interface_without_ethernet_is_refused() -> Result<()> {
 fn an_occupied_hook_is_left_to_its_owner() -> Result<()> {
     let lab = Lab::new()?;
     for mode in ["xdpgeneric", "xdpdrv"] {
-        let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
-        Program::passing(FOREIGN)?.pin(&pin)?;
-        let attached = lab.host.ip(&format!("link set dev {HOST_INTERFACE} {mode} pinned {}", pin.display()));
-        fs::remove_file(&pin)?;
-        attached?;
-        let owner = lab.host.xdp_program(HOST_INTERFACE)?.context("the foreign program is not attached")?;
+        let owner = attach_foreign(&lab, HOST_INTERFACE, mode)?;
         let mut edge = Edge::new(&lab)?;
         refused(&edge.run_in_vain()?, &[1], &[HOST_INTERFACE, &owner.to_string(), FOREIGN])?;
         ensure!(lab.host.xdp_program(HOST_INTERFACE)? == Some(owner), "the owner was thrown out");
@@ -309,11 +302,7 @@ fn a_second_interface_that_is_taken_leaves_the_first_filtered_as_it_was() -> Res
     let program = lab.host.xdp_program(HOST_INTERFACE)?;
     edge.stop()?;
     lab.host.ip("link add edge-x type veth peer name edge-y")?;
-    let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
-    Program::passing(FOREIGN)?.pin(&pin)?;
-    let attached = lab.host.ip(&format!("link set dev edge-x xdpgeneric pinned {}", pin.display()));
-    fs::remove_file(&pin)?;
-    attached?;
+    attach_foreign(&lab, "edge-x", "xdpgeneric")?;
     edge.config.set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\", \"edge-x\"]"));
     let refused = edge.run_in_vain()?;
     ensure!(refused.code == 1 && refused.stderr.contains("edge-x"), "{refused:?}");

@@ -8,6 +8,7 @@ mod failures;
 mod filter;
 mod frames;
 mod handover;
+mod interfaces;
 mod lifecycle;
 mod privileges;
 mod ssh;
@@ -15,6 +16,7 @@ mod story;
 mod takeover;
 
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddrV4, TcpStream},
     os::fd::AsRawFd,
     time::Duration,
@@ -23,6 +25,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::{Edge, PASSWORD, USER},
+    bpf::Program,
     client::{Client, Seen},
     net::Lab,
 };
@@ -75,6 +78,16 @@ fn connect(lab: &Lab, from: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream> {
         connect_to(socket.as_raw_fd(), &SockaddrIn::from(to))?;
         Ok(TcpStream::from(socket))
     })
+}
+
+/// Attaches a program that is not edge's; gives its id.
+fn attach_foreign(lab: &Lab, interface: &str, mode: &str) -> Result<u64> {
+    let pin = lab.pin_path().with_file_name(format!("{}-foreign", lab.name));
+    Program::passing(FOREIGN)?.pin(&pin)?;
+    let attached = lab.host.ip(&format!("link set dev {interface} {mode} pinned {}", pin.display()));
+    fs::remove_file(&pin)?;
+    attached?;
+    lab.host.xdp_program(interface)?.context("the foreign program is not attached")
 }
 
 /// The packets of a reason, as `edge status` counts them.

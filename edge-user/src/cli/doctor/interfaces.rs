@@ -51,15 +51,17 @@ pub fn all(config: &Config, own_programs: &[u32]) -> Vec<Finding> {
     }
 }
 
-/// With `["auto"]`, an interface that cannot be filtered is left out and hinders nothing, unless it is the last.
+/// With `["auto"]`, an interface that cannot be filtered is left out, and where there is none yet edge waits for one:
+/// neither hinders a start.
 fn automatic(looks: Vec<Result<Finding, String>>) -> Vec<Finding> {
     let any = looks.iter().any(Result::is_ok);
     let mut findings: Vec<Finding> =
         looks.into_iter().map(|look| look.unwrap_or_else(|why| hint(CHECK, why))).collect();
     if !any {
-        findings.push(bad(
+        findings.push(hint(
             CHECK,
-            "none with Ethernet headers carries a default route; name those to filter in `filter.interfaces`",
+            "none with Ethernet headers carries a default route, so none is filtered before one does; or name those to \
+             filter in `filter.interfaces`",
         ));
     }
     findings
@@ -177,12 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn with_auto_one_that_is_fit_suffices() {
+    fn with_auto_none_has_to_be_fit() {
         let fit = || Ok(told(interface(Some(true), None), Attach::Auto));
         let unfit = || Err("tun0 has no Ethernet headers".to_owned());
         let grades = |looks| automatic(looks).iter().map(|finding| finding.result).collect::<Vec<_>>();
         assert_eq!(grades(vec![unfit(), fit()]), [Grade::Hint, Grade::Good]);
-        assert_eq!(grades(vec![unfit()]), [Grade::Hint, Grade::Bad]);
-        assert_eq!(grades(vec![]), [Grade::Bad]);
+        assert_eq!(grades(vec![unfit()]), [Grade::Hint, Grade::Hint]);
+        assert_eq!(grades(vec![]), [Grade::Hint]);
     }
 }
