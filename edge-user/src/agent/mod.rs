@@ -26,7 +26,7 @@ use crate::{
     clock::{Boot, Now},
     config::Config,
     control::{
-        protocol::{Command, Reply},
+        protocol::{Command, Reply, Stores},
         server::{self as admin, Order},
     },
     datapath::{self, Lock},
@@ -295,7 +295,11 @@ impl Agent {
         if matches!(command, Command::Status | Command::Unload) {
             self.mend();
         }
-        let answer = self.enforcer.execute(&order.request, Now::read());
+        let mut answer = self.enforcer.execute(&order.request, Now::read());
+        if let Ok(Reply::Status(status)) = &mut answer {
+            let known = std::mem::take(&mut status.store.problems);
+            status.store = Stores::with(known.into_iter().chain(self.users_problem()));
+        }
         if let (Command::Block(_), Ok(Reply::Changed(changed)), Some(child)) = (&command, &answer, &mut self.child) {
             for target in &changed.changed {
                 child.tell(&link::FromAgent::Blocked { client: target.net() }).await;
@@ -304,6 +308,13 @@ impl Agent {
         let ends = command == Command::Unload && answer.is_ok();
         order.answered(answer);
         ends
+    }
+
+    /// What the server says of the store of users.
+    fn users_problem(&self) -> Option<String> {
+        let directory = self.config.store.auth_directory();
+        let what = || format!("the store of users in {} cannot be used; /auth/ answers 503", directory.display());
+        self.server_metrics.store_failed.then(what)
     }
 
     fn snapshot(&mut self) -> Result<Snapshot, Failure> {
@@ -324,7 +335,7 @@ impl Agent {
             map_entries: self.enforcer.capacities(),
             drift: self.enforcer.drift(),
             server: self.server_metrics.clone(),
-            store_ok: self.enforcer.store_is_ok(),
+            store_ok: self.enforcer.store_is_ok() && !self.server_metrics.store_failed,
         })
     }
 

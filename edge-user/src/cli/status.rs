@@ -24,6 +24,7 @@ fn text(status: &Status) -> String {
     let reasons: Vec<String> =
         status.packets.by_reason.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{n} {reason}")).collect();
     let blocked = &status.blocked;
+    let store = &status.store;
     let mut rows = vec![
         ("edge", format!("{}, process {}, up {}", status.version, status.pid, length(status.uptime_seconds as u64))),
         ("interfaces", if interfaces.is_empty() { NONE.to_owned() } else { interfaces.join(", ") }),
@@ -36,6 +37,7 @@ fn text(status: &Status) -> String {
         ),
         ("packets", format!("{} passed, {} dropped", status.packets.passed, status.packets.dropped)),
         ("reasons", if reasons.is_empty() { "no packet yet".to_owned() } else { reasons.join(", ") }),
+        ("store", if store.ok { "ok".to_owned() } else { store.problems.join("; ") }),
         ("config", format!("generation {}, last reload {}", status.reload.generation, status.reload.last_result)),
     ];
     rows.splice(2..2, unfiltered);

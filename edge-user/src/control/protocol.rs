@@ -161,6 +161,7 @@ pub struct Status {
     pub drift: u64,
     pub connections: ConnectionTotals,
     pub packets: Packets,
+    pub store: Stores,
     pub reload: Reload,
 }
 
@@ -205,6 +206,21 @@ pub struct Packets {
     pub passed: u64,
     pub dropped: u64,
     pub by_reason: BTreeMap<String, u64>,
+}
+
+/// Whether the stores, that of the agent and that of users and sessions, can be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stores {
+    pub ok: bool,
+    /// One sentence for each that cannot.
+    pub problems: Vec<String>,
+}
+
+impl Stores {
+    pub fn with(problems: impl IntoIterator<Item = String>) -> Stores {
+        let problems: Vec<String> = problems.into_iter().collect();
+        Stores { ok: problems.is_empty(), problems }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

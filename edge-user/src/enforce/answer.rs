@@ -10,7 +10,7 @@ use crate::{
     clock::Now,
     control::protocol::{
         Blocked, ConnectionTotals, Connections, Dropped, Enforced, Entry, Interface, Offence, Packets, Rates, Reload,
-        Status, Unfiltered, Why,
+        Status, Stores, Unfiltered, Why,
     },
     datapath::{self, Tables},
     error::Failure,
@@ -91,6 +91,7 @@ impl<T: Tables> Enforcer<T> {
             drift: self.drift(),
             connections: ConnectionTotals::default(),
             packets: packets(&counters),
+            store: Stores::with(self.memory.problem()),
             reload: Reload { generation: 1, last_result: "ok".to_owned() },
         })
     }

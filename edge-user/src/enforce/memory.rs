@@ -88,16 +88,25 @@ impl Memory {
         self.store.is_some() && self.behind.is_none()
     }
 
-    /// For the user who has just changed something.
-    pub fn warning(&self) -> Option<String> {
-        let path = self.path.display();
+    /// What is wrong with the store, and what that means for what is changed meanwhile.
+    fn trouble(&self) -> Option<(&str, &str)> {
         match (&self.store, self.behind) {
             (Some(_), None) => None,
-            (Some(_), Some(_)) => {
-                Some(format!("in force, but the store {path} cannot be written; a reboot would undo it"))
-            }
-            (None, _) => Some(format!("in force, but the store {path} cannot be read; the next start may undo it")),
+            (Some(_), Some(_)) => Some(("cannot be written", "a reboot would undo")),
+            (None, _) => Some(("cannot be read", "the next start may undo")),
         }
+    }
+
+    /// For the user who has just changed something.
+    pub fn warning(&self) -> Option<String> {
+        let (trouble, undone) = self.trouble()?;
+        Some(format!("in force, but the store {} {trouble}; {undone} it", self.path.display()))
+    }
+
+    /// For the user who asks how things stand.
+    pub fn problem(&self) -> Option<String> {
+        let (trouble, undone) = self.trouble()?;
+        Some(format!("the store {} {trouble}; {undone} what is changed meanwhile", self.path.display()))
     }
 
     fn fell_behind(&mut self, error: &StoreError) {

@@ -63,7 +63,11 @@ fn text(snapshot: &Snapshot, own: &Own) -> Result<String, prometheus::Error> {
     add(Box::new(entries))?;
     add(Box::new(capacity))?;
     add(Box::new(gauge("edge_drift_entries", "Blocks decided but not enforced, and the reverse.", snapshot.drift)?))?;
-    add(Box::new(gauge("edge_store_ok", "Whether the last write to the store succeeded.", snapshot.store_ok.into())?))?;
+    add(Box::new(gauge(
+        "edge_store_ok",
+        "Whether the stores, of blocks and of users, can be used.",
+        snapshot.store_ok.into(),
+    )?))?;
     add(Box::new(auth_requests(&snapshot.server)?))?;
     add(Box::new(tls_handshakes(&snapshot.server)?))?;
     add(Box::new(ProcessCollector::for_self()))?;
@@ -282,7 +286,11 @@ mod tests {
             (name("203.0.113.7"), name("refused"), 1),
             (name("login"), name("x\"} 1\nedge_store_ok 0"), 1),
         ];
-        let server = link::Metrics { auth_requests, tls_handshakes: vec![(name("success"), 8), (name("other"), 9)] };
+        let server = link::Metrics {
+            auth_requests,
+            tls_handshakes: vec![(name("success"), 8), (name("other"), 9)],
+            store_failed: false,
+        };
         let own = Own::new().unwrap();
         let before = series(&render(&snapshot(), &own));
         let found = series(&render(&Snapshot { server, ..snapshot() }, &own));

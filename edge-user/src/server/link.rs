@@ -77,6 +77,8 @@ pub struct Metrics {
     pub auth_requests: Vec<(String, String, u64)>,
     /// `edge_tls_handshakes_total{result}`.
     pub tls_handshakes: Vec<(String, u64)>,
+    /// The store of users cannot be used.
+    pub store_failed: bool,
 }
 
 /// From the agent to the server.

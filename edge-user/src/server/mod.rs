@@ -41,7 +41,7 @@ use self::{
     auth::Auth,
     connections::Connections,
     counters::Counters,
-    link::{FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, ServerConfig},
+    link::{FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
     listener::Shared,
     report::Report,
     spawn::LINK_FD,
@@ -148,7 +148,8 @@ async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) 
         tokio::spawn(listener::serve(listener, shared.clone()));
     }
     report.ready().await;
-    tokio::spawn(count(shared.counters.clone(), report.clone()));
+    shared.auth.probe_store().await;
+    tokio::spawn(count(shared.clone(), report.clone()));
     tokio::select! {
         result = send(to_send, &mut writes) => result,
         result = obey(&mut reads, &shared, &report, &drain) => result,
@@ -214,10 +215,11 @@ async fn drained(shared: &Shared) {
     let _ = timeout(DRAINS_WITHIN, shared.connections.drain()).await;
 }
 
-async fn count(counters: Arc<Counters>, report: Arc<Report>) {
+async fn count(shared: Arc<Shared>, report: Arc<Report>) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         second.tick().await;
-        report.metrics(counters.snapshot());
+        let store_failed = shared.auth.store_has_failed().await;
+        report.metrics(Metrics { store_failed, ..shared.counters.snapshot() });
     }
 }

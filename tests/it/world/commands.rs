@@ -204,6 +204,7 @@ fn status_and_list_have_their_shape() -> Result<()> {
     edge.cli(&["block", "203.0.113.7", "2001:db8:99::7", "198.51.100.0/24", "--for", "1h", "--reason", "r"])?.good()?;
     let status = edge.json(&["status"])?;
     has_keys(&status, &["version", "pid", "uptime_seconds", "dry_run", "interfaces", "blocked", "enforced", "drift"])?;
+    ensure!(status["store"] == json!({"ok": true, "problems": []}), "{status}");
     has_keys(&status["connections"], &["tracked_addresses", "total"])?;
     has_keys(&status["packets"], &["passed", "dropped", "by_reason"])?;
     let reasons = ["passed", "allowed", "blocked", "connection_cap", "syn_rate", "packet_rate", "port_closed"];

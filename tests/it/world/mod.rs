@@ -12,6 +12,7 @@ mod interfaces;
 mod lifecycle;
 mod privileges;
 mod ssh;
+mod stores;
 mod story;
 mod takeover;
 

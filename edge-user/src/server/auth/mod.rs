@@ -205,6 +205,19 @@ impl Auth {
         })
     }
 
+    /// Looks whether the store of users can be used: at the start, and while it could not, so that its end is noticed
+    /// without a request. Whether it cannot.
+    pub async fn store_has_failed(&self) -> bool {
+        if self.store.has_failed() {
+            self.store.probe().await;
+        }
+        self.store.has_failed()
+    }
+
+    pub async fn probe_store(&self) {
+        self.store.probe().await;
+    }
+
     /// Answers one request; never fails, never panics.
     pub async fn answer<B>(&self, ends: Ends, request: Request<B>) -> Answer
     where

@@ -16,7 +16,7 @@ pub struct Store {
     directory: PathBuf,
     reads: Mutex<Option<UserStore>>,
     writes: Mutex<Option<UserStore>>,
-    /// Whether the last use failed: a failure is logged once, not at every request.
+    /// Whether the last use failed: a failure is logged once, not at every request, and so is its end.
     failed: AtomicBool,
 }
 
@@ -28,6 +28,18 @@ impl Store {
     /// A short look-up, on the calling thread.
     pub fn read<T>(&self, query: impl FnOnce(&mut UserStore) -> Result<T, Failure>) -> Result<T, Denial> {
         self.note(self.with(&self.reads, query))
+    }
+
+    /// Whether it can be used now; a failure is logged as that of any use is.
+    pub async fn probe(self: &Arc<Store>) {
+        let store = self.clone();
+        let probed = tokio::task::spawn_blocking(move || store.read(|users| users.lookup(""))).await;
+        drop(probed);
+    }
+
+    /// Whether the last use failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// A change, on a thread that may block.
@@ -57,6 +69,9 @@ impl Store {
 
     fn note<T>(&self, result: Result<T, Failure>) -> Result<T, Denial> {
         let failed = self.failed.swap(result.is_err(), Ordering::Relaxed);
+        if failed && result.is_ok() {
+            tracing::info!("the store of users in {} can be used again", self.directory.display());
+        }
         result.map_err(|failure| {
             if !failed {
                 tracing::error!("{failure}; /auth/ answers 503 until it can be used");
