@@ -1,8 +1,8 @@
 //! The words of the command line, defined once for parsing, help and completions.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable};
 
 use crate::{
     block::{Origin, Target},
@@ -41,6 +41,18 @@ pub struct Global {
     pub quiet: u8,
 }
 
+/// What the words say. A variable that is set to nothing is as good as not set.
+pub fn parse(words: &[OsString]) -> Result<CommandLine, clap::Error> {
+    let mut command = CommandLine::command();
+    for (argument, variable) in [("config", "EDGE_CONFIG"), ("socket", "EDGE_SOCKET")] {
+        if std::env::var_os(variable).is_some_and(|value| value.is_empty()) {
+            command = command.mut_arg(argument, |argument| argument.env(Resettable::Reset));
+        }
+    }
+    let mut matches = command.try_get_matches_from_mut(words)?;
+    CommandLine::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     #[default]
@@ -77,6 +89,7 @@ pub enum Command {
     /// Lift blocks
     #[command(
         visible_alias = "unban",
+        override_usage = "edge unblock [OPTIONS] <ADDR>...\n       edge unblock [OPTIONS] --all",
         after_help = "Examples:
   edge unblock 203.0.113.7
   edge unblock --all --origin auth"
@@ -182,7 +195,7 @@ pub struct List {
     /// Only blocks of this origin
     #[arg(long, value_parser = origin)]
     pub origin: Option<Origin>,
-    /// At most so many
+    /// At most so many; without it all of them
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
 }
@@ -313,7 +326,6 @@ fn unknown_origin(known: &[Origin]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(words: &str) -> Result<CommandLine, clap::Error> {
         CommandLine::try_parse_from(words.split_whitespace())
@@ -368,6 +380,7 @@ mod tests {
             ("edge run --interface a/b", "a/b"),
             ("edge unblock 10.0.0.1 --all", "--all"),
             ("edge unblock", "ADDR"),
+            ("edge unblock", "edge unblock [OPTIONS] --all"),
             ("edge block", "ADDR"),
             ("edge frobnicate", "frobnicate"),
         ] {

@@ -14,17 +14,25 @@ use crate::{
 };
 
 pub fn list(global: &Global, arguments: &List) -> Result<Outcome, Complaint> {
-    let command = Command::List { origin: arguments.origin, limit: arguments.limit };
-    let Reply::List(entries) = ask::agent_or_pins(global, command)? else { return Err(ask::mismatched()) };
-    Ok(Outcome::new(json!(entries), text(&entries, Wall::now())))
+    // One more is asked for than is shown, to know whether that is all.
+    let asked = arguments.limit.map(|limit| limit.saturating_add(1));
+    let command = Command::List { origin: arguments.origin, limit: asked };
+    let Reply::List(mut entries) = ask::agent_or_pins(global, command)? else { return Err(ask::mismatched()) };
+    let cut = arguments.limit.filter(|limit| entries.len() > *limit);
+    entries.truncate(cut.unwrap_or(usize::MAX));
+    Ok(Outcome::new(json!(entries), text(&entries, cut, Wall::now())))
 }
 
-fn text(entries: &[Entry], now: Wall) -> String {
-    if entries.is_empty() {
-        return "nothing is blocked".to_owned();
-    }
+/// `cut`: the limit, where there are more than it lets show.
+fn text(entries: &[Entry], cut: Option<usize>, now: Wall) -> String {
     let rows: Vec<Vec<String>> = entries.iter().map(|entry| row(entry, now)).collect();
-    table(&["ADDRESS", "ORIGIN", "SINCE", "ENDS", "OFFENCE", "PACKETS", "REASON"], &rows)
+    let table = || table(&["ADDRESS", "ORIGIN", "SINCE", "ENDS", "OFFENCE", "PACKETS", "REASON"], &rows);
+    match (entries, cut) {
+        ([], None) => "nothing is blocked".to_owned(),
+        ([], Some(limit)) => format!("none is shown, though there are blocks: --limit {limit}"),
+        (_, None) => table(),
+        (_, Some(limit)) => format!("{}\n… and more: --limit {limit} cut the list", table()),
+    }
 }
 
 fn row(entry: &Entry, now: Wall) -> Vec<String> {
@@ -60,10 +68,14 @@ mod tests {
             packets: 12,
             bytes: 720,
         };
-        let text = text(std::slice::from_ref(&entry), Wall(300_000));
+        let one = std::slice::from_ref(&entry);
+        let shown = |cut| text(one, cut, Wall(300_000));
+        assert_eq!(shown(Some(1)), shown(None) + "\n… and more: --limit 1 cut the list");
+        let text = shown(None);
         let row = text.lines().nth(1).unwrap();
         assert_eq!(row, "203.0.113.7/32  auth    5 min ago  in 10 min  2        12       5 failed\u{fffd}logins");
         assert_eq!(ends(&Entry { expires: None, ..entry }, Wall(0)), "when lifted");
-        assert_eq!(super::text(&[], Wall(0)), "nothing is blocked");
+        assert_eq!(super::text(&[], None, Wall(0)), "nothing is blocked");
+        assert_eq!(super::text(&[], Some(0), Wall(0)), "none is shown, though there are blocks: --limit 0");
     }
 }

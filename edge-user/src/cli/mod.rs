@@ -17,7 +17,7 @@ mod why;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{CommandFactory, error::ErrorKind};
 use serde_json::json;
 
 use self::{
@@ -29,7 +29,7 @@ use crate::error::Failure;
 /// The whole program, but for the server.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
-    let (format, outcome) = match CommandLine::try_parse_from(&words) {
+    let (format, outcome) = match args::parse(&words) {
         Ok(line) => (line.global.output, execute(&line)),
         Err(error) => match misused(&words, error) {
             Ok(code) => return code,
@@ -109,7 +109,7 @@ mod tests {
             ["edge -o json block 10.0.0.300", "edge block 10.0.0.300 --output=json", "edge block 10.0.0.300 -ojson"]
         {
             let words = words(line);
-            let error = CommandLine::try_parse_from(&words).unwrap_err();
+            let error = args::parse(&words).unwrap_err();
             let failure = misused(&words, error).unwrap_err();
             assert_eq!(failure.blame.exit_code(), 2);
             assert!(failure.message.contains("10.0.0.300"), "{}", failure.message);

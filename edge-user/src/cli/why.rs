@@ -1,5 +1,6 @@
 //! `edge why`: everything that bears on one address; exit code 0 if its traffic passes, 1 if not.
 
+use edge_common::reason::Reason;
 use serde_json::json;
 
 use super::{
@@ -26,9 +27,8 @@ pub fn why(global: &Global, arguments: &Arguments) -> Result<Outcome, Complaint>
 }
 
 fn text(why: &Why, now: Wall) -> String {
-    let verdict = if why.verdict == "pass" { "passes" } else { "is dropped" };
     let mut rows = vec![
-        ("address", format!("{} {verdict} ({})", why.address, why.reason)),
+        ("address", verdict(why)),
         ("allowed", yes(why.allowed).to_owned()),
         ("protected", why.protected.as_deref().map_or_else(|| "no".to_owned(), printable)),
         ("block", why.block.as_ref().map_or_else(|| "none".to_owned(), |entry| block(entry, now))),
@@ -50,6 +50,18 @@ fn text(why: &Why, now: Wall) -> String {
     fields(&rows)
 }
 
+/// An address of this host sends nothing to it by a wire: what claims to come from it there is forged.
+fn verdict(why: &Why) -> String {
+    let Why { address, reason, .. } = why;
+    match (why.verdict.as_str(), reason == Reason::Malformed.name()) {
+        ("pass", _) => format!("{address} passes ({reason})"),
+        (_, true) => format!(
+            "{address} is of this host; packets that arrive from a wire with this source are forged, and dropped ({reason})"
+        ),
+        (_, false) => format!("{address} is dropped ({reason})"),
+    }
+}
+
 fn block(entry: &Entry, now: Wall) -> String {
     format!(
         "{} by {}, offence {}, since {} ({}), ends {}, {} packets and {} bytes dropped: {}",
@@ -67,4 +79,35 @@ fn block(entry: &Entry, now: Wall) -> String {
 
 fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::{Connections, Dropped, Rates};
+
+    fn why(verdict: &str, reason: Reason) -> Why {
+        Why {
+            address: "192.0.2.1".parse().unwrap(),
+            verdict: verdict.to_owned(),
+            reason: reason.name().to_owned(),
+            allowed: false,
+            protected: None,
+            block: None,
+            connections: Connections::default(),
+            rates: Rates::default(),
+            dropped: Dropped::default(),
+            offences: Vec::new(),
+            score: 0,
+            threshold: 5,
+        }
+    }
+
+    #[test]
+    fn of_an_address_of_this_host_only_what_is_forged_is_dropped() {
+        assert_eq!(verdict(&why("pass", Reason::Passed)), "192.0.2.1 passes (passed)");
+        assert_eq!(verdict(&why("drop", Reason::Blocked)), "192.0.2.1 is dropped (blocked)");
+        let own = verdict(&why("drop", Reason::Malformed));
+        assert!(own.contains("arrive from a wire with this source are forged, and dropped (malformed)"), "{own}");
+    }
 }

@@ -191,6 +191,11 @@ fn some_commands_need_nothing() -> Result<()> {
         ensure!(listed.contains(&format!("  {command} ")), "--help does not list {command}");
         ensure!(plain(&[command, "--help"])?.contains("Examples:"), "{command} --help has no examples");
     }
+    // A variable that is set to nothing says nothing.
+    let mut doctor = Command::new(binary()?);
+    doctor.args(["doctor"]).env("EDGE_CONFIG", "").env("EDGE_SOCKET", "");
+    let output = run(&mut doctor, b"")?;
+    ensure!([0, 1].contains(&output.code) && output.stdout.contains("kernel"), "{output:?}");
     for shell in ["bash", "zsh", "fish"] {
         ensure!(plain(&["completions", shell])?.contains("unblock"), "{shell}");
     }
@@ -227,7 +232,11 @@ fn status_and_list_have_their_shape() -> Result<()> {
         time(&entry["created"])?;
         ensure!(super::length(entry)? == 3600.0, "{entry}");
     }
-    ensure!(edge.json(&["list", "--limit", "2"])?.as_array().map(Vec::len) == Some(2));
+    for (limit, shown) in [("0", 0), ("2", 2), ("3", 3)] {
+        ensure!(edge.json(&["list", "--limit", limit])?.as_array().map(Vec::len) == Some(shown), "{limit}");
+        let text = edge.cli(&["list", "--limit", limit])?.good()?;
+        ensure!(text.contains("--limit") == (shown < 3) && !text.contains("nothing is blocked"), "{text}");
+    }
     ensure!(edge.json(&["list", "--origin", "auth"])? == json!([]));
     Ok(())
 }
