@@ -29,7 +29,8 @@ pub async fn open(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Failure>
     raise_descriptors();
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
-        listeners.push(when_free(*address, FREE_WITHIN).await.map_err(|error| explain(*address, error))?);
+        listeners
+            .push(when_free(*address, FREE_WITHIN).await.map_err(|error| explain("server.listen", *address, error))?);
     }
     Ok(listeners)
 }
@@ -63,17 +64,21 @@ fn listen_on(address: SocketAddr) -> Result<TcpListener, Errno> {
     Ok(TcpListener::from(socket))
 }
 
-fn explain(address: SocketAddr, error: Errno) -> Failure {
+/// Why an address that `key` names cannot be listened on, and what to do.
+pub fn explain(key: &str, address: SocketAddr, error: Errno) -> Failure {
     match error {
         Errno::EADDRINUSE => Failure::refused(format!(
-            "server.listen: {address} is taken by another process; stop it (`ss -ltnp`) or listen elsewhere"
+            "{key}: {address} is taken by another process; stop it (`ss -ltnp`) or name another address there"
         )),
         Errno::EACCES => Failure::forbidden(format!(
-            "server.listen: {address} needs CAP_NET_BIND_SERVICE; run as root or listen above port 1023"
+            "{key}: {address} needs CAP_NET_BIND_SERVICE; run as root or name a port above 1023"
+        )),
+        Errno::EADDRNOTAVAIL => Failure::refused(format!(
+            "{key}: {address} is no address of this host; name one that `ip address` lists, or 0.0.0.0 or [::] for all"
         )),
         other => {
             let error = io::Error::from(other);
-            Failure::refused(format!("server.listen: {address} cannot be listened on: {error}"))
+            Failure::refused(format!("{key}: {address} cannot be listened on: {error}; name another address there"))
         }
     }
 }
@@ -104,6 +109,6 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let error = when_free(address, ASK_EVERY * 2).await.unwrap_err();
-        assert!(explain(address, error).message.contains(&format!("{address} is taken")));
+        assert!(explain("server.listen", address, error).message.contains(&format!("{address} is taken")));
     }
 }

@@ -390,8 +390,10 @@ impl Prepared {
         if let Some(server) = &config.server {
             child::server_config(config, server)?;
         }
-        let metrics = tokio::net::TcpListener::bind(config.metrics.listen).await.map_err(|error| {
-            Failure::refused(format!("the metrics cannot be served on {}: {error}", config.metrics.listen))
+        let listen = config.metrics.listen;
+        let metrics = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
+            let errno = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or_default());
+            listener::explain("metrics.listen", listen, errno)
         })?;
         let own = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
         Ok(Prepared { listeners, metrics, own })

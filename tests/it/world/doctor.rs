@@ -44,6 +44,27 @@ fn xdp_modes_and_a_foreign_program_are_named() -> Result<()> {
 }
 
 #[test]
+fn whom_the_server_would_become_is_named_where_there_is_one() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    let about_users = |edge: &Edge| -> Result<Vec<Value>> {
+        let (_, document) = edge.json_any(&["doctor"])?;
+        let checks = document["checks"].as_array().context("no checks")?;
+        Ok(checks.iter().filter(|one| one["check"] == "user").cloned().collect())
+    };
+    let found = about_users(&edge)?;
+    let own = std::fs::read_to_string("/etc/passwd")?.lines().any(|line| line.starts_with("edge-server:"));
+    let expected = if own { ("ok", "edge-server") } else { ("hint", "useradd") };
+    let told = found.first().context("nothing on users")?;
+    ensure!(told["result"] == expected.0, "{told}");
+    ensure!(told["message"].as_str().is_some_and(|message| message.contains(expected.1)), "{told}");
+    filter_only(&mut edge.config);
+    edge.write_config()?;
+    ensure!(about_users(&edge)?.is_empty());
+    Ok(())
+}
+
+#[test]
 fn auto_without_a_default_route_is_a_hint_as_it_hinders_no_start() -> Result<()> {
     let lab = Lab::new()?;
     let mut edge = Edge::bare(&lab)?;

@@ -185,12 +185,13 @@ fn a_kernel_that_refuses_bpf_is_told_with_what_to_do() -> Result<()> {
 #[test]
 fn a_taken_port_is_named() -> Result<()> {
     let lab = Lab::new()?;
-    for (place, named) in
-        [(SocketAddr::new(HOST4, 443), "10.77.0.1:443"), ("127.0.0.1:9464".parse()?, "127.0.0.1:9464")]
-    {
+    for (place, named) in [
+        (SocketAddr::new(HOST4, 443), "server.listen: 10.77.0.1:443"),
+        ("127.0.0.1:9464".parse()?, "metrics.listen: 127.0.0.1:9464"),
+    ] {
         let _taken: TcpListener = lab.host.within(|| Ok(TcpListener::bind(place)?))?;
         let mut edge = Edge::new(&lab)?;
-        refused(&edge.run_in_vain()?, &[1], &[named])?;
+        refused(&edge.run_in_vain()?, &[1], &[named, "`ss -ltnp`"])?;
         nothing_left(&lab)?;
     }
     Ok(())

@@ -18,6 +18,7 @@ use crate::{
     config::Config,
     control::protocol::{Command, Reply},
     datapath, netlink,
+    server::spawn::Identity,
 };
 
 /// The oldest kernel on which all that edge uses is there.
@@ -67,6 +68,7 @@ pub fn doctor(global: &Global) -> Result<Outcome, Complaint> {
     let mut findings = vec![kernel(&kernel_release()), btf(), bpffs(&config.filter.pin_path), cgroup2()];
     findings.push(capabilities(Capabilities::effective()?));
     findings.push(diagnosis());
+    findings.extend(config.server.as_ref().map(|_| user()));
     findings.extend(interfaces::all(&config, &own_programs(global, &config)));
     let bad = findings.iter().any(|finding| finding.result == Grade::Bad);
     let rows: Vec<Vec<String>> = findings
@@ -134,9 +136,24 @@ fn cgroup2() -> Finding {
 fn capabilities(effective: Capabilities) -> Finding {
     match effective.lacking(&capability::OF_AGENT) {
         None => good("capabilities", capability::OF_AGENT_NAMED),
-        Some(missing) => bad("capabilities", format!("{missing} missing; run as root, or by the systemd unit")),
+        Some(missing) => {
+            bad("capabilities", format!("this process lacks {missing}; run as root, or with these capabilities"))
+        }
     }
 }
+
+/// Whom the server becomes.
+fn user() -> Finding {
+    match Identity::find() {
+        Ok(Identity { name, fallback: false, .. }) => good("user", format!("the server runs as {name}")),
+        Ok(Identity { name, .. }) => {
+            hint("user", format!("the server runs as {name}, as others may; make it a user of its own: {MAKE_USER}"))
+        }
+        Err(failure) => bad("user", failure.message),
+    }
+}
+
+const MAKE_USER: &str = "useradd --system --no-create-home --shell /usr/sbin/nologin edge-server";
 
 /// Whether the kernel confirms that an offender is connected, without which nothing is learned.
 fn diagnosis() -> Finding {
