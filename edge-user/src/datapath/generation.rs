@@ -11,42 +11,36 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 use edge_common::{
-    address::{Addr4, Addr6},
     names,
     ports::Exposure,
     rate::{Limit, RateGeometry},
     reason::Counters,
-    settings::{InUse, Settings, word},
-    table::{AreaFlags, Geometry, Hits, Narrow, Trust},
-    time::{Jiffies, Until},
+    settings::{Settings, word},
+    table::{AreaFlags, Geometry, Narrow},
+    time::Jiffies,
 };
-use ipnet::IpNet;
 
 use super::{
-    Links, Lock, Look, Mended, Tables,
+    Links, Lock, Look, Mended,
     areas::Areas,
     clock, descriptor,
     mapping::Mapping,
-    nets::{Nets, with_covering},
+    nets::Nets,
     object::{self, Plan},
-    sum,
-    table::{Key, Layout, Table},
+    table::{Layout, Table},
 };
-use crate::{
-    block::Target,
-    error::{Blame, Context, Failure},
-};
+use crate::error::{Blame, Context, Failure};
 
 /// The tables of one generation.
 pub struct Generation {
     directory: PathBuf,
-    settings: Mapping,
-    table4: Table,
-    units6: Table,
-    hosts6: Table,
-    nets4: Nets<u64>,
-    nets6: Nets<[u64; 2]>,
-    counters: PerCpuArray<MapData, PodCounters>,
+    pub(super) settings: Mapping,
+    pub(super) table4: Table,
+    pub(super) units6: Table,
+    pub(super) hosts6: Table,
+    pub(super) nets4: Nets<u64>,
+    pub(super) nets6: Nets<[u64; 2]>,
+    pub(super) counters: PerCpuArray<MapData, PodCounters>,
     /// The loaded object, where this process built the generation.
     object: Option<Ebpf>,
 }
@@ -54,7 +48,7 @@ pub struct Generation {
 /// [`Counters`] as aya wants to have it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct PodCounters(Counters);
+pub(super) struct PodCounters(pub(super) Counters);
 
 // SAFETY: words of 64 bits, no padding.
 unsafe impl Pod for PodCounters {}
@@ -140,47 +134,6 @@ impl Generation {
         remove(&self.directory);
     }
 
-    /// Takes over what was counted in an earlier generation, which no CPU may run any more.
-    pub fn add_hits(&mut self, target: Target, hits: Hits) -> Result<(), Failure> {
-        if hits == Hits::default() {
-            return Ok(());
-        }
-        match self.place(target) {
-            Place::Table(table, key) if table.until(key).is_some() => {
-                table.add_hits(key, hits);
-                Ok(())
-            }
-            _ => match target.net() {
-                IpNet::V4(_) => self.nets4.add_hits(target.net(), hits),
-                IpNet::V6(_) => self.nets6.add_hits(target.net(), hits),
-            },
-        }
-    }
-
-    /// Every entry that counted a packet.
-    pub fn counted(&self) -> Vec<(Target, Hits)> {
-        let all = self.entries().into_iter().map(|(target, _)| (target, self.hits(target)));
-        all.filter(|(_, hits)| *hits != Hits::default()).collect()
-    }
-
-    /// Every entry that the kernel holds.
-    pub fn entries(&self) -> Vec<(Target, Until)> {
-        let singles = [&self.table4, &self.units6, &self.hosts6];
-        let mut all: Vec<(Target, Until)> =
-            singles.into_iter().flat_map(Table::entries).map(|(key, until)| (target_of(key), until)).collect();
-        let nets = self.nets4.entries().chain(self.nets6.entries());
-        all.extend(nets.map(|(net, until)| (Target::from(net), until)));
-        all
-    }
-
-    /// The allow list as the kernel has it, without what a wider entry covers.
-    pub fn allowed(&self) -> Vec<Target> {
-        let trusted = self.nets4.trusted().chain(self.nets6.trusted());
-        let listed: Vec<IpNet> = trusted.filter(|(_, trust)| trust.has(Trust::ALLOWED)).map(|(net, _)| net).collect();
-        let covered = |net: &IpNet| listed.iter().any(|cover| cover != net && cover.contains(net));
-        listed.iter().filter(|net| !covered(net)).map(|net| Target::from(*net)).collect()
-    }
-
     /// The loaded program, to be attached.
     pub(super) fn program(&mut self) -> Result<&mut Xdp, Failure> {
         let object =
@@ -196,7 +149,7 @@ impl Generation {
         Ok(program.fd().is_ok().then_some(program))
     }
 
-    fn pin_path(&self) -> &Path {
+    pub(super) fn pin_path(&self) -> &Path {
         self.directory.parent().unwrap_or(&self.directory)
     }
 
@@ -305,7 +258,7 @@ impl Generation {
                     self.directory.display()
                 )));
             }
-            table.geometry = Geometry { lines, seed_a, seed_b };
+            table.recall(Geometry { lines, seed_a, seed_b });
         }
         self.nets4.recall(0);
         self.nets6.recall(self.settings.load(word::AREAS6_SEED));
@@ -321,12 +274,8 @@ impl Generation {
         let table = |layout: Layout, lines: &str, hits: &str| -> Result<Table, Failure> {
             let count = check_pin(&directory.join(lines), 64)?;
             check_pin(&directory.join(hits), 16)?;
-            Ok(Table {
-                layout,
-                geometry: Geometry { lines: u64::from(count), ..Geometry::default() },
-                lines: mapping(directory, lines, count as usize * 8)?,
-                hits: mapping(directory, hits, count as usize * layout.slots() * 2)?,
-            })
+            let entries = mapping(directory, lines, count as usize * 8)?;
+            Ok(Table::new(layout, count, entries, mapping(directory, hits, count as usize * layout.slots() * 2)?))
         };
         check_pin(&directory.join(names::SETTINGS), size_of::<Settings>() as u32)?;
         Ok(Generation {
@@ -350,148 +299,6 @@ impl Generation {
             counters: open_counters(directory.parent().unwrap_or(directory))?,
             object: None,
         })
-    }
-
-    fn place(&self, target: Target) -> Place<'_> {
-        match target.net() {
-            IpNet::V4(four) if four.prefix_len() == 32 => {
-                Place::Table(&self.table4, Key::Four(Addr4::from(four.addr())))
-            }
-            IpNet::V6(six) if six.prefix_len() == 128 => Place::Table(&self.hosts6, Key::Host(Addr6::from(six.addr()))),
-            IpNet::V6(six) if six.prefix_len() == 64 => {
-                Place::Table(&self.units6, Key::Unit(Addr6::from(six.network()).unit()))
-            }
-            _ => Place::Trie,
-        }
-    }
-
-    /// An address that found no room in its table once, and does now: the trie's entry would outlast a shorter end.
-    fn leave_trie(&mut self, target: Target) -> Result<(), Failure> {
-        let hits = match target.net() {
-            IpNet::V4(_) => self.nets4.hits(target.net()),
-            IpNet::V6(_) => self.nets6.hits(target.net()),
-        };
-        let Some(hits) = hits else { return Ok(()) };
-        match target.net() {
-            IpNet::V4(_) => self.nets4.clear(target.net())?,
-            IpNet::V6(_) => self.nets6.clear(target.net())?,
-        }
-        self.add_hits(target, hits)
-    }
-
-    fn use_table(&self, layout: Layout) {
-        let bit = match layout {
-            Layout::Four => InUse::BLOCKED4,
-            Layout::Unit => InUse::UNITS6,
-            Layout::Host => InUse::HOSTS6,
-        };
-        let in_use = self.settings.load(word::IN_USE);
-        self.settings.store(word::IN_USE, in_use | bit);
-    }
-}
-
-enum Place<'a> {
-    Table(&'a Table, Key),
-    Trie,
-}
-
-impl Tables for Generation {
-    fn set(&mut self, target: Target, until: Until) -> Result<(), Failure> {
-        if let Place::Table(table, key) = self.place(target) {
-            self.use_table(table.layout);
-            if table.set(key, until).is_ok() {
-                return self.leave_trie(target);
-            }
-        }
-        match target.net() {
-            IpNet::V4(_) => self.nets4.set(target.net(), until),
-            IpNet::V6(_) => self.nets6.set(target.net(), until),
-        }
-    }
-
-    fn clear(&mut self, target: Target) -> Result<(), Failure> {
-        if let Place::Table(table, key) = self.place(target) {
-            table.clear(key);
-        }
-        match target.net() {
-            IpNet::V4(_) => self.nets4.clear(target.net()),
-            IpNet::V6(_) => self.nets6.clear(target.net()),
-        }
-    }
-
-    fn settle(&mut self, mut wanted: impl Iterator<Item = (Target, Option<Until>)>) -> Result<(), Failure> {
-        wanted.try_for_each(|(target, until)| match until {
-            Some(until) => self.set(target, until),
-            None => self.clear(target),
-        })
-    }
-
-    fn until(&self, target: Target) -> Option<Until> {
-        if let Place::Table(table, key) = self.place(target)
-            && let Some(until) = table.until(key)
-        {
-            return Some(until);
-        }
-        match target.net() {
-            IpNet::V4(_) => self.nets4.until(target.net()),
-            IpNet::V6(_) => self.nets6.until(target.net()),
-        }
-    }
-
-    fn hits(&self, target: Target) -> Hits {
-        if let Place::Table(table, key) = self.place(target)
-            && let Some(hits) = table.hits(key)
-        {
-            return hits;
-        }
-        let hits = match target.net() {
-            IpNet::V4(_) => self.nets4.hits(target.net()),
-            IpNet::V6(_) => self.nets6.hits(target.net()),
-        };
-        hits.unwrap_or_default()
-    }
-
-    fn held(&self) -> u64 {
-        let singles: usize =
-            [&self.table4, &self.units6, &self.hosts6].map(|table| table.entries().count()).iter().sum();
-        singles as u64 + self.nets4.held() + self.nets6.held()
-    }
-
-    fn capacities(&self) -> Vec<(&'static str, u64, u64)> {
-        let of = |name, table: &Table| {
-            let capacity = table.geometry.lines * table.layout.slots() as u64;
-            (name, table.entries().count() as u64, capacity)
-        };
-        let mut all =
-            vec![of(names::BLOCKED4, &self.table4), of(names::UNITS6, &self.units6), of(names::HOSTS6, &self.hosts6)];
-        all.extend(self.nets4.capacities([names::NETS4, names::TRUST4]));
-        all.extend(self.nets6.capacities([names::NETS6, names::TRUST6]));
-        all
-    }
-
-    fn counters(&self) -> Result<Counters, Failure> {
-        let values = self.counters.get(&0, 0).blame(Blame::System, || "the counters cannot be read".to_owned())?;
-        Ok(sum(values.iter().map(|value| value.0)))
-    }
-
-    fn unload(&mut self) -> Result<super::Unloaded, Failure> {
-        super::unload(self.pin_path())
-    }
-
-    fn trust(&mut self, prefixes: &[(Target, Trust)]) -> Result<(), Failure> {
-        self.nets4.replace_trust(with_covering(prefixes, |net| matches!(net, IpNet::V4(_))))?;
-        self.nets6.replace_trust(with_covering(prefixes, |net| matches!(net, IpNet::V6(_))))
-    }
-}
-
-fn target_of(key: Key) -> Target {
-    match key {
-        Key::Four(address) => Target::of(std::net::Ipv4Addr::from(address).into()),
-        Key::Host(address) => Target::of(std::net::Ipv6Addr::from(address).into()),
-        Key::Unit(unit) => {
-            let network = std::net::Ipv6Addr::from(u128::from(unit) << 64);
-            Target::client(network.into(), 64)
-        }
     }
 }
 
@@ -517,8 +324,11 @@ fn nets<K: super::nets::Data>(
     let what = || format!("the pinned maps in {} cannot be opened", directory.display());
     let capacities = [check_pin(&directory.join(blocked), 24)?, check_pin(&directory.join(trusted), 8)?];
     let open = |name: &str| MapData::from_pin(directory.join(name)).blame(Blame::System, what);
+    let blocked = open(blocked)?;
+    let descriptor = descriptor(&blocked).try_clone_to_owned().blame(Blame::System, what)?;
     Ok(Nets::new(
-        LpmTrie::try_from(Map::LpmTrie(open(blocked)?)).blame(Blame::System, what)?,
+        LpmTrie::try_from(Map::LpmTrie(blocked)).blame(Blame::System, what)?,
+        descriptor,
         LpmTrie::try_from(Map::LpmTrie(open(trusted)?)).blame(Blame::System, what)?,
         areas,
         capacities.map(u64::from),

@@ -6,6 +6,8 @@
 //! generations, beside the links, directly below `pin_path`.
 
 mod areas;
+mod batch;
+mod blocked;
 mod clock;
 mod egress;
 mod generation;
@@ -42,12 +44,7 @@ use crate::{
 
 /// What the one writer does with a generation.
 pub trait Tables {
-    /// Puts a block into force or changes its end.
-    fn set(&mut self, target: Target, until: Until) -> Result<(), Failure>;
-    /// Ends a block.
-    fn clear(&mut self, target: Target) -> Result<(), Failure>;
-    /// The same for many, in order: an end for what is to be blocked, none for what is not. After a failure some are done
-    /// and some are not.
+    /// Puts into force what has an end, and ends what has none; in order. After a failure some are done and some are not.
     fn settle(&mut self, wanted: impl Iterator<Item = (Target, Option<Until>)>) -> Result<(), Failure>;
     /// The end that the kernel holds for this entry, if it holds one.
     fn until(&self, target: Target) -> Option<Until>;

@@ -1,6 +1,9 @@
 //! Prefixes of one family: the tries for blocked and trusted ones, and the flags of the areas they touch.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, OwnedFd},
+};
 
 use aya::{
     Pod,
@@ -13,7 +16,7 @@ use edge_common::table::{Hits, NetEntry, Trust};
 use edge_common::time::Until;
 use ipnet::IpNet;
 
-use super::areas::Areas;
+use super::{areas::Areas, batch};
 use crate::{
     block::Target,
     error::{Blame, Context, Failure},
@@ -65,8 +68,13 @@ impl Data for [u64; 2] {
     }
 }
 
+/// So many prefixes each look for what covers them; more are found in one walk over all.
+const FEW: usize = 64;
+
 pub struct Nets<K: Data> {
     blocked: LpmTrie<MapData, K, Entry>,
+    /// Of `blocked`.
+    descriptor: OwnedFd,
     trusted: LpmTrie<MapData, K, u64>,
     areas: Areas,
     /// How many entries fit into `blocked` and into `trusted`.
@@ -80,12 +88,13 @@ pub struct Nets<K: Data> {
 impl<K: Data> Nets<K> {
     pub fn new(
         blocked: LpmTrie<MapData, K, Entry>,
+        descriptor: OwnedFd,
         trusted: LpmTrie<MapData, K, u64>,
         areas: Areas,
         capacities: [u64; 2],
     ) -> Nets<K> {
         let (asked, trust) = (BTreeMap::new(), BTreeMap::new());
-        Nets { blocked, trusted, areas, capacities, asked, trust, lengths: Lengths::default() }
+        Nets { blocked, descriptor, trusted, areas, capacities, asked, trust, lengths: Lengths::default() }
     }
 
     /// Of a new generation, before anything is in it.
@@ -96,7 +105,7 @@ impl<K: Data> Nets<K> {
     /// Of an opened generation: takes over what the kernel holds.
     pub fn recall(&mut self, seed: u64) {
         self.areas.seed(seed);
-        let blocked = self.blocked.iter().filter_map(Result::ok);
+        let blocked = self.all().into_iter();
         self.asked = blocked.filter_map(|(key, entry)| Some((K::net(&key)?, entry.0.asked()))).collect();
         let trusted = self.trusted.iter().filter_map(Result::ok);
         self.trust = trusted.filter_map(|(key, bits)| Some((K::net(&key)?, Trust::from_bits(bits)))).collect();
@@ -109,23 +118,36 @@ impl<K: Data> Nets<K> {
         }
     }
 
-    pub fn set(&mut self, net: IpNet, until: Until) -> Result<(), Failure> {
-        if self.asked.insert(net, until).is_none() {
-            self.areas.block(net);
-            self.lengths.add(net);
-            // What is not written is not remembered: the trie would answer for it with what covers it.
-            self.write(net, until, Hits::default()).inspect_err(|_| self.forget(net))?;
-        }
-        self.write_under(net)
+    /// Removes prefixes without an end, then puts the others into force or changes their ends; all in order. After a
+    /// failure some are done and some are not.
+    pub fn settle(&mut self, wanted: &[(IpNet, Option<Until>)]) -> Result<(), Failure> {
+        wanted.iter().filter(|(_, until)| until.is_none()).try_for_each(|(net, _)| self.clear(*net))?;
+        let asked = wanted.iter().filter_map(|(net, until)| Some((*net, (*until)?)));
+        let fresh = asked.filter(|(net, until)| self.ask(*net, *until)).map(|(net, _)| net).collect();
+        let touched = self.touched(wanted.iter().map(|(net, _)| *net));
+        self.write(&touched, &fresh)
     }
 
-    pub fn clear(&mut self, net: IpNet) -> Result<(), Failure> {
-        if !self.asked.contains_key(&net) {
-            return Ok(());
+    /// Whether it was not asked for before.
+    fn ask(&mut self, net: IpNet, until: Until) -> bool {
+        let is_fresh = self.asked.insert(net, until).is_none();
+        if is_fresh {
+            self.areas.block(net);
+            self.lengths.add(net);
         }
-        remove(&mut self.blocked, net)?;
-        self.forget(net);
-        self.write_under(net)
+        is_fresh
+    }
+
+    fn clear(&mut self, net: IpNet) -> Result<(), Failure> {
+        if self.asked.contains_key(&net) {
+            remove(&mut self.blocked, net)?;
+            self.forget(net);
+        }
+        Ok(())
+    }
+
+    pub fn is_asked(&self, net: IpNet) -> bool {
+        self.lengths.has(net.prefix_len()) && self.asked.contains_key(&net)
     }
 
     fn forget(&mut self, net: IpNet) {
@@ -157,7 +179,21 @@ impl<K: Data> Nets<K> {
 
     /// How many prefixes the kernel holds.
     pub fn held(&self) -> u64 {
-        self.blocked.keys().count() as u64
+        self.all().len() as u64
+    }
+
+    /// Every prefix that counted a packet.
+    pub fn counted(&self) -> impl Iterator<Item = (IpNet, Hits)> {
+        let counted = self.all().into_iter().filter(|(_, entry)| entry.0.hits.packets > 0);
+        counted.filter_map(|(key, entry)| Some((K::net(&key)?, entry.0.hits)))
+    }
+
+    /// What cannot be read is not there.
+    fn all(&self) -> Vec<(Key<K>, Entry)> {
+        batch::all(self.descriptor.as_fd()).unwrap_or_else(|error| {
+            tracing::error!("the blocked prefixes cannot be read from the kernel: {error}");
+            Vec::new()
+        })
     }
 
     /// Name, entries and capacity of `blocked` and `trusted`, for metrics.
@@ -201,31 +237,61 @@ impl<K: Data> Nets<K> {
         self.blocked.get(&K::key(net), 0).ok().map(|entry| entry.0)
     }
 
-    /// The trie finds only the longest prefix, so each carries the latest end of those that cover it.
-    fn write_under(&mut self, net: IpNet) -> Result<(), Failure> {
-        let under: Vec<(IpNet, Until)> = self
-            .asked
-            .range(net..)
-            .take_while(|(inner, _)| net.contains(*inner))
-            .map(|(net, end)| (*net, *end))
-            .collect();
-        for (inner, asked) in under {
-            let held = self.entry(inner);
-            let ends = self.ends(inner, asked);
-            if held.is_none_or(|held| held.ends != ends) {
-                self.write(inner, asked, held.unwrap_or_default().hits)?;
+    /// What changed and what lies under it, in order.
+    fn touched(&self, changed: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
+        let mut touched: Vec<IpNet> = Vec::new();
+        let mut cover: Option<IpNet> = None;
+        for net in changed {
+            // What lies under a cover was found with it.
+            if !cover.is_some_and(|cover| cover.contains(&net)) {
+                cover = Some(net);
+                let under = self.asked.range(net..).map(|(inner, _)| *inner).take_while(|inner| net.contains(inner));
+                touched.extend(under);
             }
         }
-        Ok(())
+        touched
     }
 
-    fn write(&mut self, net: IpNet, asked: Until, hits: Hits) -> Result<(), Failure> {
-        let entry = NetEntry { ends: self.ends(net, asked), hits };
-        self.blocked.insert(&K::key(net), Entry(entry), 0).map_err(|error| failure(net, &error))
+    /// The trie finds only the longest prefix, so each carries the latest end of those that cover it.
+    fn write(&mut self, touched: &[IpNet], fresh: &BTreeSet<IpNet>) -> Result<(), Failure> {
+        let (mut nets, mut entries) = (Vec::with_capacity(touched.len()), Vec::with_capacity(touched.len()));
+        for (net, latest, asked) in self.latest_of(touched) {
+            let held = if fresh.contains(&net) { None } else { self.entry(net) };
+            let entry = NetEntry::new(latest, asked, held.unwrap_or_default().hits);
+            if held.is_none_or(|held| held.ends != entry.ends) {
+                nets.push(net);
+                entries.push((K::key(net), Entry(entry)));
+            }
+        }
+        let (done, written) = batch::update(self.descriptor.as_fd(), &entries);
+        // What is not written is not remembered: the trie would answer for it with what covers it.
+        let missing = nets.iter().skip(done).filter(|net| fresh.contains(net));
+        missing.for_each(|net| self.forget(*net));
+        written.blame(Blame::System, || {
+            let at = nets.get(done).map_or(String::new(), ToString::to_string);
+            format!("the kernel did not take the prefix {at}, the {} of {}", done + 1, nets.len())
+        })
     }
 
-    fn ends(&self, net: IpNet, asked: Until) -> u64 {
-        NetEntry::new(self.latest(net).unwrap_or(asked), asked, Hits::default()).ends
+    /// Prefixes with the latest end of those that cover them and the one that was asked for.
+    fn latest_of(&self, touched: &[IpNet]) -> Vec<(IpNet, Until, Until)> {
+        if touched.len() <= FEW {
+            let each = touched.iter().filter_map(|net| Some((*net, self.latest(*net)?, *self.asked.get(net)?)));
+            return each.collect();
+        }
+        // One walk over all, with those that cover the present one on a stack.
+        let mut covers: Vec<(IpNet, Until)> = Vec::new();
+        let mut touched = touched.iter().peekable();
+        let mut found = Vec::new();
+        for (net, asked) in &self.asked {
+            while covers.pop_if(|(cover, _)| !cover.contains(net)).is_some() {}
+            let latest = covers.last().map_or(*asked, |(_, latest)| *asked.max(latest));
+            covers.push((*net, latest));
+            if touched.next_if_eq(&net).is_some() {
+                found.push((*net, latest, *asked));
+            }
+        }
+        found
     }
 
     /// The latest end of a prefix and those that cover it.
@@ -264,8 +330,12 @@ impl Lengths {
         *count = count.saturating_sub(1);
     }
 
+    fn has(&self, length: u8) -> bool {
+        self.0[usize::from(length)] > 0
+    }
+
     fn up_to(&self, longest: u8) -> impl Iterator<Item = u8> {
-        (0..=longest).filter(|length| self.0[usize::from(*length)] > 0)
+        (0..=longest).filter(|length| self.has(*length))
     }
 }
 

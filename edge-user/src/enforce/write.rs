@@ -147,7 +147,7 @@ impl<T: Tables> Enforcer<T> {
         if lifted.is_empty() {
             return Ok(0);
         }
-        if let Err(failure) = self.write(target) {
+        if let Err(failure) = self.tables.settle([(target, self.ledger.wanted(target))].into_iter()) {
             lifted.into_iter().for_each(|(one, former)| self.ledger.put_back(target, one, Some(former)));
             return Err(failure);
         }
@@ -191,15 +191,7 @@ impl<T: Tables> Enforcer<T> {
         self.memory.write(|store| store.change(&changes));
     }
 
-    /// The kernel's entry as the model wants it.
-    fn write(&mut self, target: Target) -> Result<(), Failure> {
-        match self.ledger.wanted(target) {
-            Some(until) => self.tables.set(target, until),
-            None => self.tables.clear(target),
-        }
-    }
-
-    /// The same for many.
+    /// The kernel's entries as the model wants them.
     fn settle(&mut self, targets: &Targets) -> Result<(), Failure> {
         self.tables.settle(self.ledger.wanted_each(targets))
     }

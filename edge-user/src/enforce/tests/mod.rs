@@ -26,23 +26,14 @@ struct Fake {
 }
 
 impl Tables for Fake {
-    fn set(&mut self, target: Target, until: Until) -> Result<(), Failure> {
-        if self.refuses == Some(target) {
-            return Err(Failure::system("the kernel did not take it"));
-        }
-        self.held.insert(target, until);
-        Ok(())
-    }
-
-    fn clear(&mut self, target: Target) -> Result<(), Failure> {
-        self.held.remove(&target);
-        Ok(())
-    }
-
     fn settle(&mut self, mut wanted: impl Iterator<Item = (Target, Option<Until>)>) -> Result<(), Failure> {
-        wanted.try_for_each(|(target, until)| match until {
-            Some(until) => self.set(target, until),
-            None => self.clear(target),
+        wanted.try_for_each(|(target, until)| {
+            match until {
+                Some(_) if self.refuses == Some(target) => return Err(Failure::system("the kernel did not take it")),
+                Some(until) => drop(self.held.insert(target, until)),
+                None => drop(self.held.remove(&target)),
+            }
+            Ok(())
         })
     }
 
