@@ -26,6 +26,16 @@ pub struct Setting {
     pub proxies: Vec<IpNet>,
 }
 
+/// Which features a drawn setting may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    pub ports: bool,
+    pub fragments: bool,
+    pub rates: bool,
+    pub dry_run: bool,
+    pub proxies: bool,
+}
+
 /// A setting, and what is blocked and allowed at run time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scene {
@@ -50,6 +60,23 @@ impl Default for Setting {
 }
 
 impl Setting {
+    /// Draws one that has each of these features, more often than not.
+    pub fn draw(features: Features, random: &mut Rng) -> Setting {
+        let mut some = |is_wanted: bool| is_wanted && random.u8(..4) != 0;
+        let [ports, syns, packets] = [features.ports, features.rates, features.rates].map(&mut some);
+        let (drops_fragments, dry_run, proxies) = (some(features.fragments), features.dry_run, some(features.proxies));
+        Setting {
+            exposed: if ports { draw_exposed(random) } else { Vec::new() },
+            drops_fragments,
+            syns: syns.then(|| draw_limit(random)),
+            packets: packets.then(|| draw_limit(random)),
+            ipv6_unit: if features.rates { random.u8(32..65) } else { 64 },
+            dry_run,
+            gateways: GATEWAYS.iter().filter_map(|text| text.parse().ok()).filter(|_| ports || random.bool()).collect(),
+            proxies: PROXIES.iter().filter_map(|text| text.parse().ok()).filter(|_| proxies).collect(),
+        }
+    }
+
     /// Into the sections of the configuration; what is a default is left out.
     pub fn configure(&self, config: &mut Config) {
         let list = |words: Vec<String>| format!("{words:?}");
@@ -123,6 +150,32 @@ impl Scene {
         scene.blocked.dedup();
         scene
     }
+}
+
+/// On the lab's networks.
+const GATEWAYS: [&str; 3] = ["10.77.0.9", "2001:db8:1::9", "2001:db8:1::a"];
+const PROXIES: [&str; 3] = ["198.18.0.0/15", "192.0.2.44/32", "2001:db8:77::/48"];
+
+fn draw_exposed(random: &mut Rng) -> Vec<String> {
+    let mut words = vec![format!("{}/tcp", random.u16(1..))];
+    for _ in 0..random.usize(..12) {
+        words.push(match random.u8(..8) {
+            0 => "esp".to_owned(),
+            1 => "ah".to_owned(),
+            2 => "gre".to_owned(),
+            3 => format!("proto/{}", random.u8(..)),
+            4 | 5 => format!("{}/tcp", random.u16(1..)),
+            _ => format!("{}/udp", random.u16(1..)),
+        });
+    }
+    words.sort();
+    words.dedup();
+    words
+}
+
+/// So that a few packets of one client reach it, and some of it comes back while a test runs.
+fn draw_limit(random: &mut Rng) -> Limit {
+    Limit { per_second: random.u64(1..200), burst: random.u64(1..8) }
 }
 
 fn covers(nets: &crate::model::Prefixes<()>, net: &IpNet) -> bool {

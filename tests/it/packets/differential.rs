@@ -1,52 +1,107 @@
 //! Random states and random packets: the kernel and the reference model must not differ in anything.
 //!
-//! `EDGE_SEED` repeats a run from its first state on; `EDGE_PACKETS` says how many packets the tests judge together.
+//! `EDGE_SEED` repeats a run from its first setting on; `EDGE_PACKETS` says how many packets the tests judge together.
 
-use std::{env, net::IpAddr};
+use std::{
+    env,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::{Context, Result};
-use edge_tests::{generate::Generator, scene::Setting};
+use edge_tests::{
+    generate::Generator,
+    model::{Flow, Frame},
+    net::{HOST4, HOST6},
+    scene::{Features, Setting},
+};
 use fastrand::Rng;
 
 use super::rig::Rig;
 
-/// Packets for each state.
+/// Packets for each state, and states for each setting, which is a start of the agent.
 const PER_STATE: u64 = 5_000;
+const PER_SETTING: u64 = 8;
 /// Unless the environment says otherwise.
 const PACKETS: u64 = 1_000_000;
 /// How many tests share them.
-const TESTS: u64 = 1;
+const TESTS: u64 = 5;
 
 #[test]
 fn blocks_and_trust() -> Result<()> {
-    compare(&Setting { gateways: gateways()?, ..Setting::default() })
+    compare(Features { proxies: true, ..Features::default() })
 }
 
-fn compare(setting: &Setting) -> Result<()> {
+#[test]
+fn exposed_ports() -> Result<()> {
+    compare(Features { ports: true, ..Features::default() })
+}
+
+#[test]
+fn fragments() -> Result<()> {
+    compare(Features { fragments: true, ports: true, ..Features::default() })
+}
+
+#[test]
+fn rates() -> Result<()> {
+    compare(Features { rates: true, proxies: true, ports: true, ..Features::default() })
+}
+
+#[test]
+fn dry_run() -> Result<()> {
+    compare(Features { fragments: true, rates: true, ports: true, dry_run: true, proxies: true })
+}
+
+fn compare(features: Features) -> Result<()> {
     let seed = from_environment("EDGE_SEED")?.unwrap_or_else(|| Rng::new().u64(..));
     let packets = from_environment("EDGE_PACKETS")?.unwrap_or(PACKETS).div_ceil(TESTS);
     println!("EDGE_SEED={seed}, {packets} packets");
-    let mut rig = Rig::start(setting)?;
-    for state in 0..packets.div_ceil(PER_STATE) {
-        let seed = seed.wrapping_add(state);
-        compare_state(&mut rig, seed).with_context(|| format!("EDGE_SEED={seed} repeats it"))?;
+    for setting in 0..packets.div_ceil(PER_STATE * PER_SETTING) {
+        let seed = seed.wrapping_add(setting);
+        compare_setting(features, Rng::with_seed(seed)).with_context(|| format!("EDGE_SEED={seed} repeats it"))?;
+    }
+    Ok(())
+}
+
+fn compare_setting(features: Features, mut random: Rng) -> Result<()> {
+    let setting = Setting::draw(features, &mut random);
+    let mut rig = Rig::start(&setting)?;
+    for state in 0..PER_SETTING {
+        compare_state(&mut rig, &mut random).with_context(|| format!("state {state} of {setting:?}"))?;
     }
     rig.status_agrees()
 }
 
-fn compare_state(rig: &mut Rig, seed: u64) -> Result<()> {
-    rig.draw(&mut Rng::with_seed(seed))?;
-    let mut generator = Generator::new(&rig.policy, seed);
+fn compare_state(rig: &mut Rig, random: &mut Rng) -> Result<()> {
+    rig.draw(random)?;
+    if rig.policy.exposed.is_some() {
+        rig.send(&flows(random), random.usize(..4000))?;
+    }
+    let mut generator = Generator::new(&rig.policy, random.u64(..));
     let mut frame = Vec::new();
     for number in 0..PER_STATE {
         let class = generator.next(&mut frame);
-        rig.judge(&frame).with_context(|| format!("packet {number}, {class}: {}", hex(&frame)))?;
+        if rig.policy.leaves_out(Frame::whole(&frame)) {
+            continue;
+        }
+        let readable = if random.u8(..8) == 0 { random.usize(14..200) } else { usize::MAX };
+        let judged = rig.judge_parted(&frame, readable);
+        judged.with_context(|| format!("packet {number}, {class}, readable {readable}: {}", hex(&frame)))?;
     }
     rig.hits_agree()
 }
 
-fn gateways() -> Result<Vec<IpAddr>> {
-    Ok(vec!["10.77.0.9".parse()?, "2001:db8:1::9".parse()?])
+/// From this host to somebody.
+fn flows(random: &mut Rng) -> Vec<Flow> {
+    let mut flow = || {
+        let (port, remote_port) = (random.u16(1024..), random.u16(1..));
+        let (local, remote): (IpAddr, IpAddr) = match random.bool() {
+            // Outside of loopback, multicast and the lab.
+            true => (HOST4, IpAddr::V4(random.u32(0x0b00_0000..0x7f00_0000).into())),
+            false => (HOST6, IpAddr::V6((random.u128(..) >> 4 | 0x24 << 120).into())),
+        };
+        Flow { local: SocketAddr::new(local, port), remote: SocketAddr::new(remote, remote_port) }
+    };
+    (0..30).map(|_| flow()).collect()
 }
 
 fn from_environment(name: &str) -> Result<Option<u64>> {

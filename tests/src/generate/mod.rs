@@ -13,7 +13,7 @@ use fastrand::Rng;
 
 pub use self::sources::Sources;
 use crate::{
-    model::Policy,
+    model::{Flow, Policy},
     packet::{Packet, SERVICE, Upper, VLAN},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 type Make = fn(&mut Generator) -> Made;
 
 /// Name and maker of each class.
-pub const CLASSES: [(&str, Make); 46] = [
+pub const CLASSES: [(&str, Make); 47] = [
     ("IPv4, SYN", four::syn),
     ("IPv4, TCP with any flags", four::tcp),
     ("IPv4, UDP", four::udp),
@@ -63,6 +63,7 @@ pub const CLASSES: [(&str, Make); 46] = [
     ("tags that are none", link::mistagged),
     ("ARP", link::arp),
     ("another EtherType, or a length", link::other_type),
+    ("an answer over UDP, and what is like it", odd::answer),
     ("a tunnel", odd::tunnel),
     ("a jumbo frame", odd::jumbo),
     ("cut short", odd::cut),
@@ -84,6 +85,8 @@ pub struct Generator {
     /// Ports that say something, and their neighbours.
     ports: Vec<u16>,
     protocols: Vec<u8>,
+    /// Where this host sent something over UDP.
+    flows: Vec<Flow>,
 }
 
 impl Generator {
@@ -95,7 +98,8 @@ impl Generator {
         let ports = named.flat_map(|&port| [port, port, port.wrapping_sub(1), port.wrapping_add(1), port.swap_bytes()]);
         let ports = ports.chain([0, u16::MAX]).collect();
         let protocols = exposed.protocols.into_iter().chain([41, 47, 50, 51, 59, 89, 132, 253]).collect();
-        Generator { random, sources, ports, protocols }
+        let flows = policy.sent.flows().collect();
+        Generator { random, sources, ports, protocols, flows }
     }
 
     /// Puts the next packet in place of what is in `frame`; gives its class.

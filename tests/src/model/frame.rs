@@ -87,8 +87,7 @@ impl<'a> Datagram<'a> {
         self.at(at, 2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
     }
 
-    fn ending_at(self, end: usize, ignores_lies: bool) -> Option<Datagram<'a>> {
-        let end = if ignores_lies { end.min(self.len()) } else { end };
+    fn ending_at(self, end: usize) -> Option<Datagram<'a>> {
         self.bytes.get(..end).map(|bytes| Datagram { bytes, ..self })
     }
 }
@@ -117,16 +116,16 @@ impl<'a> Header<'a> {
     }
 
     /// The header with what follows, to the end that its length field claims; `None` if it cannot be true.
-    pub fn datagram(&self, ignores_lies: bool) -> Option<Datagram<'a>> {
+    pub fn datagram(&self) -> Option<Datagram<'a>> {
         match self.family {
             Family::Ipv4 => {
                 let total = usize::from(self.bytes.word(2)?);
                 (self.length() >= 20 && total >= self.length()).then_some(())?;
-                self.bytes.ending_at(total, ignores_lies)
+                self.bytes.ending_at(total)
             }
             _ => match usize::from(self.bytes.word(4)?) {
                 0 => Some(self.bytes),
-                payload => self.bytes.ending_at(40 + payload, ignores_lies),
+                payload => self.bytes.ending_at(40 + payload),
             },
         }
     }
@@ -137,6 +136,16 @@ impl<'a> Header<'a> {
             (Family::Ipv4, Some(first)) => usize::from(first[0] & 15) * 4,
             _ => 40,
         }
+    }
+
+    /// See [`Gaps::first_buffer`](super::Gaps).
+    pub fn first_buffer(&self, frame: Frame) -> u64 {
+        let begin = frame.bytes.len() - self.bytes.len();
+        let (fixed, at) = if self.family == Family::Ipv4 { (0, 2) } else { (40, 4) };
+        let length = usize::from(self.bytes.word(at).unwrap_or(0));
+        let claims_nothing = self.family == Family::Ipv6 && length == 0;
+        (if begin + fixed + length <= frame.readable && !claims_nothing { frame.readable } else { frame.bytes.len() })
+            as u64
     }
 
     /// Of IPv4: how far into the whole datagram this lies, in units of 8 bytes, and whether more follows.

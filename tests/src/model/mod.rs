@@ -20,7 +20,7 @@ pub use self::{
     frame::{Family, Frame},
     ports::{Exposed, Flow, Sent},
     prefixes::Prefixes,
-    rate::{Limit, Rates},
+    rate::{Bounds, Limit, Rates},
 };
 
 /// A word of the closed list, as the interface has it.
@@ -61,12 +61,14 @@ pub struct Policy {
 /// What the kernel does not do yet. With a gap the model judges as the kernel does; without any, as the documents say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gaps {
-    /// A datagram that claims more than its frame holds is not seen.
-    pub lengths: bool,
-    /// An IPv4-mapped source is an IPv6 address like others.
-    pub mapped: bool,
     /// Of a blocked address in a blocked /64 the /64 counts the packet.
     pub units_first: bool,
+    /// Of a frame whose datagram ends in the first buffer only that buffer is counted.
+    pub first_buffer: bool,
+    /// A fragment header need not lie in the datagram; such packets are left out.
+    pub fragment_heads: bool,
+    /// Where fragments are dropped, the chain of a first one is walked on, and may be malformed.
+    pub first_fragments: bool,
 }
 
 /// A blocked address or prefix.
@@ -106,6 +108,8 @@ pub struct Finding {
     pub verdict: Verdict,
     pub family: Family,
     pub entry: Option<IpNet>,
+    /// How many bytes are counted.
+    pub bytes: u64,
 }
 
 impl Reason {
@@ -141,14 +145,20 @@ impl Policy {
 
     /// Everything but the rates; hits are counted.
     pub fn find(&mut self, frame: Frame, now: Duration) -> Finding {
-        let Some((family, ip)) = frame.network() else {
-            return Finding { verdict: Verdict::Decided(Reason::Passed), family: Family::Other, entry: None };
-        };
-        let Some(header) = Header::read(family, ip) else {
-            return Finding { verdict: Verdict::Decided(Reason::Malformed), family, entry: None };
-        };
-        let (verdict, entry) = self.by_source(&header, frame.bytes.len() as u64, now);
-        Finding { verdict, family, entry }
+        let bytes = frame.bytes.len() as u64;
+        let decided = |family, reason| Finding { verdict: Verdict::Decided(reason), family, entry: None, bytes };
+        let Some((family, ip)) = frame.network() else { return decided(Family::Other, Reason::Passed) };
+        let Some(header) = Header::read(family, ip) else { return decided(family, Reason::Malformed) };
+        let bytes = if self.gaps.first_buffer { header.first_buffer(frame) } else { bytes };
+        let (verdict, entry) = self.by_source(&header, bytes, now);
+        Finding { verdict, family, entry, bytes }
+    }
+
+    /// Whether a gap leaves this packet out.
+    pub fn leaves_out(&self, frame: Frame) -> bool {
+        let header = frame.network().and_then(|(family, ip)| Header::read(family, ip));
+        let cuts = |header: Header| header.datagram().is_some_and(|ip| chain::cuts_a_fragment_header(&header, ip));
+        self.gaps.fragment_heads && header.is_some_and(cuts)
     }
 
     /// The judgement that a finding and the rates together make.
@@ -158,7 +168,7 @@ impl Policy {
     }
 
     fn by_source(&mut self, header: &Header, bytes: u64, now: Duration) -> (Verdict, Option<IpNet>) {
-        let source = if self.gaps.mapped { header.source } else { header.source.to_canonical() };
+        let source = header.source.to_canonical();
         if self.allowed.covers(source) {
             return (Verdict::Decided(Reason::Allowed), None);
         }
@@ -191,8 +201,8 @@ impl Policy {
     }
 
     fn by_shape(&self, header: &Header, now: Duration) -> Verdict {
-        let Some(datagram) = header.datagram(self.gaps.lengths) else { return Verdict::Decided(Reason::Malformed) };
-        if header.source.to_canonical() != header.source && !self.gaps.mapped {
+        let Some(datagram) = header.datagram() else { return Verdict::Decided(Reason::Malformed) };
+        if header.source.to_canonical() != header.source {
             return Verdict::Decided(Reason::Malformed);
         }
         let segment = match self.segment(header, datagram) {
@@ -211,7 +221,9 @@ impl Policy {
     /// What the datagram carries; `None` where nothing wants to know, or a later fragment does not say.
     fn segment(&self, header: &Header, datagram: frame::Datagram) -> Result<Option<Segment>, Reason> {
         let is_wanted = self.exposed.is_some() || self.syns.is_some();
-        let Some(upper) = chain::walk(header, datagram, self.drops_fragments, is_wanted)? else { return Ok(None) };
+        let Some(upper) = chain::walk(header, datagram, self.drops_fragments, is_wanted, self.gaps)? else {
+            return Ok(None);
+        };
         if is_wanted { Segment::read(upper, datagram).map(Some).ok_or(Reason::Malformed) } else { Ok(None) }
     }
 

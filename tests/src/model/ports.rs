@@ -76,6 +76,10 @@ impl Sent {
         self.0.insert(flow, now);
     }
 
+    pub fn flows(&self) -> impl Iterator<Item = Flow> {
+        self.0.keys().copied()
+    }
+
     fn answers(&self, header: &Header, from: u16, to: u16, now: Duration) -> bool {
         let remote = SocketAddr::new(header.source, from);
         let local = SocketAddr::new(header.destination, to);

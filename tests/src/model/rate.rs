@@ -1,4 +1,4 @@
-//! Rates: GCRA as RFC-less as it is, one number for each client. All arithmetic is exact.
+//! Rates: GCRA (ITU-T I.371), one number for each client. All arithmetic is exact.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -42,6 +42,47 @@ impl Rates {
     }
 }
 
+/// The same limit as somebody sees it who knows the time of each packet only between two bounds: what must be, and what
+/// may be.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    limit: Limit,
+    ipv6_unit: u8,
+    /// The earliest and the latest that a bucket can be full again, scaled as in [`Rates`].
+    full_at: BTreeMap<IpNet, [u128; 2]>,
+}
+
+impl Bounds {
+    pub fn new(limit: Limit, ipv6_unit: u8) -> Bounds {
+        Bounds { limit, ipv6_unit, full_at: BTreeMap::new() }
+    }
+
+    /// Whether a packet may be admitted, and whether it may be refused, if it came between `earliest` and `latest`.
+    pub fn may(&self, source: IpAddr, [earliest, latest]: [Duration; 2]) -> [bool; 2] {
+        let [least, most] = self.between(source);
+        let has_room = |full_at: u128, now: Duration| {
+            let now = self.scaled(now);
+            full_at.max(now) + COST - now <= u128::from(self.limit.burst) * COST
+        };
+        [has_room(least, latest), !has_room(most, earliest)]
+    }
+
+    /// A packet between `earliest` and `latest` was admitted.
+    pub fn admitted(&mut self, source: IpAddr, [earliest, latest]: [Duration; 2]) {
+        let [least, most] = self.between(source);
+        let full_at = [least.max(self.scaled(earliest)) + COST, most.max(self.scaled(latest)) + COST];
+        self.full_at.insert(client(source, self.ipv6_unit), full_at);
+    }
+
+    fn between(&self, source: IpAddr) -> [u128; 2] {
+        self.full_at.get(&client(source, self.ipv6_unit)).copied().unwrap_or_default()
+    }
+
+    fn scaled(&self, time: Duration) -> u128 {
+        time.as_nanos() * u128::from(self.limit.per_second)
+    }
+}
+
 /// What shares one limit with this address.
 fn client(source: IpAddr, ipv6_unit: u8) -> IpNet {
     match source {
@@ -75,6 +116,28 @@ mod tests {
         let mut once = |source: &str| admitted(&mut rates, source, std::iter::once(Duration::from_secs(1))) == 1;
         assert!(once("192.0.2.1") && once("192.0.2.2") && !once("192.0.2.1"));
         assert!(once("2001:db8:0:1::1") && !once("2001:db8:0:1::2") && once("2001:db8:0:2::1"));
+    }
+
+    #[test]
+    fn bounds_hold_whatever_the_time_between_them_was() {
+        let limit = Limit { per_second: 100, burst: 3 };
+        let source = "192.0.2.1".parse().unwrap();
+        for seed in 0..200 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut rates, mut bounds) = (Rates::new(limit, 64), Bounds::new(limit, 64));
+            let mut now = Duration::from_secs(9);
+            for _ in 0..100 {
+                now += Duration::from_micros(random.u64(..15_000));
+                let between =
+                    [now - Duration::from_micros(random.u64(..4000)), now + Duration::from_micros(random.u64(..4000))];
+                let [may_pass, may_not] = bounds.may(source, between);
+                let admitted = rates.admit(source, now);
+                assert!(if admitted { may_pass } else { may_not }, "seed {seed}");
+                if admitted {
+                    bounds.admitted(source, between);
+                }
+            }
+        }
     }
 
     #[test]
