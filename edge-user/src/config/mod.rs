@@ -5,6 +5,8 @@ mod files;
 mod filter;
 mod partial;
 mod raw;
+#[cfg(test)]
+mod readme;
 mod validate;
 
 use std::{

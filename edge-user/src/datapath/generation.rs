@@ -124,7 +124,7 @@ impl Generation {
         object::pin_missing(object, &self.directory)
     }
 
-    /// Puts right what came loose of the links: see [`Links::mend`].
+    /// Puts right what came loose of the links: see `Links::mend`.
     pub fn mend(&mut self, links: &mut Links, look: &Look) -> Result<Mended, Failure> {
         links.mend(self, look)
     }
