@@ -2,7 +2,6 @@
 //! the verifier walked.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,11 +17,14 @@ use edge_common::{
     table::{Hits, Line4, LineHost6, LineUnit6, NetEntry, Trust},
     time::ClockSample,
 };
-use edge_tests::{agent::Edge, bpf::Program, net::Lab, run};
+use edge_tests::{
+    agent::Edge,
+    bpf::pins,
+    net::Lab,
+    run,
+    verifier::{self, Figures},
+};
 use serde_json::Value;
-
-/// The verifier gives up at a million instructions; a program that comes near breaks on the next kernel.
-const INSTRUCTION_BUDGET: u64 = 250_000;
 
 #[test]
 fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
@@ -71,19 +73,16 @@ fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
 #[test]
 fn the_program_stays_within_the_verifiers_patience() -> Result<()> {
     let lab = Lab::new()?;
-    let _edge = Edge::start_with(&lab, |config| {
-        config.set("filter", "exposed_ports", "[\"443/tcp\", \"esp\"]").text("filter", "fragments", "drop");
-        config.set("filter.limits", "syns", "{ per_second = 50, burst = 100 }");
-        config.set("filter.limits", "packets", "{ per_second = 20000, burst = 40000 }");
-    })?;
+    let _edge = verifier::start_with_everything(&lab)?;
     let pin = pinned(&lab.pin_path(), names::PROGRAM)?;
     let program = shown("prog", &pin)?;
     ensure!(program["type"] == "xdp" && program["name"] == names::PROGRAM, "{program}");
     ensure!(program["gpl_compatible"] == true, "{program}");
-    let verified = Program::pinned(&pin)?.verified_instructions()?;
-    println!("the verifier walked {verified} instructions");
-    ensure!(verified < INSTRUCTION_BUDGET, "the verifier walked {verified} instructions");
-    Ok(())
+    let figures = Figures::of(&lab.pin_path())?;
+    println!("{figures}");
+    ensure!(figures.programs.iter().any(|program| program.name == names::PROGRAM), "{figures}");
+    ensure!(figures.programs.iter().all(|program| program.instructions > 0 && program.stack_bytes > 0), "{figures}");
+    figures.within_patience()
 }
 
 #[test]
@@ -107,19 +106,8 @@ fn shown(kind: &str, path: &Path) -> Result<Value> {
 
 /// The only pin of this name at or below a folder.
 pub fn pinned(folder: &Path, name: &str) -> Result<PathBuf> {
-    let mut found = Vec::new();
-    collect(folder, name, &mut found)?;
+    let mut found = pins(folder)?;
+    found.retain(|path| path.file_name().is_some_and(|last| last == name));
     ensure!(found.len() == 1, "not one pin {name} below {}: {found:?}", folder.display());
     Ok(found.remove(0))
-}
-
-fn collect(folder: &Path, name: &str, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder)?.flatten() {
-        if entry.file_type()?.is_dir() {
-            collect(&entry.path(), name, found)?;
-        } else if entry.file_name() == name {
-            found.push(entry.path());
-        }
-    }
-    Ok(())
 }

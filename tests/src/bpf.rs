@@ -1,26 +1,26 @@
 //! The few words of `bpf(2)` that tests and benchmarks need: a program of somebody else, and pins and ids opened without
 //! edge's help. By hand, since a library would bring edge's own view of the kernel.
 
+mod call;
+mod stack;
+
 use std::{
+    collections::BTreeSet,
     ffi::CString,
-    fs, io,
+    fs,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::OnceLock,
 };
 
 use anyhow::{Context, Result, ensure};
-
-const MAP_LOOKUP_ELEM: libc::c_long = 1;
-const PROG_LOAD: libc::c_long = 5;
-const OBJ_PIN: libc::c_long = 6;
-const OBJ_GET: libc::c_long = 7;
-const PROG_TEST_RUN: libc::c_long = 10;
-const PROG_GET_FD_BY_ID: libc::c_long = 13;
-const LINK_DETACH: libc::c_long = 34;
+use call::{
+    Ask, ById, LINK_DETACH, Load, LookUp, MAP_LOOKUP_ELEM, OBJ_GET, OBJ_GET_INFO_BY_FD, OBJ_PIN, PROG_GET_FD_BY_ID,
+    PROG_LOAD, PROG_TEST_RUN, Parting, Pin, ProgramInformation, TestRun, call, open,
+};
 
 /// A loaded XDP program.
 #[derive(Debug)]
@@ -40,18 +40,27 @@ pub struct Run {
 impl Program {
     /// Loads the least that a program can do: it passes everything. At most 15 letters are its name.
     pub fn passing(name: &str) -> Result<Program> {
+        Program::returning(name, 2)
+    }
+
+    /// The same for another action, as XDP numbers it.
+    pub fn returning(name: &str, action: u32) -> Result<Program> {
+        // r0 = the action; exit
+        Program::load(name, &[u64::from(action) << 32 | 0xb7, 0x95])
+    }
+
+    /// Loads an XDP program from its instructions. At most 15 letters are its name.
+    pub fn load(name: &str, instructions: &[u64]) -> Result<Program> {
         const XDP: u32 = 6;
-        // r0 = XDP's pass; exit
-        let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
         let mut load = Load {
             kind: XDP,
-            instruction_count: 2,
+            instruction_count: u32::try_from(instructions.len())?,
             instructions: instructions.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
             ..Load::default()
         };
         load.name[..name.len()].copy_from_slice(name.as_bytes());
-        Ok(Program { descriptor: open(PROG_LOAD, &mut load).context("cannot load a program of two instructions")? })
+        Ok(Program { descriptor: open(PROG_LOAD, &mut load).with_context(|| format!("cannot load {name}"))? })
     }
 
     pub fn pinned(path: &Path) -> Result<Program> {
@@ -102,9 +111,61 @@ impl Program {
         Ok(Run { verdict: test.verdict, duration_ns: test.duration_ns })
     }
 
+    /// Has copies of `frame` travel on as the program says, batch by batch, as if they had come from an interface of this
+    /// network namespace.
+    pub fn run_live(&self, frame: &[u8], count: u32) -> Result<()> {
+        const LIVE_FRAMES: u32 = 2;
+        const BATCH: u32 = 64;
+        let mut test = TestRun {
+            program: self.descriptor.as_raw_fd() as u32,
+            data_size_in: u32::try_from(frame.len())?,
+            data_in: frame.as_ptr() as u64,
+            repeat: count,
+            flags: LIVE_FRAMES,
+            batch_size: BATCH,
+            ..TestRun::default()
+        };
+        call(PROG_TEST_RUN, &mut test).context("BPF_PROG_TEST_RUN of live frames failed")?;
+        Ok(())
+    }
+
     /// The instructions that the verifier walked before it let the program in.
     pub fn verified_instructions(&self) -> Result<u64> {
         field(&self.descriptor, "verified_insns:")?.context("the kernel does not count the verifier's instructions")
+    }
+
+    /// As it was named when it was loaded, at most 15 letters.
+    pub fn name(&self) -> Result<String> {
+        let name = self.information(&mut [])?.name;
+        Ok(name.iter().take_while(|&&letter| letter != 0).map(|&letter| char::from(letter)).collect())
+    }
+
+    /// Bytes of stack in the deepest chain of calls.
+    pub fn stack_bytes(&self) -> Result<u32> {
+        stack::deepest(&self.translated()?)
+    }
+
+    /// The instructions that the verifier made of those that were loaded.
+    fn translated(&self) -> Result<Vec<u64>> {
+        let length = self.information(&mut [])?.translated_bytes as usize / size_of::<u64>();
+        let mut instructions = vec![0; length];
+        self.information(&mut instructions)?;
+        Ok(instructions)
+    }
+
+    fn information(&self, translated: &mut [u64]) -> Result<ProgramInformation> {
+        let mut information = ProgramInformation {
+            translated_bytes: u32::try_from(size_of_val(translated))?,
+            translated: translated.as_mut_ptr() as u64,
+            ..ProgramInformation::default()
+        };
+        let mut ask = Ask {
+            descriptor: self.descriptor.as_raw_fd() as u32,
+            size: size_of::<ProgramInformation>() as u32,
+            answer: &raw mut information as u64,
+        };
+        call(OBJ_GET_INFO_BY_FD, &mut ask).context("the kernel tells nothing of a program")?;
+        Ok(information)
     }
 }
 
@@ -149,6 +210,30 @@ pub fn possible_cpus() -> Result<usize> {
     Ok(*COUNT.get_or_init(|| count))
 }
 
+/// The programs that are pinned at or below a folder, themselves or by what attaches them, each once.
+pub fn pinned_programs(folder: &Path) -> Result<Vec<Program>> {
+    let mut ids = BTreeSet::new();
+    for pin in pins(folder)? {
+        let Program { descriptor } = Program::pinned(&pin)?;
+        ids.extend(field(&descriptor, "prog_id:")?);
+    }
+    ids.into_iter().map(|id| Program::by_id(u32::try_from(id)?)).collect()
+}
+
+/// Every pin at or below a folder.
+pub fn pins(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(pins(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
 /// What the kernel holds for a pinned map in bytes; `None`: what is pinned there is no map.
 pub fn pinned_map_bytes(path: &Path) -> Result<Option<u64>> {
     let Program { descriptor } = Program::pinned(path)?;
@@ -164,97 +249,17 @@ pub fn detach_link(pin: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What the kernel holds for all maps that are pinned at or below a folder, in bytes.
+pub fn all_map_bytes(folder: &Path) -> Result<u64> {
+    let mut total = 0;
+    for pin in pins(folder)? {
+        total += pinned_map_bytes(&pin)?.unwrap_or(0);
+    }
+    Ok(total)
+}
+
 /// A number that the kernel tells of a descriptor.
 fn field(descriptor: &OwnedFd, name: &str) -> Result<Option<u64>> {
     let information = fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd()))?;
     Ok(information.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
-}
-
-/// The head of the kernel's `union bpf_attr` for BPF_PROG_LOAD, up to the name.
-#[derive(Default)]
-#[repr(C)]
-struct Load {
-    kind: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-}
-
-/// The same for BPF_OBJ_PIN and BPF_OBJ_GET.
-#[derive(Default)]
-#[repr(C)]
-struct Pin {
-    path: u64,
-    descriptor: u32,
-    flags: u32,
-}
-
-/// The same for BPF_PROG_GET_FD_BY_ID.
-#[derive(Default)]
-#[repr(C)]
-struct ById {
-    id: u32,
-    next_id: u32,
-    open_flags: u32,
-}
-
-/// The same for BPF_MAP_LOOKUP_ELEM.
-#[derive(Default)]
-#[repr(C)]
-struct LookUp {
-    map: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-/// The kernel's `struct xdp_md`.
-#[derive(Default)]
-#[repr(C)]
-struct Parting {
-    data: u32,
-    data_end: u32,
-    data_meta: u32,
-    ingress_interface: u32,
-    receive_queue: u32,
-    egress_interface: u32,
-}
-
-/// The same for BPF_PROG_TEST_RUN.
-#[derive(Default)]
-#[repr(C)]
-struct TestRun {
-    program: u32,
-    verdict: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration_ns: u32,
-    context_size_in: u32,
-    context_size_out: u32,
-    context_in: u64,
-    context_out: u64,
-}
-
-fn open<A>(command: libc::c_long, attributes: &mut A) -> Result<OwnedFd> {
-    let descriptor = i32::try_from(call(command, attributes)?)?;
-    // SAFETY: these commands give a new descriptor, which nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
-fn call<A>(command: libc::c_long, attributes: &mut A) -> Result<libc::c_long> {
-    // SAFETY: `attributes` is laid out as `union bpf_attr` for this command, its size is passed along, and what it points
-    // to outlives the call.
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<A>()) };
-    ensure!(answer >= 0, "bpf({command}): {}", io::Error::last_os_error());
-    Ok(answer)
 }

@@ -1,6 +1,6 @@
 //! The harness that sees edge from the outside: network namespaces ([`net`]), the real binary in them ([`agent`]),
 //! real clients and forged frames ([`client`], [`talk`]), a real SSH server ([`ssh`]), the kernel's own word on programs
-//! ([`bpf`]); and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
+//! ([`bpf`], [`verifier`]); and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
 //! ([`scene`]) to ask it about. The tests in `it/` and `cargo xtask demo` stand on it. It knows no crate of edge, so that
 //! nothing can be right on both sides and wrong on the wire.
 
@@ -15,6 +15,7 @@ pub mod refuse;
 pub mod scene;
 pub mod ssh;
 pub mod talk;
+pub mod verifier;
 
 use std::{
     process::{Command, Stdio},

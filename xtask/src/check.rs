@@ -1,23 +1,30 @@
-//! `cargo xtask check`: everything that a machine can say of the text of this repository. All checks run; the failed ones
-//! are named at the end.
+//! `cargo xtask check`: everything that a machine can say of the text of this repository, and what the kernel's verifier
+//! says of the program. All checks run; the failed ones are named at the end.
 
 use anyhow::{Result, bail};
+use edge_tests::{
+    net::Lab,
+    verifier::{Figures, start_with_everything},
+};
 
 use crate::{
-    dependencies, rules, setup,
-    shell::{cargo, run, target},
+    dependencies, rules,
+    run::{Profile, build},
+    setup,
+    shell::{cargo, is_root, run, target},
 };
 
 type Check = (&'static str, fn() -> Result<()>);
 
 /// The cheap ones first.
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
     ("house rules", rules::check),
     ("formatting", formatting),
     ("dependency policy", dependencies::check),
     ("lints of the host side", host_lints),
     ("lints of the kernel side", kernel_lints),
     ("docs", docs),
+    ("the verifier's figures", verifier),
 ];
 
 pub fn check() -> Result<()> {
@@ -63,4 +70,19 @@ fn docs() -> Result<()> {
         .args(["doc", "--locked", "--no-deps", "--document-private-items", "--lib"])
         .args(libraries.iter().flat_map(|package| ["--package", package]))
         .env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Loads the program with every feature on, in a namespace of its own.
+fn verifier() -> Result<()> {
+    if !is_root() {
+        eprintln!("check: left out, since only root may load programs");
+        return Ok(());
+    }
+    setup::for_live()?;
+    build(Profile::Dev)?;
+    let lab = Lab::new()?;
+    let _edge = start_with_everything(&lab)?;
+    let figures = Figures::of(&lab.pin_path())?;
+    println!("{figures}");
+    figures.within_patience()
 }

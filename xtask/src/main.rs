@@ -34,7 +34,7 @@ enum Command {
     Run(run::Arguments),
     /// All tests, or those of the named layers
     Test(test::Arguments),
-    /// Formatting, lints for host and BPF, docs, dependency policy, house rules
+    /// Formatting, lints for host and BPF, docs, dependency policy, house rules, the verifier's figures
     Check,
     /// Benchmarks, each beside its peer in the same run
     Bench(bench::Arguments),

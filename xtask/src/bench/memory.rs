@@ -2,10 +2,10 @@
 //! binary pages, shared ones by share) and that of the maps are apart: a mapped map counts as file memory of whoever maps
 //! it, touched or not.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Context as _, Result};
-use edge_tests::{agent::Edge, bpf::pinned_map_bytes, net::Lab};
+use edge_tests::{agent::Edge, bpf::all_map_bytes, net::Lab};
 use serde_json::json;
 
 use super::Outcome;
@@ -28,7 +28,7 @@ pub fn measure() -> Result<Outcome> {
     })?;
     let agent = resident(edge.pid()?)?;
     let server = resident(edge.server_pid()?)?;
-    let kernel = pinned_bytes(&lab.pin_path())?;
+    let kernel = all_map_bytes(&lab.pin_path())?;
     let own = [agent, server].iter().map(|process| process.anonymous + process.binary).sum::<u64>();
     let mut lines = vec!["memory: idle, default capacities, PSS in MiB".to_owned()];
     lines.push(format!("{:10}{:>12}{:>10}{:>14}", "", "anonymous", "binary", "mapped maps"));
@@ -80,15 +80,6 @@ fn sum(smaps: &str) -> Resident {
 
 fn kibibytes(text: &str) -> u64 {
     text.parse::<u64>().unwrap_or(0) * 1024
-}
-
-fn pinned_bytes(directory: &Path) -> Result<u64> {
-    let mut total = 0;
-    for entry in fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))? {
-        let path = entry?.path();
-        total += if path.is_dir() { pinned_bytes(&path)? } else { pinned_map_bytes(&path)?.unwrap_or(0) };
-    }
-    Ok(total)
 }
 
 #[cfg(test)]
