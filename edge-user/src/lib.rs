@@ -1,13 +1,14 @@
 //! edge: drops blocked clients inside the kernel and learns from its own auth endpoints whom to block.
 //!
-//! A guided tour, along the ways that four things travel:
+//! A guided tour, along the ways that five things travel:
 //!
 //! - a **packet**: `edge-ebpf` judges it by tables that [`datapath`] fills;
 //! - a **failed login**: [`server`] (the unprivileged child) → its link → [`agent`] → [`offense`] decides → [`enforce`]
 //!   writes → the next packet drops;
 //! - **`edge block`**: [`cli`] → [`control`] → the same [`enforce`];
 //! - a **start**: [`config`] reads, [`store`] remembers, [`netlink`] tells what is protected, [`datapath`] builds the
-//!   tables and swaps the program in place.
+//!   tables and swaps the program in place;
+//! - a **reload**: `agent` reads the config again, `config` tells what differs, [`enforce`] does as at a start.
 //!
 //! Only [`datapath`] imports aya. One task owns [`enforce`] and with it every map.
 

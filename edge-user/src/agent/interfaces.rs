@@ -65,15 +65,41 @@ impl Interfaces {
             return Err(refused(&name, why, &there));
         }
         if asked.is_empty() {
-            tracing::warn!("no interface carries a default route, so none is filtered before one does");
-            let pinned = datapath::pinned_interfaces(pin_path);
-            let filtered = there.iter().filter(|link| link.xdp.is_some() && pinned.contains(&link.index));
-            for link in filtered {
-                asked.insert(link.index);
-                self.known.insert(link.name.clone());
-            }
+            asked = filtered(&there, pin_path);
+        }
+        let links: Vec<Link> = there.into_iter().filter(|link| asked.contains(&link.index)).collect();
+        self.known.extend(links.iter().map(|link| link.name.clone()));
+        Ok(links)
+    }
+
+    /// Those of another config, to be [`ask`](Self::ask)ed for where it comes into force. Who is named as before may be
+    /// away just now.
+    pub fn of_another(&self, asked: &config::Interfaces, pin_path: &Path) -> Result<Vec<Link>, Failure> {
+        let what = || "no interface is known".to_owned();
+        let there = netlink::links().blame(Blame::System, what)?;
+        let carrying = netlink::default_route_indices().blame(Blame::System, what)?;
+        let none = BTreeSet::new();
+        let known = if *asked == self.asked { &self.known } else { &none };
+        let auto = *asked == config::Interfaces::Auto;
+        let Choice { mut asked, unfit, .. } = choose(asked, &there, &carrying, known);
+        let was_named = |name: &String| matches!(&self.asked, config::Interfaces::Named(names) if names.contains(name));
+        if let Some((name, why)) = unfit.into_iter().find(|(name, _)| !was_named(name)) {
+            return Err(refused(&name, why, &there));
+        }
+        if auto && asked.is_empty() {
+            asked = filtered(&there, pin_path);
         }
         Ok(there.into_iter().filter(|link| asked.contains(&link.index)).collect())
+    }
+
+    /// Follows another config, which is in force on these interfaces.
+    pub fn ask(&mut self, asked: config::Interfaces, links: &[Link]) {
+        if asked != self.asked {
+            self.known.clear();
+            self.left_out.clear();
+        }
+        self.known.extend(links.iter().map(|link| link.name.clone()));
+        (self.asked, self.carrying_until) = (asked, Instant::now());
     }
 
     /// Waits for news, and not without a rest.
@@ -107,6 +133,13 @@ impl Interfaces {
         self.rest_until = begin + begin.elapsed() * (1 + REST);
         Ok(Look { there, asked, unfit })
     }
+}
+
+/// With `["auto"]` and no default route: what an earlier start filters stays so.
+fn filtered(there: &[Link], pin_path: &Path) -> BTreeSet<u32> {
+    tracing::warn!("no interface carries a default route, so no other is filtered before one does");
+    let pinned = datapath::pinned_interfaces(pin_path);
+    there.iter().filter(|link| link.xdp.is_some() && pinned.contains(&link.index)).map(|link| link.index).collect()
 }
 
 fn choose(asked: &config::Interfaces, there: &[Link], carrying: &BTreeSet<u32>, known: &BTreeSet<String>) -> Choice {

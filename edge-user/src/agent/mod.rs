@@ -6,6 +6,7 @@ mod child;
 mod interfaces;
 mod listener;
 mod pause;
+mod reload;
 mod stop;
 
 use std::{net::TcpListener, path::Path, rc::Rc, time::Duration};
@@ -19,12 +20,13 @@ use tokio::{
 use self::{
     child::{Child, FromChild},
     interfaces::Interfaces,
-    stop::Stop,
+    stop::{HangUp, Stop},
 };
 use crate::{
+    block::Target,
     capability::{self, Capabilities},
-    clock::{Boot, Now},
-    config::Config,
+    clock::{Boot, Now, Wall},
+    config::{Config, Overrides},
     control::{
         protocol::{Command, Reply, Stores},
         server::{self as admin, Order},
@@ -46,16 +48,16 @@ const DRAINS_WITHIN: Duration = Duration::from_millis(4500);
 /// Orders that may wait; further callers wait on the socket.
 const ORDERS: usize = 64;
 
-/// Runs until a signal or `unload` ends it.
-pub fn run(config: Config) -> Result<(), Failure> {
+/// Runs until a signal or `unload` ends it. `overrides` are those that the config was read with.
+pub fn run(config: Config, overrides: Overrides) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .blame(Blame::System, || "the runtime cannot be started".to_owned())?;
     let result = runtime.block_on(async {
-        let mut stop = Stop::listen()?;
-        match Agent::start(config, &mut stop).await? {
-            Some(agent) => agent.serve(stop).await,
+        let (mut stop, hang_up) = (Stop::listen()?, HangUp::listen()?);
+        match Agent::start(config, overrides, &mut stop).await? {
+            Some(agent) => agent.serve(stop, hang_up).await,
             None => Ok(()),
         }
     });
@@ -66,7 +68,9 @@ pub fn run(config: Config) -> Result<(), Failure> {
 
 /// Everything that runs.
 struct Agent {
+    /// What is in force.
     config: Config,
+    overrides: Overrides,
     enforcer: Enforcer,
     /// Held as long as this agent may write.
     lock: Rc<Lock>,
@@ -85,14 +89,14 @@ struct Agent {
 impl Agent {
     /// A start that fails leaves in force what was, and nothing where nothing was. `None`: it was stopped before it was
     /// ready; what is in force by then is so as a whole, and stays.
-    async fn start(config: Config, stop: &mut Stop) -> Result<Option<Agent>, Failure> {
+    async fn start(config: Config, overrides: Overrides, stop: &mut Stop) -> Result<Option<Agent>, Failure> {
         may_run()?;
         let pin_path = config.filter.pin_path.clone();
         let mut interfaces = Interfaces::follow(&config)?;
         let links = interfaces.first(&pin_path)?;
         let lock = Rc::new(take_lock(&pin_path)?);
         let bare = datapath::is_bare(&pin_path);
-        let started = Agent::start_with(config, lock.clone(), interfaces, &links, stop).await;
+        let started = Agent::start_with(config, overrides, lock.clone(), interfaces, &links, stop).await;
         match &started {
             Err(_) if bare => drop(datapath::unload(&pin_path)?),
             // Fails where something is in force, as it should.
@@ -105,6 +109,7 @@ impl Agent {
     /// In this order, so that what can fail without anything being attached fails before.
     async fn start_with(
         config: Config,
+        overrides: Overrides,
         lock: Rc<Lock>,
         interfaces: Interfaces,
         links: &[netlink::Link],
@@ -144,6 +149,7 @@ impl Agent {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("ready");
+        prepared.own.reloaded(true, Wall::now());
         Ok(Some(Agent {
             enforcer,
             lock,
@@ -157,12 +163,13 @@ impl Agent {
             own: prepared.own,
             server_metrics: link::Metrics::default(),
             config,
+            overrides,
         }))
     }
 
     /// Whatever the server, which strangers talk to, has to say, it holds up nobody else: it is heard last, and once in
     /// each turn.
-    async fn serve(mut self, mut stop: Stop) -> Result<(), Failure> {
+    async fn serve(mut self, mut stop: Stop, mut hang_up: HangUp) -> Result<(), Failure> {
         let mut sweep = interval(SWEEP);
         let mut follow = interval(FOLLOW);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -172,6 +179,7 @@ impl Agent {
                 biased;
                 () = stop.asked() => return self.end("what is blocked stays blocked").await,
                 () = self.interfaces.changed() => self.mend(),
+                () = hang_up.asked() => self.hung_up().await,
                 Some(order) = self.orders.recv() => {
                     if self.ordered(order).await {
                         return self.end("everything is unloaded, nothing is blocked any more").await;
@@ -266,20 +274,29 @@ impl Agent {
             tracing::error!("an offence could not be acted on: {failure}");
             Outcome::Noted
         });
+        let enforced = !self.config.filter.dry_run;
         let blocked = match &outcome {
             Outcome::Noted => false,
-            Outcome::AlreadyBlocked => true,
+            Outcome::AlreadyBlocked => enforced,
             Outcome::Blocked(client) => {
                 self.own.block_latency(Boot::now().since(seen));
                 tracing::warn!("{client} is blocked for its {} offences", offence.kind.name());
-                true
+                enforced
             }
         };
-        let Some(child) = &mut self.child else { return };
         if let Outcome::Blocked(client) = outcome {
-            child.tell(&link::FromAgent::Blocked { client: client.net() }).await;
+            self.end_connections_of(&[client]).await;
         }
+        let Some(child) = &mut self.child else { return };
         child.tell(&link::FromAgent::Judged { id: offence.id, blocked }).await;
+    }
+
+    /// With the server, where blocks are carried out.
+    async fn end_connections_of(&mut self, blocked: &[Target]) {
+        let Some(child) = self.child.as_mut().filter(|_| !self.config.filter.dry_run) else { return };
+        for target in blocked {
+            child.tell(&link::FromAgent::Blocked { client: target.net() }).await;
+        }
     }
 
     /// The server's word alone blocks nobody: the kernel must have the connection it speaks of, and this end of it must
@@ -292,18 +309,19 @@ impl Agent {
     /// Whether the agent is to end.
     async fn ordered(&mut self, order: Order) -> bool {
         let command = order.request.command.clone();
-        if matches!(command, Command::Status | Command::Unload) {
+        if matches!(command, Command::Status | Command::Reload | Command::Unload) {
             self.mend();
         }
-        let mut answer = self.enforcer.execute(&order.request, Now::read());
+        let mut answer = match command {
+            Command::Reload => self.reload().await,
+            _ => self.enforcer.execute(&order.request, Now::read()),
+        };
         if let Ok(Reply::Status(status)) = &mut answer {
             let known = std::mem::take(&mut status.store.problems);
             status.store = Stores::with(known.into_iter().chain(self.users_problem()));
         }
-        if let (Command::Block(_), Ok(Reply::Changed(changed)), Some(child)) = (&command, &answer, &mut self.child) {
-            for target in &changed.changed {
-                child.tell(&link::FromAgent::Blocked { client: target.net() }).await;
-            }
+        if let (Command::Block(_), Ok(Reply::Changed(changed))) = (&command, &answer) {
+            self.end_connections_of(&changed.changed).await;
         }
         let ends = command == Command::Unload && answer.is_ok();
         order.answered(answer);
@@ -336,6 +354,7 @@ impl Agent {
             drift: self.enforcer.drift(),
             server: self.server_metrics.clone(),
             store_ok: self.enforcer.store_is_ok() && !self.server_metrics.store_failed,
+            dry_run: self.config.filter.dry_run,
         })
     }
 

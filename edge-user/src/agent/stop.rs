@@ -1,36 +1,45 @@
-//! The signals of the agent: those that end it, and SIGHUP, which does not. They are taken before anything else is done,
-//! so that one that comes during a start ends it in good order too.
+//! The signals that the agent obeys. They are taken before anything else is done, so that one that comes during a start
+//! ends it in good order too, or counts once it is ready.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Blame, Context, Failure};
 
+/// Those that end it.
 pub struct Stop {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
+
+/// The one that has it read its config again.
+pub struct HangUp(Signal);
 
 impl Stop {
     pub fn listen() -> Result<Stop, Failure> {
-        let of = |kind| signal(kind).blame(Blame::System, || "signals cannot be received".to_owned());
-        Ok(Stop {
-            terminate: of(SignalKind::terminate())?,
-            interrupt: of(SignalKind::interrupt())?,
-            hangup: of(SignalKind::hangup())?,
-        })
+        Ok(Stop { terminate: received(SignalKind::terminate())?, interrupt: received(SignalKind::interrupt())? })
     }
 
     /// Returns when the agent is to end. Cancel-safe.
     pub async fn asked(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP changes nothing: the config is read at a start only; restart edge to apply it");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
+}
+
+impl HangUp {
+    pub fn listen() -> Result<HangUp, Failure> {
+        received(SignalKind::hangup()).map(HangUp)
+    }
+
+    /// Returns at each SIGHUP. Cancel-safe.
+    pub async fn asked(&mut self) {
+        // No stream of signals ends.
+        let _ = self.0.recv().await;
+    }
+}
+
+fn received(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).blame(Blame::System, || "signals cannot be received".to_owned())
 }

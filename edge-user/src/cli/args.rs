@@ -122,6 +122,14 @@ The exit code is 0 if its traffic passes, 1 if it is dropped.")]
   edge status
   edge status -o json")]
     Status,
+    /// Let the agent read its config again: all of it is put into force, or nothing
+    #[command(after_help = "Examples:
+  edge check && edge reload
+  edge reload -o json
+
+A SIGHUP to the agent does the same. The exit code is 2 if the config is not good, 1 if the agent cannot put it into
+force, or not all of it before a restart.")]
+    Reload,
     /// Detach and unpin everything, agent running or not
     #[command(after_help = "Examples:
   edge unload")]

@@ -49,7 +49,7 @@ pub fn disallow(global: &Global, arguments: &Addresses) -> Result<Outcome, Compl
 fn changed(reply: Reply) -> Result<Changed, Complaint> {
     match reply {
         Reply::Changed(changed) => Ok(changed),
-        Reply::Status(_) | Reply::List(_) | Reply::Why(_) | Reply::Unloaded(_) => Err(ask::mismatched()),
+        _ => Err(ask::mismatched()),
     }
 }
 

@@ -9,6 +9,7 @@ mod doctor;
 mod list;
 mod output;
 mod password;
+mod reload;
 mod run;
 mod status;
 mod unload;
@@ -52,6 +53,7 @@ fn execute(line: &CommandLine) -> Result<Outcome, Complaint> {
         Command::List(arguments) => list::list(global, arguments),
         Command::Why(arguments) => why::why(global, arguments),
         Command::Status => status::status(global),
+        Command::Reload => reload::reload(global),
         Command::Unload => unload::unload(global),
         Command::User(command) => user::user(global, command),
         Command::Secret(Secret::Generate) => secret(),

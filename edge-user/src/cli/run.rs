@@ -25,6 +25,6 @@ pub fn run(global: &Global, arguments: &Run) -> Result<Outcome, Complaint> {
     for warning in &config.warnings {
         tracing::warn!("{}", warning.told(&config.file));
     }
-    agent::run(config)?;
+    agent::run(config, overrides)?;
     Ok(Outcome::new(json!({"ended": true}), String::new()))
 }

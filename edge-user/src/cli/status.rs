@@ -28,6 +28,7 @@ fn text(status: &Status) -> String {
     let mut rows = vec![
         ("edge", format!("{}, process {}, up {}", status.version, status.pid, length(status.uptime_seconds as u64))),
         ("interfaces", if interfaces.is_empty() { NONE.to_owned() } else { interfaces.join(", ") }),
+        ("dry run", if status.dry_run { "yes: all is counted, nothing is dropped" } else { "no" }.to_owned()),
         (
             "blocked",
             format!(
@@ -38,7 +39,10 @@ fn text(status: &Status) -> String {
         ("packets", format!("{} passed, {} dropped", status.packets.passed, status.packets.dropped)),
         ("reasons", if reasons.is_empty() { "no packet yet".to_owned() } else { reasons.join(", ") }),
         ("store", if store.ok { "ok".to_owned() } else { store.problems.join("; ") }),
-        ("config", format!("generation {}, last reload {}", status.reload.generation, status.reload.last_result)),
+        (
+            "config",
+            format!("generation {}, last reload {}", status.reload.generation, status.reload.last_result.name()),
+        ),
     ];
     rows.splice(2..2, unfiltered);
     fields(&rows)

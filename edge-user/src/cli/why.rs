@@ -54,6 +54,7 @@ fn text(why: &Why, now: Wall) -> String {
 fn verdict(why: &Why) -> String {
     let Why { address, reason, .. } = why;
     match (why.verdict.as_str(), reason == Reason::Malformed.name()) {
+        ("pass", _) if why.dry_run => format!("{address} passes, for this is a dry run ({reason})"),
         ("pass", _) => format!("{address} passes ({reason})"),
         (_, true) => format!(
             "{address} is of this host; packets that arrive from a wire with this source are forged, and dropped ({reason})"
@@ -91,6 +92,7 @@ mod tests {
             address: "192.0.2.1".parse().unwrap(),
             verdict: verdict.to_owned(),
             reason: reason.name().to_owned(),
+            dry_run: false,
             allowed: false,
             protected: None,
             block: None,
@@ -104,9 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn of_an_address_of_this_host_only_what_is_forged_is_dropped() {
+    fn each_verdict_is_one_sentence() {
         assert_eq!(verdict(&why("pass", Reason::Passed)), "192.0.2.1 passes (passed)");
         assert_eq!(verdict(&why("drop", Reason::Blocked)), "192.0.2.1 is dropped (blocked)");
+        let dry = verdict(&Why { dry_run: true, ..why("pass", Reason::Blocked) });
+        assert_eq!(dry, "192.0.2.1 passes, for this is a dry run (blocked)");
         let own = verdict(&why("drop", Reason::Malformed));
         assert!(own.contains("arrive from a wire with this source are forged, and dropped (malformed)"), "{own}");
     }

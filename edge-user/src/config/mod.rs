@@ -1,5 +1,7 @@
-//! The configuration: what was typed (`raw`), what it means with all errors at once (`validate`).
+//! The configuration: what was typed (`raw`), what it means with all errors at once (`validate`), and how one differs
+//! from another (`diff`).
 
+mod diff;
 pub mod duration;
 mod files;
 mod filter;
@@ -19,8 +21,9 @@ use ipnet::IpNet;
 
 use edge_common::ports::Exposure;
 
-use crate::block::Target;
+use crate::{block::Target, error::Blame};
 
+pub use diff::{Difference, costs};
 pub use files::read_secret;
 pub use filter::interface_name;
 pub use raw::{ConfigErrors, Place, Problem};
@@ -44,7 +47,7 @@ pub struct Overrides {
 }
 
 /// A configuration that was read and checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The file it came from.
     pub file: PathBuf,
@@ -99,6 +102,23 @@ impl Config {
         finished(config, problems)
     }
 
+    /// The file of this config, which is in force, read and checked again, and what differs. A key that no reload can
+    /// change is wrong beside all that is wrong otherwise.
+    pub fn read_again(&self, overrides: &Overrides) -> Result<(Config, Difference), ConfigErrors> {
+        let text = read(&self.file)?;
+        let mut problems = raw::Problems::of(&text);
+        let (config, places) = validate::config(&self.file, &text, overrides, &mut problems);
+        files::check(&config, &places, &mut problems);
+        let difference = Difference::between(self, &config);
+        let (mut found, warnings) = problems.into_sorted();
+        let blame = if found.is_empty() { Blame::Refused } else { Blame::Usage };
+        found.extend(fixed(&difference, &found, &text));
+        if found.is_empty() {
+            return Ok((Config { warnings, ..config }, difference));
+        }
+        Err(ConfigErrors { warnings, ..ConfigErrors::new(config.file, found, blame) })
+    }
+
     /// From text that is already read; `file` only names it.
     pub fn parse(file: &Path, text: &str, overrides: &Overrides) -> Result<Config, ConfigErrors> {
         let mut problems = raw::Problems::of(text);
@@ -134,8 +154,21 @@ fn read_optional(file: &Path) -> Result<String, ConfigErrors> {
 fn finished(config: Config, problems: raw::Problems<'_>) -> Result<Config, ConfigErrors> {
     match problems.into_sorted() {
         (problems, warnings) if problems.is_empty() => Ok(Config { warnings, ..config }),
-        (problems, warnings) => Err(ConfigErrors { warnings, ..ConfigErrors::new(config.file, problems) }),
+        (problems, warnings) => {
+            Err(ConfigErrors { warnings, ..ConfigErrors::new(config.file, problems, Blame::Usage) })
+        }
     }
+}
+
+/// Those of the keys that no reload can change whose value is beyond doubt, for all that was `found` otherwise.
+fn fixed(difference: &Difference, found: &[Problem], text: &str) -> Vec<Problem> {
+    let mut problems = raw::Problems::of(text);
+    let beyond_doubt = |key: &str| !found.iter().any(|problem| partial::puts_in_doubt(problem, key, text));
+    for (key, why) in difference.fixed.iter().filter(|(key, _)| beyond_doubt(key)) {
+        let message = format!("cannot change in a reload, for {why}; put it back, or restart the agent");
+        problems.at(&raw::place_of(text, key), message);
+    }
+    problems.into_sorted().0
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +177,7 @@ pub enum Mode {
     Development,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     pub interfaces: Interfaces,
     pub attach: Attach,
@@ -202,7 +235,7 @@ pub enum Attach {
     Generic,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub listen: Vec<SocketAddr>,
     /// Networks of trusted proxies: protected.
@@ -223,7 +256,7 @@ impl Server {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tls {
     Files {
         cert_file: PathBuf,
@@ -233,7 +266,7 @@ pub enum Tls {
     SelfSigned,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
     pub issuer: String,
     pub audience: String,
@@ -244,7 +277,7 @@ pub struct Auth {
     pub hashes_in_flight: usize,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learn {
     pub threshold: u32,
     pub window: Duration,
@@ -262,12 +295,12 @@ pub struct Weights {
     pub token: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metrics {
     pub listen: SocketAddr,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     pub path: PathBuf,
 }
@@ -290,13 +323,13 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     pub socket: PathBuf,
     pub group: String,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
     /// How much more is logged than usual.

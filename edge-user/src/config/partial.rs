@@ -10,6 +10,7 @@ use super::{
     raw::{Problems, distance, mentions},
     validate,
 };
+use crate::error::Blame;
 
 /// Reads a text. The second is what is wrong with it beside the needed keys; an error holds what puts them in doubt.
 /// `needed` are dotted names.
@@ -24,10 +25,15 @@ pub fn parse(
     let (problems, _) = problems.into_sorted();
     let doubtful = |problem: &&Problem| needed.iter().any(|key| puts_in_doubt(problem, key, text));
     let hindering: Vec<Problem> = problems.iter().filter(doubtful).cloned().collect();
-    if hindering.is_empty() { Ok((config, problems)) } else { Err(ConfigErrors::new(file.to_owned(), hindering)) }
+    if hindering.is_empty() {
+        Ok((config, problems))
+    } else {
+        Err(ConfigErrors::new(file.to_owned(), hindering, Blame::Usage))
+    }
 }
 
-fn puts_in_doubt(problem: &Problem, key: &str, text: &str) -> bool {
+/// Whether a problem may be why a key has the value that it has.
+pub fn puts_in_doubt(problem: &Problem, key: &str, text: &str) -> bool {
     let (section, name) = key.split_once('.').unwrap_or(("", key));
     if problem.key.is_empty() {
         let broken_line = text.lines().nth(problem.line.saturating_sub(1)).unwrap_or_default();

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     pub line: usize,
     pub column: usize,
@@ -40,7 +41,7 @@ impl Problem {
 }
 
 /// All that is wrong with one file, in the order of its lines.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigErrors {
     pub file: PathBuf,
     pub problems: Vec<Problem>,
@@ -50,8 +51,9 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
-    pub(super) fn new(file: PathBuf, problems: Vec<Problem>) -> ConfigErrors {
-        ConfigErrors { file, problems, warnings: Vec::new(), blame: Blame::Usage }
+    pub(super) fn new(file: PathBuf, mut problems: Vec<Problem>, blame: Blame) -> ConfigErrors {
+        problems.sort();
+        ConfigErrors { file, problems, warnings: Vec::new(), blame }
     }
 
     /// A file that could not be read at all.
@@ -62,7 +64,7 @@ impl ConfigErrors {
         };
         let message = format!("cannot be read: {error}; {right}");
         let problem = Problem { line: 1, column: 1, key: String::new(), message };
-        ConfigErrors { blame, ..ConfigErrors::new(file, vec![problem]) }
+        ConfigErrors::new(file, vec![problem], blame)
     }
 }
 
@@ -86,6 +88,18 @@ impl From<ConfigErrors> for Failure {
 pub struct Place {
     pub offset: usize,
     pub key: String,
+}
+
+/// Where a text has a dotted key; its beginning where it has none.
+pub fn place_of(text: &str, key: &str) -> Place {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let (mut table, mut offset) = (document.into_inner(), 0);
+    for part in key.split('.') {
+        let Some((found, value)) = table.remove_entry(part) else { break };
+        offset = found.span().start;
+        table = if let DeValue::Table(below) = value.into_inner() { below } else { DeTable::new() };
+    }
+    Place { offset, key: key.to_owned() }
 }
 
 /// Collects problems and turns offsets into lines and columns.

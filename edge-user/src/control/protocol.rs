@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::{Origin, Target},
     clock::Wall,
+    config::ConfigErrors,
     datapath::Unloaded,
     error::Failure,
     printable::quotable,
@@ -42,6 +43,8 @@ pub enum Command {
     Disallow {
         targets: Vec<Target>,
     },
+    /// Read the config again and put into force what differs.
+    Reload,
     /// Detach and unpin everything, then end.
     Unload,
 }
@@ -65,6 +68,7 @@ impl Command {
             }
             Command::Allow { targets } => format!("allow {}", few(targets)),
             Command::Disallow { targets } => format!("disallow {}", few(targets)),
+            Command::Reload => "reload".to_owned(),
             Command::Unload => "unload".to_owned(),
         };
         Some(change)
@@ -108,6 +112,9 @@ pub enum Reply {
     Why(Box<Why>),
     /// A command that changes something: one outcome for each target, in the order given.
     Changed(Changed),
+    Reloaded(Reloaded),
+    /// The config is not good, or cannot be put into force: nothing was changed.
+    Refused(ConfigErrors),
     /// What `unload` took away.
     Unloaded(Unloaded),
 }
@@ -223,11 +230,62 @@ impl Stores {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {
+    /// Counts what was applied, the start included.
     pub generation: u64,
-    /// `ok`, `partial`, `reverted` or `refused`.
-    pub last_result: String,
+    pub last_result: LastResult,
+}
+
+/// How the last attempt to change the config ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LastResult {
+    Ok,
+    /// Not all of it is in force.
+    Partial,
+    /// Nothing was changed.
+    Refused,
+}
+
+impl LastResult {
+    pub const fn name(self) -> &'static str {
+        match self {
+            LastResult::Ok => "ok",
+            LastResult::Partial => "partial",
+            LastResult::Refused => "refused",
+        }
+    }
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    #[serde(flatten)]
+    pub now: Reload,
+    /// Keys whose new values are in force.
+    pub applied: Vec<String>,
+    /// Keys whose new values are not, before a restart.
+    pub at_restart: Vec<String>,
+    /// Sentences for the user: what it cost.
+    pub warnings: Vec<String>,
+}
+
+impl Reloaded {
+    /// In one line: `ok: filter.allow, filter.block`.
+    pub fn told(&self) -> String {
+        let applied = if self.applied.is_empty() { "nothing differs".to_owned() } else { self.applied.join(", ") };
+        format!("{}: {applied}", self.now.last_result.name())
+    }
+
+    /// What the user should know besides.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut sentences = self.warnings.clone();
+        if !self.at_restart.is_empty() {
+            sentences.push(format!("not in force before the agent is restarted: {}", self.at_restart.join(", ")));
+        }
+        sentences
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -237,6 +295,8 @@ pub struct Why {
     pub verdict: String,
     /// A name of [`edge_common::reason::Reason`].
     pub reason: String,
+    /// Everything passes; `reason` is what would hold.
+    pub dry_run: bool,
     pub allowed: bool,
     /// Whether and why it can never be blocked.
     pub protected: Option<String>,

@@ -55,6 +55,8 @@ impl Order {
             let outcome = match &answer {
                 Ok(Reply::Changed(of)) => format!("{} changed, {} as before", of.count(), of.unchanged.len()),
                 Ok(Reply::Unloaded(what)) => what.told(),
+                Ok(Reply::Reloaded(what)) => what.told(),
+                Ok(Reply::Refused(errors)) => format!("refused, {errors}"),
                 Ok(_) => "done".to_owned(),
                 Err(failure) => format!("refused, {failure}"),
             };

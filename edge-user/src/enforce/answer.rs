@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use edge_common::reason::{Counters, Family, Reason};
+use edge_common::reason::{Counters, Family, Reason, Run};
 
 use super::Enforcer;
 use crate::{
     block::{Block, Origin, Target},
     clock::Now,
     control::protocol::{
-        Blocked, ConnectionTotals, Connections, Dropped, Enforced, Entry, Interface, Offence, Packets, Rates, Reload,
-        Status, Stores, Unfiltered, Why,
+        Blocked, ConnectionTotals, Connections, Dropped, Enforced, Entry, Interface, Offence, Packets, Rates, Status,
+        Stores, Unfiltered, Why,
     },
     datapath::{self, Tables},
     error::Failure,
@@ -53,14 +53,16 @@ impl<T: Tables> Enforcer<T> {
             (false, None, Some(_)) => Reason::Blocked,
             _ => Reason::Passed,
         };
+        let run = if self.dry_run { Run::Dry } else { Run::Real };
         let evidence = self.learner.evidence(address, now);
         let led_to = block.as_ref().and_then(|block| self.led_to.get(&block.target)).cloned().unwrap_or_default();
         let block = block.map(|block| self.entry(block));
         let dropped = block.iter().map(|entry| (Reason::Blocked.name().to_owned(), entry.packets)).collect();
         Ok(Why {
             address: address.to_canonical(),
-            verdict: if reason.passes() { "pass" } else { "drop" }.to_owned(),
+            verdict: if run.passes(reason) { "pass" } else { "drop" }.to_owned(),
             reason: reason.name().to_owned(),
+            dry_run: self.dry_run,
             allowed,
             protected,
             block,
@@ -83,7 +85,7 @@ impl<T: Tables> Enforcer<T> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: now.boot.since(self.started).as_secs_f64(),
-            dry_run: false,
+            dry_run: self.dry_run,
             interfaces: self.links.attached().map(interface).collect(),
             unfiltered: self.links.unfiltered().iter().map(unfiltered).collect(),
             blocked: self.totals(now),
@@ -92,7 +94,7 @@ impl<T: Tables> Enforcer<T> {
             connections: ConnectionTotals::default(),
             packets: packets(&counters),
             store: Stores::with(self.memory.problem()),
-            reload: Reload { generation: 1, last_result: "ok".to_owned() },
+            reload: self.reload,
         })
     }
 

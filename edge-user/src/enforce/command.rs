@@ -23,6 +23,7 @@ impl<T: Tables> Enforcer<T> {
             Command::Status => return Ok(Reply::Status(Box::new(self.status(now)?))),
             Command::List { origin, limit } => return Ok(Reply::List(self.list(*origin, *limit, now))),
             Command::Why { address } => return Ok(Reply::Why(Box::new(self.why(*address, now)?))),
+            Command::Reload => return Err(Failure::bug("a config is read again by the agent, not by its enforcer")),
             Command::Unload => {
                 let unloaded = self.tables.unload();
                 self.links.detach();

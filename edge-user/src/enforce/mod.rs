@@ -10,12 +10,14 @@ mod ledger;
 mod memory;
 mod offline;
 mod protect;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
 };
 
@@ -33,7 +35,8 @@ use crate::{
     batch::{Batch, Terms},
     block::{Block, Origin, Target},
     clock::{Boot, Now, Wall},
-    config::Config,
+    config::{self, Config},
+    control::protocol::{LastResult, Reload},
     datapath::{self, Generation, Links, Lock, Look, Plan, Tables},
     error::Failure,
     metrics::{Drift, Own, Removed},
@@ -64,6 +67,9 @@ pub struct Enforcer<T = Generation> {
     trust_written: bool,
     links: Links,
     limits: Limits,
+    /// Nothing is dropped, all is counted.
+    dry_run: bool,
+    reload: Reload,
     started: Boot,
     metrics: Own,
 }
@@ -110,16 +116,33 @@ impl Enforcer {
         let tables = Generation::build(lock, &Plan::of(&config.filter), before.as_ref())?;
         let mut enforcer = Enforcer::new(config, memory, tables, surroundings, metrics, now);
         let held = before.as_ref().map(Held::by).unwrap_or_default();
-        let put_into_force = enforcer.recall(held, now).and_then(|()| enforcer.fill()).and_then(|()| {
-            let former = before.as_ref().map(Generation::program_pin);
-            datapath::attach(&mut enforcer.tables, former.as_deref(), lock.path(), links, config.filter.attach)
-        });
-        enforcer.links = put_into_force.inspect_err(|_| enforcer.tables.discard())?;
-        if let Some(before) = before {
-            enforcer.take_over(&before)?;
-        }
-        enforcer.tables.forget_others(lock)?;
+        enforcer.recall(held, now).inspect_err(|_| enforcer.tables.discard())?;
+        enforcer.put_into_force(lock, links, config.filter.attach, before.as_ref())?;
         Ok(enforcer)
+    }
+
+    /// Fills the tables from the model and puts them into force in place of those of `before`, whose counts go on. A
+    /// failure leaves in force what was, and removes these tables' pins.
+    fn put_into_force(
+        &mut self,
+        lock: &Lock,
+        links: &[netlink::Link],
+        mode: config::Attach,
+        before: Option<&Generation>,
+    ) -> Result<(), Failure> {
+        let former = before.map(Generation::program_pin);
+        let attached =
+            self.fill().and_then(|()| datapath::attach(&mut self.tables, former.as_deref(), lock.path(), links, mode));
+        let links = attached.inspect_err(|_| self.tables.discard())?;
+        mem::replace(&mut self.links, links).hand_over(&self.links);
+        // The rest loses no packet and no block, so it undoes nothing.
+        if let Some(Err(failure)) = before.map(|before| self.take_over(before)) {
+            tracing::error!("what was counted of blocked addresses is lost in part: {failure}");
+        }
+        if let Err(failure) = self.tables.forget_others(lock) {
+            tracing::error!("pins of the tables before are left: {failure}");
+        }
+        Ok(())
     }
 
     /// Counts go on through a start: the generation before is read once no CPU runs it any more.
@@ -170,6 +193,8 @@ impl<T: Tables> Enforcer<T> {
             trust_written: true,
             links: Links::default(),
             limits: Limits::of(&config.filter),
+            dry_run: config.filter.dry_run,
+            reload: Reload { generation: 1, last_result: LastResult::Ok },
             started: now.boot,
             metrics,
         }
@@ -189,7 +214,7 @@ impl<T: Tables> Enforcer<T> {
             }
             None => self.adopt(held, now),
         }
-        self.block_named(now);
+        self.block_named(&[], now);
         self.within_limits()
     }
 
@@ -207,18 +232,20 @@ impl<T: Tables> Enforcer<T> {
         self.rewrite();
     }
 
-    /// Blocks that the config names: in force while it names them, never stored.
-    fn block_named(&mut self, now: Now) {
+    /// Blocks that the config names: in force while it names them, never stored. What it named before is as old as it
+    /// was.
+    fn block_named(&mut self, before: &[Block], now: Now) {
         for target in self.named.clone() {
             if let Some(why) = self.never_blocked(target) {
                 tracing::warn!("`filter.block` names {target}, which is protected and stays served: {why}");
                 continue;
             }
+            let former = before.iter().find(|block| block.target == target);
             self.ledger.put(Block {
                 target,
                 origin: Origin::Config,
                 reason: "named in the config".to_owned(),
-                created: now.wall,
+                created: former.map_or(now.wall, |block| block.created),
                 until: None,
                 expires: None,
                 offence: 1,

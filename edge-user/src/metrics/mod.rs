@@ -37,6 +37,7 @@ pub struct Snapshot {
     /// What the server said last; of it only the series that edge knows are shown.
     pub server: link::Metrics,
     pub store_ok: bool,
+    pub dry_run: bool,
 }
 
 /// The text that a scraper reads (Prometheus text format 0.0.4).
@@ -68,6 +69,7 @@ fn text(snapshot: &Snapshot, own: &Own) -> Result<String, prometheus::Error> {
         "Whether the stores, of blocks and of users, can be used.",
         snapshot.store_ok.into(),
     )?))?;
+    add(Box::new(gauge("edge_dry_run", "Whether nothing is dropped, only counted.", snapshot.dry_run.into())?))?;
     add(Box::new(auth_requests(&snapshot.server)?))?;
     add(Box::new(tls_handshakes(&snapshot.server)?))?;
     add(Box::new(ProcessCollector::for_self()))?;
@@ -221,6 +223,9 @@ mod tests {
             "edge_tls_handshakes_total",
             "edge_block_latency_seconds_count",
             "edge_events_lost_total",
+            "edge_dry_run",
+            "edge_config_last_reload_successful",
+            "edge_config_last_reload_success_timestamp_seconds",
             "edge_store_ok",
             "process_cpu_seconds_total",
             "process_resident_memory_bytes",

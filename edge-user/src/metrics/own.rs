@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::{block::Origin, server::link::Kind};
+use crate::{block::Origin, clock::Wall, server::link::Kind};
 
 /// Why a block went away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,8 @@ pub struct Own {
     offences: IntCounterVec,
     lost: IntCounterVec,
     latency: Histogram,
+    reload_successful: IntGauge,
+    reload_success: Gauge,
 }
 
 /// The upper ends of the latency's buckets in seconds. The promise is 1 ms.
@@ -126,6 +128,14 @@ impl Own {
                 Lost::ALL.map(Lost::name),
             )?,
             latency: Histogram::with_opts(latency.buckets(LATENCY.to_vec()))?,
+            reload_successful: IntGauge::new(
+                "edge_config_last_reload_successful",
+                "Whether all of the config that was read last is in force.",
+            )?,
+            reload_success: Gauge::new(
+                "edge_config_last_reload_success_timestamp_seconds",
+                "When all of a config was put into force last.",
+            )?,
         })
     }
 
@@ -149,11 +159,21 @@ impl Own {
         self.latency.observe(latency.as_secs_f64());
     }
 
+    /// A config was read, at a start too; whether all of it is in force.
+    pub fn reloaded(&self, whole: bool, now: Wall) {
+        self.reload_successful.set(whole.into());
+        if whole {
+            self.reload_success.set(now.0 as f64 / 1000.0);
+        }
+    }
+
     pub(super) fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
         for counter in [&self.added, &self.removed, &self.repaired, &self.offences, &self.lost] {
             registry.register(Box::new(counter.clone()))?;
         }
-        registry.register(Box::new(self.latency.clone()))
+        registry.register(Box::new(self.latency.clone()))?;
+        registry.register(Box::new(self.reload_successful.clone()))?;
+        registry.register(Box::new(self.reload_success.clone()))
     }
 }
 

@@ -86,6 +86,14 @@ impl Learner {
         }
     }
 
+    /// Another prefix stands for an IPv6 client from now on: what was said of the former ones says nothing of these.
+    pub fn set_ipv6_unit(&mut self, ipv6_unit: u8) {
+        if self.ipv6_unit != ipv6_unit {
+            self.ipv6_unit = ipv6_unit;
+            self.clients.six.retain(|_| false);
+        }
+    }
+
     /// Takes over what the store remembers.
     pub fn restore(&mut self, history: History) {
         let past = Past { number: history.number, until: None };

@@ -122,18 +122,6 @@ fn unload_removes_everything_with_and_without_the_agent() -> Result<()> {
 }
 
 #[test]
-fn a_hangup_ends_nothing_and_says_so() -> Result<()> {
-    let lab = Lab::new()?;
-    let mut edge = Edge::start(&lab)?;
-    edge.signal_group(Signal::SIGHUP)?;
-    wait_for("the hangup to be logged", SOON, || Ok(edge.log().contains("SIGHUP changes nothing").then_some(())))?;
-    ensure!(edge.log().matches("SIGHUP").count() == 1, "{}", edge.log());
-    served(&Client::new(&lab, &edge, NEIGHBOUR4))?;
-    ensure!(edge.cli(&["status"])?.code == 0 && edge.stop()? == 0);
-    Ok(())
-}
-
-#[test]
 fn a_server_that_dies_is_started_again() -> Result<()> {
     let lab = Lab::new()?;
     let edge = Edge::start(&lab)?;

@@ -11,6 +11,7 @@ mod handover;
 mod interfaces;
 mod lifecycle;
 mod privileges;
+mod reload;
 mod ssh;
 mod stores;
 mod story;

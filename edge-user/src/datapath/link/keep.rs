@@ -156,6 +156,12 @@ impl Links {
         Ok(mended)
     }
 
+    /// What `next` does not hold is filtered no more, at once.
+    pub fn hand_over(self, next: &Links) {
+        let is_held = |one: &&Filtered| next.attached().any(|attached| attached.index == one.attached.index);
+        self.filtered.iter().filter(|one| !is_held(one)).for_each(Filtered::detach);
+    }
+
     /// Detaches from all at once.
     pub fn detach(&mut self) {
         for filtered in self.filtered.drain(..) {

@@ -1,0 +1,64 @@
+//! The config read again, by `edge reload` or SIGHUP: all that is wrong at once, or all of it in force. What lies outside
+//! of `[filter]` counts from the next start on, and is named.
+
+use super::Agent;
+use crate::{
+    block::Target,
+    clock::Now,
+    config::{self, Config, Difference},
+    control::protocol::{Answer, LastResult, Reloaded, Reply},
+    error::Failure,
+};
+
+impl Agent {
+    /// As a command asks for it.
+    pub(super) async fn reload(&mut self) -> Answer {
+        let answer = match self.config.read_again(&self.overrides) {
+            Ok((config, difference)) => self.put_into_force(config, &difference).await.map(Reply::Reloaded),
+            Err(errors) => Ok(Reply::Refused(errors)),
+        };
+        if !matches!(answer, Ok(Reply::Reloaded(_))) {
+            self.enforcer.reloaded(LastResult::Refused, Now::read());
+        }
+        answer
+    }
+
+    /// As a signal asks for it: the log has the answer.
+    pub(super) async fn hung_up(&mut self) {
+        match self.reload().await {
+            Ok(Reply::Reloaded(done)) => {
+                tracing::info!("SIGHUP: reload: {}", done.told());
+                done.sentences().iter().for_each(|sentence| tracing::warn!("SIGHUP: reload: {sentence}"));
+            }
+            Ok(Reply::Refused(errors)) => tracing::error!("SIGHUP: reload: refused, nothing was changed: {errors}"),
+            Ok(_) => {}
+            Err(failure) => tracing::error!("SIGHUP: reload: refused, {failure}"),
+        }
+    }
+
+    async fn put_into_force(&mut self, config: Config, difference: &Difference) -> Result<Reloaded, Failure> {
+        let now = Now::read();
+        let Difference { reloaded, at_restart, fixed: _ } = difference;
+        let mut warnings: Vec<String> = config.warnings.iter().map(|warning| warning.told(&config.file)).collect();
+        if !reloaded.is_empty() {
+            let named = self
+                .refilter(&config, now)
+                .map_err(|Failure { blame, message }| Failure::new(blame, format!("nothing was changed: {message}")))?;
+            warnings.extend(config::costs(&self.config.filter, &config.filter));
+            self.config.filter = config.filter;
+            self.end_connections_of(&named).await;
+        }
+        let result = if at_restart.is_empty() { LastResult::Ok } else { LastResult::Partial };
+        let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
+        let now = self.enforcer.reloaded(result, now);
+        Ok(Reloaded { now, applied: owned(reloaded), at_restart: owned(at_restart), warnings })
+    }
+
+    fn refilter(&mut self, config: &Config, now: Now) -> Result<Vec<Target>, Failure> {
+        let asked = &config.filter.interfaces;
+        let links = self.interfaces.of_another(asked, self.lock.path())?;
+        let named = self.enforcer.reload(&config.filter, &self.lock, &links, now)?;
+        self.interfaces.ask(asked.clone(), &links);
+        Ok(named)
+    }
+}

@@ -1,0 +1,387 @@
+//! `edge reload` and SIGHUP: all of a new `[filter]` or nothing of it, and no gap between the two.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use edge_tests::{
+    Output,
+    agent::Edge,
+    bpf::Program,
+    client::{Client, Wire, scrape},
+    net::{ATTACKER4, ATTACKER6, HOST_INTERFACE, HOST4, Lab, NEIGHBOUR4},
+    wait_for,
+};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::{FOREIGN, SOON, lifecycle::filter_only, packets, served, shut_out};
+
+fn reload(edge: &Edge) -> Result<Output> {
+    edge.write_config()?;
+    edge.cli(&["reload"])
+}
+
+fn state(edge: &Edge) -> Result<Value> {
+    Ok(edge.json(&["status"])?["reload"].clone())
+}
+
+#[test]
+fn what_changed_is_in_force_when_the_command_returns() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    let (client, neighbour) = (Client::new(&lab, &edge, ATTACKER4), Client::new(&lab, &edge, NEIGHBOUR4));
+    edge.cli(&["block", "198.51.100.7", "--for", "1h"])?.good()?;
+    let before = edge.json(&["list"])?;
+    edge.config.set("filter", "block", &format!("[\"{ATTACKER4}\"]")).set("filter", "fragments", "\"drop\"");
+    edge.write_config()?;
+    let done = edge.json(&["reload"])?;
+    ensure!(done["applied"] == json!(["filter.fragments", "filter.block"]), "{done}");
+    ensure!(done["last_result"] == "ok" && done["generation"] == 2 && done["at_restart"] == json!([]), "{done}");
+    shut_out(&client)?;
+    served(&neighbour)?;
+    let first = named(&edge)?;
+    ensure!(first["address"] == "10.77.0.2/32" && first["packets"].as_u64() > Some(0), "{first}");
+
+    // Another list: what stays is as old as it was, its count goes on, and what is gone is served.
+    edge.config.set("filter", "block", &format!("[\"{ATTACKER4}\", \"{ATTACKER6}\"]"));
+    edge.config.set("filter", "max_blocked", "500").set("filter", "max_prefixes", "2_000");
+    reload(&edge)?.good()?;
+    let still = edge.json(&["list", "--origin", "config"])?;
+    let still = still.as_array().and_then(|all| all.iter().find(|one| one["address"] == "10.77.0.2/32"));
+    let still = still.context("no longer listed")?;
+    ensure!(still["created"] == first["created"] && still["packets"].as_u64() >= first["packets"].as_u64(), "{still}");
+    shut_out(&Client::new(&lab, &edge, ATTACKER6))?;
+    edge.config.set("filter", "block", "[]").set("filter", "allow", "[\"198.51.100.0/24\"]");
+    reload(&edge)?.good()?;
+    served(&client)?;
+    ensure!(edge.cli(&["block", "198.51.100.8"])?.code == 1, "what is allowed was blocked");
+    ensure!(edge.json(&["list"])? == before, "another's block changed");
+
+    let status = edge.json(&["status"])?;
+    ensure!(status["reload"] == json!({"generation": 4, "last_result": "ok"}) && status["drift"] == 0, "{status}");
+    let again = edge.cli(&["reload"])?;
+    ensure!(again.code == 0 && again.stdout.contains("nothing"), "{again:?}");
+    ensure!(state(&edge)?["generation"] == 5);
+    // And all of it through a stop.
+    edge.stop()?;
+    edge.run()?;
+    ensure!(edge.json(&["list"])? == before);
+    Ok(())
+}
+
+/// The block that the config names.
+fn named(edge: &Edge) -> Result<Value> {
+    let listed = edge.json(&["list", "--origin", "config"])?;
+    listed.get(0).cloned().with_context(|| listed.to_string())
+}
+
+#[test]
+fn a_dry_run_begins_and_ends_by_a_reload() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    let client = Client::new(&lab, &edge, ATTACKER4);
+    edge.cli(&["block", &ATTACKER4.to_string()])?.good()?;
+    shut_out(&client)?;
+    let why = |code: i32, verdict: &str, dry: bool| -> Result<()> {
+        let (found, why) = edge.json_any(&["why", &ATTACKER4.to_string()])?;
+        ensure!(found == code && why["verdict"] == verdict && why["reason"] == "blocked", "{found}: {why}");
+        ensure!(why["dry_run"] == dry, "{why}");
+        Ok(())
+    };
+    why(1, "drop", false)?;
+    ensure!(edge.json(&["status"])?["dry_run"] == false);
+    ensure!(scrape(&lab)?.value("edge_dry_run", &[]) == Some(0.0));
+
+    edge.config.set("filter", "dry_run", "true");
+    reload(&edge)?.good()?;
+    let dropped = edge.json(&["status"])?["packets"]["dropped"].clone();
+    served(&client)?;
+    let (code, verdict) = edge.json_any(&["why", &ATTACKER4.to_string()])?;
+    ensure!(code == 0 && verdict["verdict"] == "pass" && verdict["dry_run"] == true, "{verdict}");
+    ensure!(edge.cli(&["why", &ATTACKER4.to_string()])?.stdout.contains("dry run"));
+    let status = edge.json(&["status"])?;
+    ensure!(status["dry_run"] == true && status["packets"]["dropped"] == dropped, "{status}");
+    ensure!(edge.cli(&["status"])?.stdout.contains("nothing is dropped"));
+    ensure!(scrape(&lab)?.value("edge_dry_run", &[]) == Some(1.0));
+
+    edge.config.set("filter", "dry_run", "false");
+    reload(&edge)?.good()?;
+    shut_out(&client)?;
+    ensure!(edge.json(&["status"])?["dry_run"] == false);
+    Ok(())
+}
+
+#[test]
+fn what_is_not_good_changes_nothing_and_every_reason_is_told() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.cli(&["block", "198.51.100.7", "198.51.100.0/24"])?.good()?;
+    let (good, program) = (edge.config.clone(), lab.host.xdp_program(HOST_INTERFACE)?);
+    fs::write(edge.path("weak"), "short")?;
+    let weak = format!("{:?}", edge.path("weak"));
+    type Changes<'a> = &'a [(&'a str, &'a str, &'a str)];
+    let rows: [(i32, Changes<'_>, &[&str]); 8] = [
+        (
+            2,
+            &[("filter", "max_blocked", "0"), ("learn", "window", "\"soon\"")],
+            &["edge.toml:", "max_blocked", "window"],
+        ),
+        (2, &[("filter", "blok", "[]"), ("filter", "block", "7")], &["filter.blok", "filter.block"]),
+        (2, &[("auth", "secret_file", &weak)], &["auth.secret_file"]),
+        (
+            1,
+            &[("filter", "pin_path", "\"/sys/fs/bpf/x\""), ("admin", "group", "\"x\"")],
+            &["edge.toml:", "pin_path", "group"],
+        ),
+        (1, &[("store", "path", "\"/x.db\"")], &["store.path"]),
+        (2, &[("store", "path", "\"/x.db\""), ("filter", "allow", "7")], &["store.path", "filter.allow"]),
+        (1, &[("filter", "interfaces", "[\"edge-h\", \"none\"]")], &["none", "nothing was changed"]),
+        (
+            1,
+            &[("filter", "max_prefixes", "1"), ("filter", "block", "[\"192.0.2.0/24\"]")],
+            &["max_prefixes", "nothing was"],
+        ),
+    ];
+    for (code, changes, words) in rows {
+        edge.config = good.clone();
+        for (section, key, value) in changes {
+            edge.config.set(section, key, value);
+        }
+        let output = reload(&edge)?;
+        ensure!(output.code == code, "{changes:?}: {output:?}");
+        for word in words {
+            ensure!(output.stderr.contains(word), "{changes:?}: no `{word}` in {}", output.stderr);
+        }
+        let (again, document) = edge.json_any(&["reload"])?;
+        ensure!(again == code && document["error"]["message"].is_string(), "{document}");
+        ensure!(state(&edge)? == json!({"generation": 1, "last_result": "refused"}), "{changes:?}");
+        ensure!(lab.host.xdp_program(HOST_INTERFACE)? == program, "{changes:?}: another program is in force");
+    }
+    ensure!(edge.json(&["list"])?.as_array().map(Vec::len) == Some(2));
+    // What was refused leaves nothing behind, and the next one is as any other.
+    edge.config = good;
+    edge.config.set("filter", "fragments", "\"drop\"");
+    reload(&edge)?.good()?;
+    ensure!(state(&edge)? == json!({"generation": 2, "last_result": "ok"}));
+    let generations = fs::read_dir(lab.pin_path())?.flatten().filter(|pin| pin.path().is_dir()).count();
+    ensure!(generations == 1 && edge.json(&["status"])?["drift"] == 0, "{generations} generations are pinned");
+    Ok(())
+}
+
+#[test]
+fn metrics_tell_whether_and_when() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    let told = || -> Result<(f64, f64)> {
+        let metrics = scrape(&lab)?;
+        let successful = metrics.value("edge_config_last_reload_successful", &[]).context("no family")?;
+        let since = metrics.value("edge_config_last_reload_success_timestamp_seconds", &[]).context("no family")?;
+        Ok((successful, since))
+    };
+    let (successful, started) = told()?;
+    let now = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+    ensure!(successful == 1.0 && (0.0..60.0).contains(&(now - started)), "{started}, and now it is {now}");
+    edge.config.set("filter", "max_blocked", "0");
+    ensure!(reload(&edge)?.code == 2 && told()? == (0.0, started));
+    edge.config.set("filter", "max_blocked", "500");
+    reload(&edge)?.good()?;
+    let (successful, since) = told()?;
+    ensure!(successful == 1.0 && since > started, "{since}");
+    Ok(())
+}
+
+#[test]
+fn what_lies_outside_of_filter_is_named_and_not_in_force() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.config.set("learn", "threshold", "2").text("auth", "issuer", "x").set("filter", "fragments", "\"drop\"");
+    let output = reload(&edge)?;
+    ensure!(output.code == 1 && output.stdout.contains("filter.fragments"), "{output:?}");
+    ensure!(output.stderr.contains("auth.issuer") && output.stderr.contains("learn.threshold"), "{output:?}");
+    ensure!(state(&edge)? == json!({"generation": 2, "last_result": "partial"}));
+    let (_, document) = edge.json_any(&["reload"])?;
+    ensure!(document["at_restart"] == json!(["auth.issuer", "learn.threshold"]), "{document}");
+    let client = Client::new(&lab, &edge, ATTACKER4);
+    ensure!(edge.json(&["why", &ATTACKER4.to_string()])?["threshold"] == 5);
+    // A server that is started again has the config in force too.
+    let server = edge.server_pid()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server.try_into()?), Signal::SIGKILL)?;
+    wait_for("another server", SOON, || Ok(edge.server_pid().ok().filter(|pid| *pid != server)))?;
+    let token = super::log_in(&client)?;
+    ensure!(client.bearer("/auth/me", &token)?.status() == Some(200));
+    Ok(())
+}
+
+#[test]
+fn what_it_costs_is_said() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, |config| {
+        config.set("filter.limits", "syns", "{ per_second = 1, burst = 2 }");
+    })?;
+    let opened = |edge: &Edge| -> Result<bool> {
+        let seen = Client::new(&lab, edge, ATTACKER4).request("/health", &["--connect-timeout", "0.3"])?;
+        Ok(seen.status() == Some(200))
+    };
+    let exhausted = |edge: &Edge| wait_for("the limit", SOON, || Ok((!opened(edge)?).then_some(())));
+    // Nothing that is limited changes: who has used up its rate has no more of it.
+    edge.config.set("filter", "fragments", "\"drop\"");
+    exhausted(&edge)?;
+    let kept = reload(&edge)?;
+    ensure!(kept.code == 0 && kept.stderr.is_empty(), "{kept:?}");
+    let refused = packets(&edge, "syn_rate")?;
+    exhausted(&edge)?;
+    ensure!(packets(&edge, "syn_rate")? > refused);
+    edge.config.set("filter", "max_tracked", "1_000").set("filter", "ipv6_unit", "56");
+    let lost = reload(&edge)?;
+    ensure!(lost.code == 0 && lost.stderr.contains("filter.max_tracked and filter.ipv6_unit"), "{lost:?}");
+    ensure!(lost.stderr.contains("begins anew") && lost.stderr.contains("forgotten"), "{lost:?}");
+    ensure!(opened(&edge)?, "the state was kept");
+    Ok(())
+}
+
+#[test]
+fn a_hangup_is_a_reload_and_the_log_has_its_result() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.config.set("filter", "block", &format!("[\"{ATTACKER4}\"]"));
+    edge.write_config()?;
+    // The whole group: the server is not ended by it either.
+    edge.signal_group(Signal::SIGHUP)?;
+    wait_for("the reload", SOON, || Ok((state(&edge)?["generation"] == 2).then_some(())))?;
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
+    ensure!(edge.log().contains("SIGHUP: reload: ok: filter.block"), "{}", edge.log());
+    edge.config.set("filter", "block", "7").set("learn", "window", "0");
+    edge.write_config()?;
+    edge.signal_group(Signal::SIGHUP)?;
+    wait_for("the refusal", SOON, || Ok((state(&edge)?["last_result"] == "refused").then_some(())))?;
+    let log = edge.log();
+    ensure!(log.contains("filter.block: ") && log.contains("learn.window: "), "{log}");
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
+    served(&Client::new(&lab, &edge, NEIGHBOUR4))?;
+    ensure!(edge.stop()? == 0);
+    Ok(())
+}
+
+#[test]
+fn interfaces_come_and_go_and_one_that_is_taken_undoes_all() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, filter_only)?;
+    edge.cli(&["block", &ATTACKER4.to_string()])?.good()?;
+    lab.host.ip("link add edge-x type veth peer name edge-y")?;
+    let both = format!("[\"{HOST_INTERFACE}\", \"edge-x\"]");
+    edge.config.set("filter", "interfaces", &both);
+    reload(&edge)?.good()?;
+    filtered(&lab, &edge, &[HOST_INTERFACE, "edge-x"])?;
+    edge.config.set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\"]"));
+    edge.write_config()?;
+    edge.cli(&["reload"])?.good()?;
+    filtered(&lab, &edge, &[HOST_INTERFACE])?;
+
+    let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
+    Program::passing(FOREIGN)?.pin(&pin)?;
+    let attached = lab.host.ip(&format!("link set dev edge-x xdpgeneric pinned {}", pin.display()));
+    fs::remove_file(&pin)?;
+    attached?;
+    let program = lab.host.xdp_program(HOST_INTERFACE)?;
+    edge.config.set("filter", "interfaces", &both).set("filter", "fragments", "\"drop\"");
+    let refused = reload(&edge)?;
+    ensure!(refused.code == 1 && refused.stderr.contains("edge-x") && refused.stderr.contains(FOREIGN), "{refused:?}");
+    ensure!(lab.host.xdp_program(HOST_INTERFACE)? == program, "another program is in force");
+    // What is in force is still what the commands write.
+    let status = edge.json(&["status"])?;
+    ensure!(status["drift"] == 0 && status["interfaces"].as_array().map(Vec::len) == Some(1), "{status}");
+    let before = packets(&edge, "blocked")?;
+    Wire::new(&lab).and_then(|wire| wire.send(&wire.datagram(ATTACKER4, 0, &[0; 22])?))?;
+    wait_for("the drop to be counted", SOON, || Ok((packets(&edge, "blocked")? > before).then_some(())))?;
+    edge.cli(&["unblock", &ATTACKER4.to_string()])?.good()?;
+    let passed = packets(&edge, "passed")?;
+    Wire::new(&lab).and_then(|wire| wire.send(&wire.datagram(ATTACKER4, 0, &[0; 22])?))?;
+    wait_for("the datagram to pass", SOON, || Ok((packets(&edge, "passed")? > passed).then_some(())))
+}
+
+/// That these interfaces have a program, and that the agent says so.
+fn filtered(lab: &Lab, edge: &Edge, names: &[&str]) -> Result<()> {
+    let status = edge.json(&["status"])?;
+    let found: Vec<_> = status["interfaces"].as_array().context("no list")?.iter().map(|one| &one["name"]).collect();
+    ensure!(found == names, "{status}");
+    for name in [HOST_INTERFACE, "edge-x"] {
+        ensure!(lab.host.xdp_program(name)?.is_some() == names.contains(&name), "{name}, and {names:?} were asked for");
+    }
+    Ok(())
+}
+
+/// Datagrams by source, as the guarded host's own socket counts them.
+#[derive(Default)]
+struct Seen {
+    blocked: AtomicU64,
+    honest: AtomicU64,
+}
+
+#[test]
+fn no_packet_of_a_blocked_source_passes_while_it_reloads() -> Result<()> {
+    const RELOADS: usize = 20;
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, |config| {
+        filter_only(config);
+        config.set("filter", "block", "[\"198.51.100.0/24\"]");
+    })?;
+    let from_net: IpAddr = "198.51.100.9".parse()?;
+    edge.cli(&["block", &ATTACKER4.to_string()])?.good()?;
+    let socket = lab.host.within(|| Ok(UdpSocket::bind(SocketAddr::new(HOST4, 5001))?))?;
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &(64 << 20))?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let wire = Wire::new(&lab)?;
+    let frames = [wire.datagram(ATTACKER4, 0, &[0; 22])?, wire.datagram(from_net, 0, &[0; 22])?];
+    let honest = wire.datagram(NEIGHBOUR4, 0, &[0; 22])?;
+    let (seen, over) = (Seen::default(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::Relaxed) {
+                (0..50).try_for_each(|_| frames.iter().try_for_each(|frame| wire.send(frame)))?;
+                wire.send(&honest)?;
+            }
+            Ok(())
+        });
+        let count = scope.spawn(|| {
+            let mut buffer = [0; 64];
+            while !over.load(Ordering::Relaxed) {
+                let Ok((_, from)) = socket.recv_from(&mut buffer) else { continue };
+                let of = if from.ip() == NEIGHBOUR4 { &seen.honest } else { &seen.blocked };
+                of.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let done = reload_all(&mut edge, RELOADS, &seen);
+        over.store(true, Ordering::Relaxed);
+        let joined = (flood.join(), count.join());
+        done?;
+        joined.0.map_err(|_| anyhow::anyhow!("the flood panicked"))??;
+        joined.1.map_err(|_| anyhow::anyhow!("the counting panicked"))
+    })
+}
+
+/// Reloads again and again, each time with other tables and another program, under the flood; then lets it in.
+fn reload_all(edge: &mut Edge, times: usize, seen: &Seen) -> Result<()> {
+    for number in 0..times {
+        let (dropped, honest) = (packets(edge, "blocked")?, seen.honest.load(Ordering::Relaxed));
+        let fragments = if number % 2 == 0 { "\"drop\"" } else { "\"pass\"" };
+        edge.config.set("filter", "fragments", fragments).set("filter", "max_blocked", &(500 + number).to_string());
+        reload(edge)?.good()?;
+        wait_for("more of the flood to be dropped", SOON, || Ok((packets(edge, "blocked")? > dropped).then_some(())))?;
+        wait_for("an honest datagram", SOON, || Ok((seen.honest.load(Ordering::Relaxed) > honest).then_some(())))?;
+        let leaked = seen.blocked.load(Ordering::Relaxed);
+        ensure!(leaked == 0, "{leaked} datagrams of blocked sources came through by reload {number}");
+    }
+    // What was counted was in the way of the flood all the time.
+    edge.cli(&["unblock", &ATTACKER4.to_string()])?.good()?;
+    wait_for("the flood to be let in", SOON, || Ok((seen.blocked.load(Ordering::Relaxed) > 0).then_some(())))?;
+    let entry = named(edge)?;
+    ensure!(entry["packets"].as_u64() > Some(0), "{entry}");
+    Ok(())
+}
