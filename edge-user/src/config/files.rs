@@ -215,4 +215,29 @@ mod tests {
         assert_eq!(trimmed(text, "x").unwrap().expose_secret(), "the-secret");
         assert!(trimmed(Zeroizing::new(" \n".to_owned()), "x").is_err());
     }
+
+    #[test]
+    fn a_certificate_that_has_expired_is_warned_of_with_its_date() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let mut params = rcgen::CertificateParams::new(vec!["edge.test".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 2);
+        let key = rcgen::KeyPair::generate().unwrap();
+        fs::write(path("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+        fs::write(path("jwt"), "k3JX0vQm1d9yR7sT5uW2xZ8aBcDeFgHi4jKlMnOpQrS").unwrap();
+        let [cert, key, jwt] = ["cert.pem", "key.pem", "jwt"].map(|name| path(name).display().to_string());
+        let text = format!(
+            "mode = \"development\"\n[filter]\ninterfaces = [\"eth0\"]\n[server.tls]\ncert_file = \"{cert}\"\n\
+             key_file = \"{key}\"\n[auth]\nsecret_file = \"{jwt}\"\n"
+        );
+        fs::write(path("edge.toml"), text).unwrap();
+        let config = Config::load_with_files(&path("edge.toml"), &super::super::Overrides::default()).unwrap();
+        let told: Vec<String> = config.warnings.iter().map(|warning| warning.told(&config.file)).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].contains(":5:1: server.tls.cert_file: ") && told[0].contains("2020-01-02T00:00:00"),
+            "{told:?}"
+        );
+    }
 }
