@@ -1,10 +1,11 @@
 //! Packets through the loaded program (`BPF_PROG_TEST_RUN`), with the reference model beside it: named rows, every cut
-//! of them, and random ones by the million.
+//! of them, random ones by the million, and what xdp-filter tests.
 
 mod differential;
 mod rates;
 mod rig;
 mod rows;
+mod xdp_filter;
 
 use std::net::IpAddr;
 

@@ -166,6 +166,10 @@ impl Rig {
         bail!("the model says {finding:?}, so one of {possible:?}; counted was {}", difference(&counted, &seen))
     }
 
+    pub fn edge(&self) -> &Edge {
+        &self.edge
+    }
+
     fn run(&self) -> Run {
         if self.policy.dry_run { Run::Dry } else { Run::Real }
     }
