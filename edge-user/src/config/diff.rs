@@ -1,7 +1,7 @@
 //! What differs between the config in force and one that was read again: which keys a reload puts into force, which
 //! no reload can change, and what a change costs. Pure.
 
-use super::{Admin, Auth, Config, Filter, Learn, Limits, Log, Metrics, Server, Store};
+use super::{Admin, Attach, Auth, Config, Filter, Learn, Limits, Log, Metrics, Server, Store};
 
 /// Keys whose values differ, dotted, as `filter.allow`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,9 @@ pub fn costs(old: &Filter, new: &Filter) -> Vec<String> {
     }
     if old.ipv6_unit != new.ipv6_unit {
         costs.push("filter.ipv6_unit changed: what IPv6 clients failed at so far is forgotten".to_owned());
+    }
+    if old.attach != new.attach && new.attach != Attach::Auto {
+        costs.push("filter.attach changed: where the mode was another, nothing was dropped for a moment".to_owned());
     }
     if old.exposed_ports.is_empty() && !new.exposed_ports.is_empty() {
         costs.push("filter.exposed_ports: answers over UDP to what was sent before this reload are dropped".to_owned());
@@ -207,5 +210,6 @@ mod tests {
         );
         assert_eq!(costs_of("ipv6_unit = 56\n").len(), 2);
         assert_eq!(costs_of("limits.syns.burst = 9\nexposed_ports = [\"22/tcp\"]\n").len(), 2);
+        assert_eq!((costs_of("attach = \"native\"\n").len(), costs_of("attach = \"auto\"\n").len()), (1, 0));
     }
 }

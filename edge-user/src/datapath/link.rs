@@ -3,6 +3,7 @@
 //!
 //! A link is pinned as `link-INDEX` directly below `pin_path`: what is pinned outlives the agent.
 
+mod done;
 mod held;
 mod hook;
 mod keep;
@@ -18,7 +19,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 
-use self::{held::Held, hook::attach_fresh};
+use self::{done::Done, held::Held, hook::attach_fresh};
 pub use self::{
     hook::program_name,
     keep::{Attached, Links, Look, Mended, Unfiltered},
@@ -31,8 +32,9 @@ use crate::{
 };
 
 /// Puts a generation into force on all of `links`: attaches where no link is pinned, then replaces the program in
-/// place where one is. All of them or none: after a failure the program pinned as `before` is back on every link that
-/// had it. Links of other interfaces end.
+/// place where one is. One that is attached in another mode than is asked for is attached anew, since the kernel has no
+/// way from one to the other. All of them or none: after a failure the program pinned as `before` is back wherever it
+/// was. Links of other interfaces end.
 pub fn attach(
     generation: &mut Generation,
     before: Option<&Path>,
@@ -40,7 +42,7 @@ pub fn attach(
     links: &[netlink::Link],
     mode: Attach,
 ) -> Result<Links, Failure> {
-    let mut done = Done { fresh: Vec::new(), replaced: Vec::new() };
+    let mut done = Done::default();
     // Before anything is dropped by it, so that no answer is.
     if let Some(egress) = generation.egress()? {
         egress::attach(egress, pin_path, links)?;
@@ -64,64 +66,6 @@ pub fn attach(
 /// What the link of an interface is pinned as.
 fn pin_of(pin_path: &Path, index: u32) -> PathBuf {
     pin_path.join(format!("link-{index}"))
-}
-
-/// The pins of links that an [`attach`] made, and of those whose program it replaced.
-struct Done {
-    fresh: Vec<PathBuf>,
-    replaced: Vec<PathBuf>,
-}
-
-impl Done {
-    fn attach_all(
-        &mut self,
-        program: &mut Xdp,
-        pin_path: &Path,
-        links: &[netlink::Link],
-        mode: Attach,
-    ) -> Result<(), Failure> {
-        let pin_of = |link: &netlink::Link| pin_of(pin_path, link.index);
-        let (pinned, bare): (Vec<_>, Vec<_>) = links.iter().partition(|link| pin_of(link).exists());
-        for link in bare {
-            self.attach_one(program, link, mode, pin_of(link))?;
-        }
-        for link in pinned {
-            let pin = pin_of(link);
-            if replace(program, &pin)? {
-                self.replaced.push(pin);
-            } else {
-                self.attach_one(program, link, mode, pin)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn attach_one(
-        &mut self,
-        program: &mut Xdp,
-        link: &netlink::Link,
-        mode: Attach,
-        pin: PathBuf,
-    ) -> Result<(), Failure> {
-        attach_fresh(program, link, mode, &pin)?;
-        self.fresh.push(pin);
-        Ok(())
-    }
-
-    fn undo(&self, before: Option<&Path>) {
-        for pin in &self.fresh {
-            let _ = end(pin);
-        }
-        let Some(before) = before.filter(|_| !self.replaced.is_empty()) else { return };
-        match Xdp::from_pin(before, aya_obj::programs::XdpAttachType::Interface) {
-            Ok(mut program) => {
-                for failed in self.replaced.iter().filter_map(|pin| replace(&mut program, pin).err()) {
-                    tracing::error!("the program before is not back in force: {failed}");
-                }
-            }
-            Err(error) => tracing::error!("the program before cannot be put back into force: {error}"),
-        }
-    }
 }
 
 /// `false`: the pinned link's interface is gone, so the pin is removed.

@@ -306,6 +306,52 @@ fn interfaces_come_and_go_and_one_that_is_taken_undoes_all() -> Result<()> {
     wait_for("the datagram to pass", SOON, || Ok((packets(&edge, "passed")? > passed).then_some(())))
 }
 
+#[test]
+fn another_mode_is_taken_or_all_is_as_it_was() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, filter_only)?;
+    edge.cli(&["block", &ATTACKER4.to_string()])?.good()?;
+    let modes = |edge: &Edge| -> Result<Vec<String>> {
+        let status = edge.json(&["status"])?;
+        let mode = |one: &Value| one["mode"].as_str().map(str::to_owned);
+        Ok(status["interfaces"].as_array().context("no list")?.iter().filter_map(mode).collect())
+    };
+    let is_dropped = |edge: &Edge| -> Result<()> {
+        let (wire, before) = (Wire::new(&lab)?, packets(edge, "blocked")?);
+        wire.send(&wire.datagram(ATTACKER4, 0, &[0; 22])?)?;
+        wait_for("the drop to be counted", SOON, || Ok((packets(edge, "blocked")? > before).then_some(())))
+    };
+    ensure!(modes(&edge)? == ["native"]);
+    for mode in ["generic", "native"] {
+        edge.config.text("filter", "attach", mode);
+        let output = reload(&edge)?;
+        ensure!(output.code == 0 && output.stderr.contains("filter.attach"), "{output:?}");
+        ensure!(modes(&edge)? == [mode]);
+        is_dropped(&edge)?;
+    }
+    // One that has no native mode, and stands behind the other.
+    lab.host.ip("link add edge-x type bridge")?;
+    edge.config
+        .set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\", \"edge-x\"]"))
+        .text("filter", "attach", "auto");
+    reload(&edge)?.good()?;
+    ensure!(modes(&edge)? == ["native", "generic"]);
+    edge.config.text("filter", "attach", "generic");
+    reload(&edge)?.good()?;
+    let program = lab.host.xdp_program(HOST_INTERFACE)?;
+    edge.config.text("filter", "attach", "native");
+    let refused = reload(&edge)?;
+    ensure!(refused.code == 1 && refused.stderr.contains("edge-x"), "{refused:?}");
+    ensure!(modes(&edge)? == ["generic", "generic"] && lab.host.xdp_program(HOST_INTERFACE)? == program);
+    is_dropped(&edge)?;
+    // And by a start.
+    edge.stop()?;
+    edge.config.set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\"]"));
+    edge.run()?;
+    ensure!(modes(&edge)? == ["native"]);
+    is_dropped(&edge)
+}
+
 /// That these interfaces have a program, and that the agent says so.
 fn filtered(lab: &Lab, edge: &Edge, names: &[&str]) -> Result<()> {
     let status = edge.json(&["status"])?;
