@@ -3,7 +3,7 @@
 
 use edge_common::{
     address::{Addr4, Addr6},
-    flow::Flow,
+    flow::{End, Flow},
     ports::Exposure,
     reason::{Family, Reason},
     table::Trust,
@@ -18,11 +18,20 @@ use crate::{
 pub trait Lists<A> {
     fn trust(&self, source: A) -> Trust;
     /// Whether a block of this source holds now; if so, a packet of `bytes` is counted for it.
-    fn blocked(&self, source: A, bytes: u64) -> bool;
+    fn blocked(&self, source: A, bytes: u64) -> Block;
     /// Takes one SYN from what the source may send now; `false` where nothing is left.
     fn admits_syn(&self, source: A) -> bool;
     /// The same of packets.
     fn admits_packet(&self, source: A) -> bool;
+}
+
+/// What a look among the blocks found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    None,
+    /// The first packet that this block counts.
+    First,
+    Again,
 }
 
 /// What the agent has switched on, and what holds for all sources.
@@ -42,32 +51,35 @@ pub struct Judgement {
     pub reason: Reason,
     pub family: Family,
     pub bytes: u64,
-    /// The source as IPv6 halves, IPv4 as IPv4-mapped; zero where there is none.
-    pub source: [u64; 2],
+    /// Whether its drop is worth a sample by itself: the first of a block, and any for another reason.
+    pub notable: bool,
 }
+
+/// What speaks of a packet, and whether its drop is notable.
+type Verdict = (Reason, bool);
 
 #[inline(always)]
 pub fn judge(packet: &impl Packet, tables: &impl Tables) -> Judgement {
     match parse(packet) {
         Frame::V4(datagram) => {
             let bytes = bytes(packet, datagram.end);
-            let reason = reason(packet, &datagram, bytes, tables);
-            Judgement { reason, family: Family::Ipv4, bytes, source: edge_common::flow::End::halves(datagram.source) }
+            let (reason, notable) = reason(packet, &datagram, bytes, tables);
+            Judgement { reason, family: Family::Ipv4, bytes, notable }
         }
         Frame::V6(datagram) => {
             let bytes = bytes(packet, datagram.end);
-            let reason = match datagram.source.mapped() {
+            let (reason, notable) = match datagram.source.mapped() {
                 None => reason(packet, &datagram, bytes, tables),
                 // It is its IPv4 address to every list, and to be on a wire as such is an error (Linux 5.4 drops it too).
-                Some(four) => listed(tables, four, bytes).1.unwrap_or(Reason::Malformed),
+                Some(four) => listed(tables, four, bytes).1.unwrap_or((Reason::Malformed, true)),
             };
-            Judgement { reason, family: Family::Ipv6, bytes, source: edge_common::flow::End::halves(datagram.source) }
+            Judgement { reason, family: Family::Ipv6, bytes, notable }
         }
         Frame::Malformed(family) => {
-            Judgement { reason: Reason::Malformed, family, bytes: packet.whole(), source: [0; 2] }
+            Judgement { reason: Reason::Malformed, family, bytes: packet.whole(), notable: true }
         }
         Frame::Other => {
-            Judgement { reason: Reason::Passed, family: Family::Other, bytes: packet.whole(), source: [0; 2] }
+            Judgement { reason: Reason::Passed, family: Family::Other, bytes: packet.whole(), notable: true }
         }
     }
 }
@@ -78,11 +90,23 @@ fn reason<A: Address, T: Tables + Lists<A>>(
     datagram: &Datagram<A>,
     bytes: u64,
     tables: &T,
-) -> Reason {
+) -> Verdict {
     let (trust, listed) = listed(tables, datagram.source, bytes);
-    if let Some(reason) = listed {
-        return reason;
+    match listed {
+        Some(verdict) => verdict,
+        None => (unlisted(packet, datagram, bytes, trust, tables), true),
     }
+}
+
+/// Of a source that no list decides.
+#[inline(always)]
+fn unlisted<A: Address, T: Tables + Lists<A>>(
+    packet: &impl Packet,
+    datagram: &Datagram<A>,
+    bytes: u64,
+    trust: Trust,
+    tables: &T,
+) -> Reason {
     let end = datagram.end.unwrap_or(bytes);
     if !datagram.sound || end > bytes {
         return Reason::Malformed;
@@ -105,15 +129,19 @@ fn reason<A: Address, T: Tables + Lists<A>>(
 
 /// What the lists alone say of a source. Protected is no pass: the packet goes on to every other check.
 #[inline(always)]
-fn listed<A: Copy>(tables: &impl Lists<A>, source: A, bytes: u64) -> (Trust, Option<Reason>) {
+fn listed<A: Copy>(tables: &impl Lists<A>, source: A, bytes: u64) -> (Trust, Option<Verdict>) {
     let trust = tables.trust(source);
     if trust.has(Trust::ALLOWED) {
-        return (trust, Some(Reason::Allowed));
+        return (trust, Some((Reason::Allowed, false)));
     }
-    if !trust.has(Trust::PROTECTED) && tables.blocked(source, bytes) {
-        return (trust, Some(Reason::Blocked));
+    if !trust.has(Trust::PROTECTED) {
+        match tables.blocked(source, bytes) {
+            Block::First => return (trust, Some((Reason::Blocked, true))),
+            Block::Again => return (trust, Some((Reason::Blocked, false))),
+            Block::None => {}
+        }
     }
-    (trust, trust.has(Trust::OWN).then_some(Reason::Malformed))
+    (trust, trust.has(Trust::OWN).then_some((Reason::Malformed, true)))
 }
 
 /// What ports and SYN rates say, where they are limited.
@@ -159,6 +187,16 @@ fn exposed<A: Address, T: Tables + Lists<A>>(
         }
         ICMP | IGMP | ICMPV6 => true,
         protocol => tables.exposes(Exposure::protocol(protocol)),
+    }
+}
+
+/// The source as IPv6 halves, IPv4 as IPv4-mapped; zero where there is none.
+#[inline(always)]
+pub fn source(packet: &impl Packet) -> [u64; 2] {
+    match parse(packet) {
+        Frame::V4(datagram) => datagram.source.halves(),
+        Frame::V6(datagram) => datagram.source.halves(),
+        Frame::Other | Frame::Malformed(_) => [0; 2],
     }
 }
 

@@ -22,8 +22,25 @@ pub enum Limited {
 
 /// Takes one packet from what the source may send now. A line without a free cell lets it pass: to forget somebody
 /// else's state, or to refuse a stranger for it, would be worse.
+///
+/// A source that is known and that no other CPU judges at this moment is done with here; the rest is a call.
 #[inline(always)]
-pub fn admits(what: Limited, place: Place) -> bool {
+pub fn admits(what: Limited, rates: Option<*mut LineRates>, limit: &Limit, place: Place) -> bool {
+    let Some(line) = rates else { return true };
+    for slot in 0..ENTRIES {
+        // SAFETY: a cell of a line of the map.
+        let place_of_cell = unsafe { (&raw mut (*line).cells[slot as usize]).cast::<u64>() };
+        // SAFETY: as above.
+        let cell = Cell::from_bits(unsafe { read_volatile(place_of_cell) });
+        if cell.tag() == place.tag && cell != Cell::EMPTY {
+            let Some(next) = limit.admit(cell, place.tag, limit.now(jiffies())) else { return false };
+            // SAFETY: as above.
+            if unsafe { atomic::swap(place_of_cell, cell.bits(), next.bits()) } {
+                return true;
+            }
+            break;
+        }
+    }
     edge_admits(what as u32, place.line, place.tag) == 1
 }
 

@@ -20,7 +20,7 @@ use edge_common::{
     table::{AreaFlags, Entry4, EntryHost6, EntryUnit6, Hits, Line4, LineHost6, LineUnit6, Narrow, NetEntry, Trust},
     time::{ClockSample, Until},
 };
-use edge_ebpf::judge::{Lists, Tables};
+use edge_ebpf::judge::{Block, Lists, Tables};
 
 use crate::{
     atomic,
@@ -63,7 +63,7 @@ static TRUST6: LpmTrie<[u64; 2], u64, 1> = LpmTrie::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map]
-static CLOCK: Array<ClockSample, 1, MAPPED> = Array::new();
+pub static CLOCK: Array<ClockSample, 1, MAPPED> = Array::new();
 #[btf_map]
 static PORTS_EXPOSED: Array<u64, { Exposure::WORDS as usize }, MAPPED> = Array::new();
 #[btf_map]
@@ -89,13 +89,6 @@ static PORTS: Global<u8> = Global::new(0);
 static SYNS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static PACKETS: Global<u8> = Global::new(0);
-
-pub fn store_clock(sample: ClockSample) {
-    if let Some(place) = CLOCK.get_ptr_mut(0) {
-        // SAFETY: a value of this type in a map of one; only this program writes it.
-        unsafe { place.write_volatile(sample) }
-    }
-}
 
 /// The maps as they are now.
 pub struct Live;
@@ -147,31 +140,36 @@ impl Lists<Addr4> for Live {
     }
 
     #[inline(always)]
-    fn blocked(&self, source: Addr4, bytes: u64) -> bool {
-        let Some(settings) = settings() else { return false };
+    fn blocked(&self, source: Addr4, bytes: u64) -> Block {
+        let Some(settings) = settings() else { return Block::None };
         if settings.in_use & InUse::BLOCKED4 != 0 {
             for index in settings.blocked4.candidates(u64::from(source.bits())) {
                 let Some(line) = BLOCKED4.get_ptr(index) else { continue };
                 let Some((slot, until)) = slot4(line, source) else { continue };
                 if holds(settings, until) {
-                    hit(HITS4.get_ptr_mut(index * 8 + slot), bytes);
-                    return true;
+                    return hit(HITS4.get_ptr_mut(index * 8 + slot), bytes);
                 }
             }
         }
         let (index, bit) = Narrow::place4(source);
-        asks_trie(area4(source), NARROW4.get_ptr(index), bit)
-            && net(settings, &NETS4, Key::new(32, source.trie_data()), bytes)
+        if !asks_trie(area4(source), NARROW4.get_ptr(index), bit) {
+            return Block::None;
+        }
+        net(settings, &NETS4, Key::new(32, source.trie_data()), bytes)
     }
 
     #[inline(always)]
     fn admits_syn(&self, source: Addr4) -> bool {
-        settings().is_none_or(|settings| admits(Limited::Syns, settings.rates.place4(source)))
+        let Some(settings) = settings() else { return true };
+        let place = settings.rates.place4(source);
+        admits(Limited::Syns, SYN_RATES.get_ptr_mut(place.line), &settings.syns, place)
     }
 
     #[inline(always)]
     fn admits_packet(&self, source: Addr4) -> bool {
-        settings().is_none_or(|settings| admits(Limited::Packets, settings.rates.place4(source)))
+        let Some(settings) = settings() else { return true };
+        let place = settings.rates.place4(source);
+        admits(Limited::Packets, PACKET_RATES.get_ptr_mut(place.line), &settings.packets, place)
     }
 }
 
@@ -186,15 +184,14 @@ impl Lists<Addr6> for Live {
     }
 
     #[inline(always)]
-    fn blocked(&self, source: Addr6, bytes: u64) -> bool {
-        let Some(settings) = settings() else { return false };
+    fn blocked(&self, source: Addr6, bytes: u64) -> Block {
+        let Some(settings) = settings() else { return Block::None };
         if settings.in_use & InUse::UNITS6 != 0 {
             for index in settings.units6.candidates(source.unit()) {
                 let Some(line) = UNITS6.get_ptr(index) else { continue };
                 let Some((slot, until)) = slot_unit6(line, source) else { continue };
                 if holds(settings, until) {
-                    hit(UNIT_HITS6.get_ptr_mut(index * 4 + slot), bytes);
-                    return true;
+                    return hit(UNIT_HITS6.get_ptr_mut(index * 4 + slot), bytes);
                 }
             }
         }
@@ -203,24 +200,29 @@ impl Lists<Addr6> for Live {
                 let Some(line) = HOSTS6.get_ptr(index) else { continue };
                 let Some((slot, until)) = slot_host6(line, source) else { continue };
                 if holds(settings, until) {
-                    hit(HOST_HITS6.get_ptr_mut(index * 2 + slot), bytes);
-                    return true;
+                    return hit(HOST_HITS6.get_ptr_mut(index * 2 + slot), bytes);
                 }
             }
         }
         let (index, bit) = Narrow::place6(source, settings.areas6_seed);
-        asks_trie(area6(settings, source), NARROW6.get_ptr(index), bit)
-            && net(settings, &NETS6, Key::new(128, source.trie_data()), bytes)
+        if !asks_trie(area6(settings, source), NARROW6.get_ptr(index), bit) {
+            return Block::None;
+        }
+        net(settings, &NETS6, Key::new(128, source.trie_data()), bytes)
     }
 
     #[inline(always)]
     fn admits_syn(&self, source: Addr6) -> bool {
-        settings().is_none_or(|settings| admits(Limited::Syns, settings.rates.place6(source.unit(), source.low())))
+        let Some(settings) = settings() else { return true };
+        let place = settings.rates.place6(source.unit(), source.low());
+        admits(Limited::Syns, SYN_RATES.get_ptr_mut(place.line), &settings.syns, place)
     }
 
     #[inline(always)]
     fn admits_packet(&self, source: Addr6) -> bool {
-        settings().is_none_or(|settings| admits(Limited::Packets, settings.rates.place6(source.unit(), source.low())))
+        let Some(settings) = settings() else { return true };
+        let place = settings.rates.place6(source.unit(), source.low());
+        admits(Limited::Packets, PACKET_RATES.get_ptr_mut(place.line), &settings.packets, place)
     }
 }
 
@@ -305,22 +307,21 @@ fn slot_host6(line: *const LineHost6, source: Addr6) -> Option<(u32, Until)> {
 }
 
 #[inline(always)]
-fn net<K>(settings: &Settings, trie: &LpmTrie<K, NetEntry, 1>, key: Key<K>, bytes: u64) -> bool {
+fn net<K>(settings: &Settings, trie: &LpmTrie<K, NetEntry, 1>, key: Key<K>, bytes: u64) -> Block {
     // SAFETY: the trie is a map and the key of its type; what comes back is null or a value that lives until the program
     // ends (RCU). Not `LpmTrie::get`: its shared reference may not be written through.
     let entry = unsafe { bpf_map_lookup_elem((&raw const *trie).cast_mut().cast(), (&raw const key).cast()) };
     let entry = entry.cast::<NetEntry>();
     if entry.is_null() {
-        return false;
+        return Block::None;
     }
     // SAFETY: not null; the agent writes the word whole.
     let ends = unsafe { read_volatile(&raw const (*entry).ends) };
     if !holds(settings, NetEntry::end_of(ends)) {
-        return false;
+        return Block::None;
     }
     // SAFETY: a field of that value.
-    hit(Some(unsafe { &raw mut (*entry).hits }), bytes);
-    true
+    hit(Some(unsafe { &raw mut (*entry).hits }), bytes)
 }
 
 #[inline(always)]
@@ -329,11 +330,12 @@ fn holds(settings: &Settings, until: Until) -> bool {
 }
 
 #[inline(always)]
-fn hit(place: Option<*mut Hits>, bytes: u64) {
-    let Some(place) = place else { return };
+fn hit(place: Option<*mut Hits>, bytes: u64) -> Block {
+    let Some(place) = place else { return Block::Again };
     // SAFETY: a value of a map, aligned as its type is.
-    unsafe {
-        atomic::add(&raw mut (*place).packets, 1);
+    let packets = unsafe {
         atomic::add(&raw mut (*place).bytes, bytes);
-    }
+        atomic::fetch_add(&raw mut (*place).packets, 1)
+    };
+    if packets == 0 { Block::First } else { Block::Again }
 }

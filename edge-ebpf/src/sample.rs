@@ -1,22 +1,43 @@
 //! Samples of drops for the agent: the first of a source and reason, again after a while, and never more than a few a
 //! jiffy, so that a flood pays next to nothing for them.
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_jiffies64, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use edge_common::event::{A_JIFFY, AGAIN_AFTER_NS, Event, REMEMBERED, mark};
-use edge_ebpf::judge::Judgement;
+use edge_ebpf::judge::{Judgement, source};
 
-use crate::maps::{EVENTS, SAMPLED, SAMPLER, settings};
+use crate::{
+    maps::{EVENTS, SAMPLED, SAMPLER, jiffies, settings},
+    packet::Frame,
+};
 
 /// The times in `SAMPLED` are in units of 2^28 ns.
 const UNIT: u32 = 28;
 
+/// Called for what was dropped. Of a block only the first packet is notable, which its own count tells, so that a flood
+/// from blocked sources pays nothing; anything else asks here each time.
 #[inline(always)]
 pub fn take(context: &XdpContext, judgement: &Judgement) {
-    let mark = mark(judgement.source, judgement.reason as u32);
+    if judgement.notable {
+        edge_sample(context.ctx, judgement.reason as u32, judgement.bytes);
+    }
+}
+
+/// A function of its own, global to the kernel, so that the verifier walks it once (Linux 5.6).
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn edge_sample(context: *mut xdp_md, reason: u32, bytes: u64) -> u32 {
+    let context = XdpContext::new(context);
+    sample(&context, reason, bytes);
+    0
+}
+
+#[inline(always)]
+fn sample(context: &XdpContext, reason: u32, bytes: u64) {
+    let source = source(&Frame(context));
+    let mark = mark(source, reason);
     let Some(last) = SAMPLED.get_ptr_mut(mark as u32 & (REMEMBERED - 1)) else { return };
     let Some(settings) = settings() else { return };
-    // SAFETY: a helper without arguments, which the verifier turns into a load.
-    let jiffies = unsafe { bpf_jiffies64() };
+    let jiffies = jiffies();
     let boot_ns = settings.clock.boot_ns(jiffies);
     let unit = (boot_ns >> UNIT) as u32;
     // SAFETY: a word of a map; a race of two CPUs costs one sample too many.
@@ -29,7 +50,9 @@ pub fn take(context: &XdpContext, judgement: &Judgement) {
     }
     // SAFETY: as above.
     unsafe { last.write_volatile(mark >> 32 << 32 | u64::from(unit)) };
-    send(context, judgement, boot_ns);
+    // SAFETY: the context that the kernel handed to the program.
+    let interface = unsafe { (*context.ctx).ingress_ifindex };
+    send(Event { boot_ns, source, reason, interface, bytes });
 }
 
 /// Whether this CPU may take another sample in this jiffy.
@@ -48,22 +71,17 @@ fn within_jiffy(jiffies: u64) -> bool {
 }
 
 #[inline(always)]
-fn send(context: &XdpContext, judgement: &Judgement, boot_ns: u64) {
-    let Some(mut place) = EVENTS.reserve(0) else {
-        if let Some(sampler) = SAMPLER.get_ptr_mut(0) {
-            // SAFETY: this CPU's own value.
-            unsafe { (*sampler).lost += 1 };
+fn send(event: Event) {
+    match EVENTS.reserve(0) {
+        Some(mut place) => {
+            place.write(event);
+            place.submit(0);
         }
-        return;
-    };
-    // SAFETY: the context that the kernel handed to the program.
-    let interface = unsafe { (*context.as_ptr().cast::<aya_ebpf::bindings::xdp_md>()).ingress_ifindex };
-    place.write(Event {
-        boot_ns,
-        source: judgement.source,
-        reason: judgement.reason as u32,
-        interface,
-        bytes: judgement.bytes,
-    });
-    place.submit(0);
+        None => {
+            if let Some(sampler) = SAMPLER.get_ptr_mut(0) {
+                // SAFETY: this CPU's own value.
+                unsafe { (*sampler).lost += 1 };
+            }
+        }
+    }
 }

@@ -100,13 +100,31 @@ impl Upper {
 #[inline(always)]
 pub fn look(packet: &impl Packet, asked: Asked) -> Option<Upper> {
     let payload = if asked.six { payload6(packet, asked)? } else { payload4(packet, asked)? };
-    let bare =
-        Upper { protocol: payload.protocol, piece: payload.piece, cut: false, opens: false, source_port: 0, port: 0 };
-    match payload.piece {
-        Piece::Later => Some(bare),
-        Piece::Whole | Piece::First => {
-            Some(read(packet, payload, asked.end, bare).unwrap_or(Upper { cut: true, ..bare }))
-        }
+    Some(upper_at(packet, payload, asked.end))
+}
+
+/// The same where no extension header is in the way, which is nearly always; `None`: one is.
+#[inline(always)]
+pub fn look_past_no_extension(packet: &impl Packet, asked: Asked) -> Option<Option<Upper>> {
+    if !asked.six {
+        return Some(look(packet, asked));
+    }
+    let Some([head]) = packet.words::<1>(asked.at as usize + 4) else { return Some(None) };
+    let [_, _, protocol, _] = head.to_ne_bytes();
+    if is_extension(protocol) {
+        return None;
+    }
+    let payload = Payload { protocol, at: asked.at + asked.header, piece: Piece::Whole };
+    Some(Some(upper_at(packet, payload, asked.end)))
+}
+
+#[inline(always)]
+fn upper_at(packet: &impl Packet, payload: Payload, end: u32) -> Upper {
+    let Payload { protocol, piece, .. } = payload;
+    let bare = Upper { protocol, piece, cut: false, opens: false, source_port: 0, port: 0 };
+    match piece {
+        Piece::Later => bare,
+        Piece::Whole | Piece::First => read(packet, payload, end, bare).unwrap_or(Upper { cut: true, ..bare }),
     }
 }
 

@@ -63,8 +63,8 @@ impl Lists<Addr4> for Sets {
     fn trust(&self, source: Addr4) -> Trust {
         self.trust4.iter().find(|(address, _)| *address == source).map_or(Trust::NONE, |(_, trust)| *trust)
     }
-    fn blocked(&self, source: Addr4, _: u64) -> bool {
-        self.blocked4.contains(&source)
+    fn blocked(&self, source: Addr4, _: u64) -> Block {
+        if self.blocked4.contains(&source) { Block::Again } else { Block::None }
     }
     fn admits_syn(&self, _: Addr4) -> bool {
         take(&self.syns)
@@ -78,8 +78,8 @@ impl Lists<Addr6> for Sets {
     fn trust(&self, _: Addr6) -> Trust {
         Trust::NONE
     }
-    fn blocked(&self, source: Addr6, _: u64) -> bool {
-        self.blocked6.contains(&source)
+    fn blocked(&self, source: Addr6, _: u64) -> Block {
+        if self.blocked6.contains(&source) { Block::Again } else { Block::None }
     }
     fn admits_syn(&self, _: Addr6) -> bool {
         take(&self.syns)

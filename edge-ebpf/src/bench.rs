@@ -1,0 +1,219 @@
+//! Programs for `cargo xtask bench xdp` alone: the judge of `main.rs` over sources drawn at random, beside the same judge
+//! over the kernel's own hash and trie. Never part of the binary `edge`.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod atomic;
+#[cfg(target_arch = "bpf")]
+mod count;
+#[cfg(target_arch = "bpf")]
+mod limit;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::{
+        bindings::xdp_action::{XDP_DROP, XDP_PASS},
+        btf_maps::{HashMap, LpmTrie, lpm_trie::Key},
+        helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+        macros::{btf_map, xdp},
+        programs::XdpContext,
+    };
+    use edge_common::{
+        address::{Addr4, Addr6},
+        flow::Flow,
+        ports::Exposure,
+        reason::{Reason, Run},
+        table::Trust,
+    };
+    use edge_ebpf::{
+        judge::{Block, Lists, Tables, judge},
+        parse::Packet,
+        upper::{Asked, Upper},
+    };
+
+    use crate::{
+        count,
+        maps::{Live, settings},
+        packet::Frame,
+    };
+
+    /// Addresses and their ends, as the obvious program would hold them.
+    #[btf_map]
+    static KERNEL_HASH: HashMap<u32, u64, 1> = HashMap::new();
+    /// Prefixes and their ends.
+    #[btf_map]
+    static KERNEL_TRIE: LpmTrie<u64, u64, 1> = LpmTrie::new();
+    #[btf_map]
+    static KERNEL_TRUST: LpmTrie<u64, u64, 1> = LpmTrie::new();
+
+    /// How many addresses are blocked: a power of two.
+    const BLOCKED: u32 = 1 << 20;
+
+    /// The `index`th blocked address: each below 2^20 another one, spread over 32.0.0.0/3.
+    fn blocked(index: u32) -> u32 {
+        0x2000_0000 | (index & (BLOCKED - 1)).wrapping_mul(0x9E37_79B1) >> 3
+    }
+
+    /// Addresses in 64.0.0.0/3 whose third byte is even: prefixes lie in /24 with an odd one.
+    fn honest(random: u32) -> u32 {
+        0x4000_0000 | (random >> 3) & !0x100
+    }
+
+    fn random() -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    /// An untagged IPv4 frame with another source.
+    struct From<'a>(Frame<'a>, u32);
+
+    impl Packet for From<'_> {
+        #[inline(always)]
+        fn u8(&self, at: usize) -> Option<u8> {
+            self.0.u8(at)
+        }
+        #[inline(always)]
+        fn u16(&self, at: usize) -> Option<u16> {
+            self.0.u16(at)
+        }
+        #[inline(always)]
+        fn u32(&self, at: usize) -> Option<u32> {
+            let word = self.0.u32(at)?;
+            Some(if at == 26 { self.1.to_be() } else { word })
+        }
+        #[inline(always)]
+        fn u128(&self, at: usize) -> Option<(u64, u64)> {
+            self.0.u128(at)
+        }
+        #[inline(always)]
+        fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+            self.0.words(at)
+        }
+        #[inline(always)]
+        fn upper(&self, asked: Asked) -> Option<Upper> {
+            self.0.upper(asked)
+        }
+        #[inline(always)]
+        fn readable(&self) -> u64 {
+            self.0.readable()
+        }
+        #[inline(always)]
+        fn whole(&self) -> u64 {
+            self.0.whole()
+        }
+    }
+
+    /// The same lists in the kernel's own maps; all the rest is edge's.
+    struct Kernel;
+
+    impl Lists<Addr4> for Kernel {
+        #[inline(always)]
+        fn trust(&self, source: Addr4) -> Trust {
+            KERNEL_TRUST.get(&Key::new(32, source.trie_data())).map_or(Trust::NONE, |bits| Trust::from_bits(*bits))
+        }
+        #[inline(always)]
+        fn blocked(&self, source: Addr4, _: u64) -> Block {
+            // SAFETY: a value of the map, read whole.
+            let single = KERNEL_HASH.get_ptr(source.bits()).map(|end| unsafe { *end });
+            let end = single.or_else(|| KERNEL_TRIE.get(&Key::new(32, source.trie_data())).copied());
+            // SAFETY: a helper without arguments.
+            let holds = end.is_some_and(|end| end > unsafe { bpf_ktime_get_coarse_ns() });
+            if holds { Block::Again } else { Block::None }
+        }
+        #[inline(always)]
+        fn admits_syn(&self, source: Addr4) -> bool {
+            Live.admits_syn(source)
+        }
+        #[inline(always)]
+        fn admits_packet(&self, source: Addr4) -> bool {
+            Live.admits_packet(source)
+        }
+    }
+
+    impl Lists<Addr6> for Kernel {
+        fn trust(&self, _: Addr6) -> Trust {
+            Trust::NONE
+        }
+        fn blocked(&self, _: Addr6, _: u64) -> Block {
+            Block::None
+        }
+        fn admits_syn(&self, _: Addr6) -> bool {
+            true
+        }
+        fn admits_packet(&self, _: Addr6) -> bool {
+            true
+        }
+    }
+
+    impl Tables for Kernel {
+        fn drops_fragments(&self) -> bool {
+            Live.drops_fragments()
+        }
+        fn limits_ports(&self) -> bool {
+            Live.limits_ports()
+        }
+        fn limits_syns(&self) -> bool {
+            Live.limits_syns()
+        }
+        fn limits_packets(&self) -> bool {
+            Live.limits_packets()
+        }
+        fn exposes(&self, what: Exposure) -> bool {
+            Live.exposes(what)
+        }
+        fn answers(&self, flow: &Flow) -> bool {
+            Live.answers(flow)
+        }
+    }
+
+    #[inline(always)]
+    fn act(context: &XdpContext, source: u32, tables: &impl Tables) -> u32 {
+        let judgement = judge(&From(Frame(context), source), tables);
+        count::add(Run::Real, judgement);
+        if matches!(judgement.reason, Reason::Passed | Reason::Allowed) { XDP_PASS } else { XDP_DROP }
+    }
+
+    #[xdp(frags)]
+    pub fn edge_hit(context: XdpContext) -> u32 {
+        act(&context, blocked(random()), &Live)
+    }
+
+    #[xdp(frags)]
+    pub fn edge_miss(context: XdpContext) -> u32 {
+        act(&context, honest(random()), &Live)
+    }
+
+    #[xdp(frags)]
+    pub fn kernel_hit(context: XdpContext) -> u32 {
+        act(&context, blocked(random()), &Kernel)
+    }
+
+    #[xdp(frags)]
+    pub fn kernel_miss(context: XdpContext) -> u32 {
+        act(&context, honest(random()), &Kernel)
+    }
+
+    /// What drawing the number costs.
+    #[xdp(frags)]
+    pub fn random_only(_: XdpContext) -> u32 {
+        if random() == 0 && settings().is_none() { XDP_DROP } else { XDP_PASS }
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[cfg(target_arch = "bpf")]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
