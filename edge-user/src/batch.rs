@@ -26,6 +26,11 @@ impl Terms {
         Block { target, origin, reason, created, until, expires, offence }
     }
 
+    pub fn of(block: &Block) -> Terms {
+        let Block { target: _, origin, reason, created, until, expires, offence } = block.clone();
+        Terms { origin, reason, created, until, expires, offence }
+    }
+
     pub fn hold(&self, now: Now) -> bool {
         self.until.is_none_or(|end| end > now.boot)
     }

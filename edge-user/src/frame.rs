@@ -1,13 +1,13 @@
 //! How a message travels on a stream: a length (u32, little endian) and that many bytes of JSON. The admin socket and the
 //! link between agent and server both speak so; what the messages are, they say themselves.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-const HEAD: usize = 4;
+pub const HEAD: usize = 4;
 /// A longer body's buffer grows with what comes, not with what was announced. Shorter ones never move in memory, so no
 /// copy of a secret is left behind: the server's config is among them.
 const AT_ONCE: usize = 4 << 20;
@@ -54,11 +54,7 @@ pub async fn read_body<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin
     message(&body, length)
 }
 
-/// [`write()`] and [`read()`] for who has no runtime.
-pub fn write_now<T: Serialize>(stream: &mut impl Write, message: &T, max: usize) -> io::Result<()> {
-    stream.write_all(&frame(message, max)?)
-}
-
+/// [`read()`] for who has no runtime.
 pub fn read_now<T: DeserializeOwned>(stream: &mut impl Read, max: usize) -> io::Result<T> {
     let mut head = [0; HEAD];
     stream.read_exact(&mut head)?;
@@ -68,7 +64,8 @@ pub fn read_now<T: DeserializeOwned>(stream: &mut impl Read, max: usize) -> io::
     message(&body, length)
 }
 
-fn length(head: [u8; HEAD], max: usize) -> io::Result<usize> {
+/// What the first bytes of a frame announce.
+pub fn length(head: [u8; HEAD], max: usize) -> io::Result<usize> {
     let length = u32::from_le_bytes(head) as usize;
     if length > max {
         return Err(invalid(format!("{length} bytes are announced, over the limit of {max}")));
@@ -112,7 +109,7 @@ mod tests {
     #[test]
     fn with_and_without_a_runtime_it_is_the_same_frame() {
         let mut out = Vec::new();
-        write_now(&mut out, &"ab", MAX).unwrap();
+        out.extend_from_slice(&frame(&"ab", MAX).unwrap());
         assert_eq!(out, b"\x04\0\0\0\"ab\"");
         assert_eq!(read_now::<String>(&mut out.as_slice(), MAX).unwrap(), "ab");
     }

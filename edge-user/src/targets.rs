@@ -206,6 +206,30 @@ impl Targets {
         }
     }
 
+    /// The networks among them.
+    pub fn nets(&self) -> impl Iterator<Item = Target> + '_ {
+        self.nets4.iter().copied().map(net4).chain(self.nets6.iter().copied().map(net6))
+    }
+
+    /// The position of each member that lies within `cover`, or is it.
+    pub fn each_inside(&self, cover: Target, mut found: impl FnMut(usize)) {
+        let [hosts4, hosts6, nets4, nets6] = self.bases();
+        match cover.net() {
+            IpNet::V4(net) => {
+                let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+                within(&self.hosts4, |host| *host < first, |host| *host <= last, |at| found(hosts4 + at));
+                let before = |other: &(u32, u8)| *other < (first, net.prefix_len());
+                within(&self.nets4, before, |other| other.0 <= last, |at| found(nets4 + at));
+            }
+            IpNet::V6(net) => {
+                let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+                within(&self.hosts6, |host| *host < first, |host| *host <= last, |at| found(hosts6 + at));
+                let before = |other: &(u128, u8)| *other < (first, net.prefix_len());
+                within(&self.nets6, before, |other| other.0 <= last, |at| found(nets6 + at));
+            }
+        }
+    }
+
     pub fn finder(&self) -> Finder<'_> {
         Finder { targets: self, bases: self.bases(), near: [0; 4] }
     }
@@ -353,6 +377,13 @@ fn unmarked<T: Copy>(list: &[T], base: usize, marks: &Marks) -> Vec<T> {
     list.iter().enumerate().filter(|(at, _)| !marks.has(base + at)).map(|(_, one)| *one).collect()
 }
 
+/// Where those lie that are not before something and not after it.
+fn within<T>(sorted: &[T], before: impl Fn(&T) -> bool, not_after: impl Fn(&T) -> bool, found: impl FnMut(usize)) {
+    let first = sorted.partition_point(before);
+    let count = sorted[first..].partition_point(not_after);
+    (first..first + count).for_each(found);
+}
+
 enum Merged {
     Host(usize),
     Net(usize),
@@ -459,6 +490,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_lies_inside_is_found(
+            members in proptest::collection::vec(any_target(), 0..60),
+            cover in any_target(),
+        ) {
+            let targets: Targets = members.iter().copied().collect();
+            let mut inside = Vec::new();
+            targets.each_inside(cover, |position| inside.push(position));
+            inside.sort_unstable();
+            let covered = targets.iter().filter(|(_, target)| cover.net().contains(&target.net()));
+            let mut expected: Vec<usize> = covered.map(|(position, _)| position).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(inside, expected);
+        }
+
         #[test]
         fn looking_in_order_or_not_finds_what_is_there(
             members in proptest::collection::vec(any_target(), 0..60),

@@ -9,7 +9,13 @@ mod pause;
 mod reload;
 mod stop;
 
-use std::{net::TcpListener, path::Path, rc::Rc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, TcpListener},
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -45,6 +51,8 @@ const FOLLOW: Duration = Duration::from_secs(3);
 const ANSWERED_WITHIN: Duration = Duration::from_millis(200);
 /// How long the server may take to finish, a little longer than it takes itself.
 const DRAINS_WITHIN: Duration = Duration::from_millis(4500);
+/// Of more that are blocked at once, only those that are connected are named to the server.
+const NAMED_TO_SERVER: usize = 64;
 /// Orders that may wait; further callers wait on the socket.
 const ORDERS: usize = 64;
 
@@ -293,9 +301,30 @@ impl Agent {
 
     /// With the server, where blocks are carried out.
     async fn end_connections_of(&mut self, blocked: &[Target]) {
+        if blocked.len() > NAMED_TO_SERVER {
+            return self.end_blocked_connections().await;
+        }
         let Some(child) = self.child.as_mut().filter(|_| !self.config.filter.dry_run) else { return };
         for target in blocked {
             child.tell(&link::FromAgent::Blocked { client: target.net() }).await;
+        }
+    }
+
+    /// The same where so many are blocked that it is easier to look who is connected.
+    async fn end_blocked_connections(&mut self) {
+        let (Some(child), Some(server)) = (&mut self.child, &self.config.server) else { return };
+        if self.config.filter.dry_run {
+            return;
+        }
+        let sockets = netlink::tcp_sockets().unwrap_or_else(|error| {
+            tracing::error!("whom to cut off cannot be found out, so open connections stay: {error}");
+            Vec::new()
+        });
+        let served = sockets.iter().filter(|socket| server.listen.iter().any(|listen| listen.port() == socket.port));
+        let peers: BTreeSet<IpAddr> = served.filter_map(|socket| socket.peer).collect();
+        let now = Now::read();
+        for peer in peers.into_iter().filter(|peer| self.enforcer.is_blocked(*peer, now)) {
+            child.tell(&link::FromAgent::Blocked { client: Target::of(peer).net() }).await;
         }
     }
 
@@ -308,11 +337,11 @@ impl Agent {
 
     /// Whether the agent is to end.
     async fn ordered(&mut self, order: Order) -> bool {
-        let command = order.request.command.clone();
-        if matches!(command, Command::Status | Command::Reload | Command::Unload) {
+        let is_unload = order.request.command == Command::Unload;
+        if is_unload || matches!(order.request.command, Command::Status | Command::Reload) {
             self.mend();
         }
-        let mut answer = match command {
+        let mut answer = match order.request.command {
             Command::Reload => self.reload().await,
             _ => self.enforcer.execute(&order.request, Now::read()),
         };
@@ -320,10 +349,12 @@ impl Agent {
             let known = std::mem::take(&mut status.store.problems);
             status.store = Stores::with(known.into_iter().chain(self.users_problem()));
         }
-        if let (Command::Block(_), Ok(Reply::Changed(changed))) = (&command, &answer) {
-            self.end_connections_of(&changed.changed).await;
+        match (&order.request.command, &answer) {
+            (Command::Block(_), Ok(Reply::Changed(changed))) => self.end_connections_of(&changed.changed).await,
+            (Command::Import(_), Ok(_)) => self.end_blocked_connections().await,
+            _ => {}
         }
-        let ends = command == Command::Unload && answer.is_ok();
+        let ends = is_unload && answer.is_ok();
         order.answered(answer);
         ends
     }

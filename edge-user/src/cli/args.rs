@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::{
     block::{Origin, Target},
     config::{self, DEFAULT_FILE, DEFAULT_SOCKET},
+    lists,
 };
 
 /// Drops blocked clients inside the kernel and learns from failed logins whom to block.
@@ -95,6 +96,20 @@ pub enum Command {
   edge unblock --all --origin auth"
     )]
     Unblock(Unblock),
+    /// Block all of a list of addresses and networks, or nothing of it
+    #[command(after_help = "Examples:
+  edge import drop.txt --for 7d --origin feed
+  edge import blocks.json
+  curl -s https://www.spamhaus.org/drop/drop_v4.json | edge import -
+
+What is protected is left out and named. A list in which any line is wrong changes nothing.")]
+    Import(Import),
+    /// Print all that is blocked, as `edge import` reads it
+    #[command(after_help = "Examples:
+  edge export > blocks.json
+  edge export --origin auth -o json
+  edge export --format plain > addresses.txt")]
+    Export(Export),
     /// List what is blocked now
     #[command(after_help = "Examples:
   edge list
@@ -183,6 +198,47 @@ pub struct Block {
     /// Take networks wider than /8, or /32 for IPv6; protected addresses in them stay served
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Import {
+    /// The list; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// How long, as 90s, 15m, 4h, 7d, 2w; negative: until lifted; without it: as the list says, else until lifted
+    #[arg(long = "for", value_name = "DURATION", allow_hyphen_values = true)]
+    pub length: Option<Length>,
+    /// Who asks: manual, fail2ban, crowdsec, feed or log; without it: as the list says, else manual
+    #[arg(long, value_parser = claimed_origin)]
+    pub origin: Option<Origin>,
+    /// Why, for `edge list` and `edge why`; without it: as the list says, else which file it was
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// How the list is written
+    #[arg(long, value_enum, default_value_t)]
+    pub format: lists::Format,
+    /// Take networks wider than /8, or /32 for IPv6; protected addresses in them stay served
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Export {
+    /// Only blocks of this origin
+    #[arg(long, value_parser = origin)]
+    pub origin: Option<Origin>,
+    /// How it is written; with -o json it is one array
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Exported,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Exported {
+    /// All that is known of a block, an object a line
+    #[default]
+    Jsonl,
+    /// An address or CIDR a line, and nothing more
+    Plain,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -6,9 +6,12 @@ mod ask;
 mod block;
 mod check;
 mod doctor;
+mod export;
+mod import;
 mod list;
 mod output;
 mod password;
+mod progress;
 mod reload;
 mod run;
 mod status;
@@ -50,6 +53,8 @@ fn execute(line: &CommandLine) -> Result<Outcome, Complaint> {
         Command::Unblock(arguments) => block::unblock(global, arguments),
         Command::Allow(arguments) => block::allow(global, arguments),
         Command::Disallow(arguments) => block::disallow(global, arguments),
+        Command::Import(arguments) => import::import(global, arguments),
+        Command::Export(arguments) => export::export(global, arguments),
         Command::List(arguments) => list::list(global, arguments),
         Command::Why(arguments) => why::why(global, arguments),
         Command::Status => status::status(global),

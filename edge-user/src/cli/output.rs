@@ -9,7 +9,8 @@ use super::args::Format;
 use crate::{
     clock::Wall,
     config::{ConfigErrors, Problem},
-    error::Failure,
+    error::{Blame, Failure},
+    lists::{Fault, Faults},
     printable::printable,
 };
 
@@ -17,6 +18,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Outcome {
     pub json: Value,
+    /// Whether the command has printed its answer itself, as it does where that is long.
+    pub printed: bool,
     /// Without a newline at its end; empty: nothing is printed.
     pub text: String,
     /// Sentences for standard error; the document has them too.
@@ -26,7 +29,11 @@ pub struct Outcome {
 
 impl Outcome {
     pub fn new(json: Value, text: String) -> Outcome {
-        Outcome { json, text, warnings: Vec::new(), exit_code: 0 }
+        Outcome { json, printed: false, text, warnings: Vec::new(), exit_code: 0 }
+    }
+
+    pub fn printed() -> Outcome {
+        Outcome { printed: true, ..Outcome::new(Value::Null, String::new()) }
     }
 }
 
@@ -35,6 +42,35 @@ impl Outcome {
 pub enum Complaint {
     Failure(Failure),
     Config(ConfigErrors),
+    List(WrongList),
+}
+
+/// A list with lines that are wrong, and the file's name.
+#[derive(Debug)]
+pub struct WrongList {
+    pub file: String,
+    pub faults: Faults,
+}
+
+impl WrongList {
+    fn message(&self) -> String {
+        let WrongList { file, faults } = self;
+        match faults.count {
+            1 => format!("a line of {file} is wrong, so nothing was changed"),
+            count => format!("{count} lines of {file} are wrong, so nothing was changed"),
+        }
+    }
+
+    fn text(&self) -> String {
+        let line = |fault: &Fault| printable(&format!("{}:{}: {}", self.file, fault.line, fault.message));
+        let mut lines: Vec<String> = self.faults.named.iter().map(line).collect();
+        let more = self.faults.count - self.faults.named.len();
+        if more > 0 {
+            lines.push(format!("… and {more} more"));
+        }
+        lines.push(format!("edge: {}", self.message()));
+        lines.join("\n")
+    }
 }
 
 impl From<Failure> for Complaint {
@@ -54,6 +90,7 @@ impl Complaint {
         match self {
             Complaint::Failure(failure) => failure.blame.exit_code(),
             Complaint::Config(errors) => errors.blame.exit_code(),
+            Complaint::List(_) => Blame::Usage.exit_code(),
         }
     }
 
@@ -61,6 +98,7 @@ impl Complaint {
         match self {
             Complaint::Failure(failure) => format!("edge: {failure}"),
             // Each line begins with its place, as editors and scripts expect.
+            Complaint::List(wrong) => wrong.text(),
             Complaint::Config(errors) => {
                 let ConfigErrors { file, warnings, .. } = errors;
                 let warnings = warnings.iter().map(|warning| format!("\nwarning: {}", printable(&warning.told(file))));
@@ -72,6 +110,14 @@ impl Complaint {
     fn json(&self) -> Value {
         match self {
             Complaint::Failure(Failure { blame, message }) => json!({"error": {"blame": blame, "message": message}}),
+            Complaint::List(wrong) => {
+                let problem = |fault: &Fault| json!({"file": wrong.file, "line": fault.line, "message": fault.message});
+                let problems: Vec<Value> = wrong.faults.named.iter().map(problem).collect();
+                json!({
+                    "error": {"blame": Blame::Usage, "message": wrong.message()},
+                    "problems": problems, "problems_total": wrong.faults.count,
+                })
+            }
             // As `edge check` has it where nothing is wrong, and the error.
             Complaint::Config(errors) => {
                 let ConfigErrors { file, problems, warnings, blame } = errors;
@@ -95,6 +141,7 @@ pub fn checked(file: &Path, problems: &[Problem], warnings: &[Problem]) -> Value
 /// Prints and gives the exit code. A closed pipe is no failure.
 pub fn print(format: Format, outcome: Result<Outcome, Complaint>) -> u8 {
     match (format, outcome) {
+        (_, Ok(outcome)) if outcome.printed => outcome.exit_code,
         (Format::Json, Ok(outcome)) => {
             to_stdout(&outcome.json.to_string());
             outcome.exit_code

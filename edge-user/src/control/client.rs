@@ -17,8 +17,11 @@ use nix::sys::{
     time::TimeVal,
 };
 
-use super::protocol::{Answer, MAX_FRAME, Request};
-use crate::{error::Failure, frame};
+use super::{
+    handed,
+    protocol::{Answer, MAX_FRAME, Reply, Request},
+};
+use crate::{error::Failure, parcel::Parcel};
 
 /// How long the agent may take for each step of an exchange; it answers in milliseconds, a list of a million in
 /// seconds.
@@ -43,8 +46,11 @@ impl From<Silence> for Failure {
 
 /// Sends one request and waits for its answer.
 pub fn call(path: &Path, request: &Request) -> Result<Answer, Silence> {
-    let mut stream = connected(path, PATIENCE).map_err(|error| silence(path, &error))?;
-    exchange(&mut stream, request).map_err(|error| Silence::Failed(broken(path, &error)))
+    // Packed before, since the agent waits only a moment for the first words.
+    let parcel = request.command.parcel().map(Parcel::seal).transpose();
+    let parcel = parcel.map_err(|error| Silence::Failed(broken(path, &error)))?;
+    let stream = connected(path, PATIENCE).map_err(|error| silence(path, &error))?;
+    exchange(&stream, request, parcel).map_err(|error| Silence::Failed(broken(path, &error)))
 }
 
 /// The caller's own address, where it came over SSH (`SSH_CONNECTION`: client, its port, server, its port).
@@ -58,9 +64,13 @@ fn ssh_client(text: &str) -> Option<IpAddr> {
     address.split('%').next()?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
-fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<Answer> {
-    frame::write_now(stream, request, MAX_FRAME)?;
-    frame::read_now(stream, MAX_FRAME)
+fn exchange(stream: &UnixStream, request: &Request, parcel: Option<OwnedFd>) -> io::Result<Answer> {
+    handed::write_now(stream, request, MAX_FRAME, parcel.as_ref())?;
+    let (mut answer, handed): (Answer, _) = handed::read_now(stream, MAX_FRAME)?;
+    if let Some(parcel) = answer.as_mut().ok().and_then(Reply::parcel_mut) {
+        *parcel = Parcel::open(handed.ok_or(ErrorKind::InvalidData)?)?;
+    }
+    Ok(answer)
 }
 
 /// A connection whose every step ends within `patience`; the standard library cannot bound the connecting itself.

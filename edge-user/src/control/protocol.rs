@@ -11,6 +11,7 @@ use crate::{
     config::ConfigErrors,
     datapath::Unloaded,
     error::Failure,
+    parcel::Parcel,
     printable::quotable,
 };
 
@@ -29,7 +30,12 @@ pub struct Request {
 pub enum Command {
     Status,
     Block(BlockRequest),
+    Import(ImportRequest),
     Unblock(UnblockRequest),
+    /// All that is blocked, to be imported again.
+    Export {
+        origin: Option<Origin>,
+    },
     List {
         origin: Option<Origin>,
         limit: Option<usize>,
@@ -53,13 +59,17 @@ impl Command {
     /// What it changes, in one line for the log; `None`: it only looks.
     pub fn change(&self) -> Option<String> {
         let change = match self {
-            Command::Status | Command::List { .. } | Command::Why { .. } => return None,
+            Command::Status | Command::List { .. } | Command::Export { .. } | Command::Why { .. } => return None,
             Command::Block(BlockRequest { targets, for_seconds, reason, origin, force }) => {
                 let length =
                     for_seconds.map_or_else(|| "until lifted".to_owned(), |seconds| format!("for {seconds} s"));
                 let reason = reason.as_deref().map(|reason| format!(", reason `{}`", quotable(reason)));
                 let force = if *force { ", by force" } else { "" };
                 format!("block {} {length}, origin {origin}{force}{}", few(targets), reason.unwrap_or_default())
+            }
+            Command::Import(ImportRequest { source, count, force, .. }) => {
+                let force = if *force { ", by force" } else { "" };
+                format!("import {count} addresses and networks from `{}`{force}", quotable(source))
             }
             Command::Unblock(UnblockRequest { targets, origin }) => {
                 let targets = targets.as_deref().map_or_else(|| "everything".to_owned(), few);
@@ -72,6 +82,40 @@ impl Command {
             Command::Unload => "unload".to_owned(),
         };
         Some(change)
+    }
+}
+
+impl Command {
+    /// What travels beside it.
+    pub fn parcel(&self) -> Option<&Parcel> {
+        match self {
+            Command::Import(import) => Some(&import.parcel),
+            _ => None,
+        }
+    }
+
+    pub fn parcel_mut(&mut self) -> Option<&mut Parcel> {
+        match self {
+            Command::Import(import) => Some(&mut import.parcel),
+            _ => None,
+        }
+    }
+}
+
+impl Reply {
+    /// What travels beside it.
+    pub fn parcel(&self) -> Option<&Parcel> {
+        match self {
+            Reply::Exported(parcel) => Some(parcel),
+            _ => None,
+        }
+    }
+
+    pub fn parcel_mut(&mut self) -> Option<&mut Parcel> {
+        match self {
+            Reply::Exported(parcel) => Some(parcel),
+            _ => None,
+        }
     }
 }
 
@@ -94,6 +138,18 @@ pub struct BlockRequest {
     pub force: bool,
 }
 
+/// Its addresses travel beside it, as a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRequest {
+    /// For the log: where they come from, and how many there are.
+    pub source: String,
+    pub count: u64,
+    /// Lifts only the rule of widths.
+    pub force: bool,
+    #[serde(skip)]
+    pub parcel: Parcel,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnblockRequest {
     /// `None`: all of them.
@@ -112,6 +168,9 @@ pub enum Reply {
     Why(Box<Why>),
     /// A command that changes something: one outcome for each target, in the order given.
     Changed(Changed),
+    Imported(Box<Imported>),
+    /// It travels beside the answer, as a descriptor.
+    Exported(#[serde(skip)] Parcel),
     Reloaded(Reloaded),
     /// The config is not good, or cannot be put into force: nothing was changed.
     Refused(ConfigErrors),
@@ -137,6 +196,28 @@ impl Changed {
     pub fn count(&self) -> u64 {
         self.changed.len() as u64 + self.more
     }
+}
+
+/// What became of an import.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// How many different addresses and networks are in force now.
+    pub imported: u64,
+    pub addresses: u64,
+    pub prefixes: u64,
+    /// The first of those that are protected and stay served, and how many there are.
+    pub left_out: Vec<LeftOut>,
+    pub left_out_total: u64,
+    /// How many had ended already.
+    pub ended: u64,
+    pub warnings: Vec<String>,
+}
+
+/// One that is protected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub address: Target,
+    pub reason: String,
 }
 
 /// One row of `list`: one block of one origin.

@@ -17,12 +17,13 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
+    handed,
     peer::{Actor, admitted},
     protocol::{Answer, MAX_FRAME, Reply, Request},
     silent::{Seat, Silent},
     socket::group_of,
 };
-use crate::{error::Failure, frame};
+use crate::{error::Failure, frame, parcel::Parcel};
 
 pub use super::socket::{bind, refuse_occupied};
 
@@ -54,6 +55,7 @@ impl Order {
             let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
             let outcome = match &answer {
                 Ok(Reply::Changed(of)) => format!("{} changed, {} as before", of.count(), of.unchanged.len()),
+                Ok(Reply::Imported(of)) => format!("{} in force, {} protected", of.imported, of.left_out_total),
                 Ok(Reply::Unloaded(what)) => what.told(),
                 Ok(Reply::Reloaded(what)) => what.told(),
                 Ok(Reply::Refused(errors)) => format!("refused, {errors}"),
@@ -124,8 +126,9 @@ async fn exchange(
         },
         Err(failure) => Err(failure),
     };
+    let parcel = answer.as_ref().ok().and_then(Reply::parcel).map(Parcel::seal).transpose()?;
     timeout(WRITE_PATIENCE, async {
-        frame::write(&mut stream, &answer, MAX_FRAME).await?;
+        handed::write(&mut stream, &answer, MAX_FRAME, parcel.as_ref()).await?;
         stream.shutdown().await
     })
     .await?
@@ -147,13 +150,20 @@ async fn read_request(stream: &mut UnixStream, seat: Seat, large: &Semaphore) ->
             _ => error,
         }
     };
-    let length = seat.until(frame::read_length(stream, MAX_FRAME)).await;
-    let length = length.map_err(advised("send fewer addresses at once"))?.ok_or(ErrorKind::UnexpectedEof)?;
-    let permit = if length > SMALL_FRAME { large.acquire().await.ok() } else { None };
+    let begun = seat.until(handed::read_length(stream, MAX_FRAME)).await;
+    let begun = begun.map_err(advised("send fewer addresses at once"))?;
+    let (length, handed) = begun.ok_or(ErrorKind::UnexpectedEof)?;
+    let permit = if length > SMALL_FRAME || handed.is_some() { large.acquire().await.ok() } else { None };
     let patience = READ_PATIENCE + Duration::from_secs((length >> 20) as u64);
     let request = timeout(patience, frame::read_body(stream, length)).await?;
+    let mut request: Request = request.map_err(advised("use the agent's own version of edge"))?;
+    if let Some(parcel) = request.command.parcel_mut() {
+        let missing = || io::Error::new(ErrorKind::InvalidData, "the request lacks what it announces");
+        let handed = handed.ok_or_else(missing)?;
+        *parcel = tokio::task::spawn_blocking(|| Parcel::open(handed)).await??;
+    }
     drop(permit);
-    request.map_err(advised("use the agent's own version of edge"))
+    Ok(request)
 }
 
 #[cfg(test)]

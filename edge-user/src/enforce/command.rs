@@ -21,6 +21,7 @@ impl<T: Tables> Enforcer<T> {
     pub fn execute(&mut self, request: &Request, now: Now) -> Answer {
         let changed = match &request.command {
             Command::Status => return Ok(Reply::Status(Box::new(self.status(now)?))),
+            Command::Export { origin } => return Ok(Reply::Exported(self.export(*origin, now))),
             Command::List { origin, limit } => return Ok(Reply::List(self.list(*origin, *limit, now))),
             Command::Why { address } => return Ok(Reply::Why(Box::new(self.why(*address, now)?))),
             Command::Reload => return Err(Failure::bug("a config is read again by the agent, not by its enforcer")),
@@ -28,6 +29,9 @@ impl<T: Tables> Enforcer<T> {
                 let unloaded = self.tables.unload();
                 self.links.detach();
                 return unloaded.map(Reply::Unloaded);
+            }
+            Command::Import(import) => {
+                return Ok(Reply::Imported(Box::new(self.import(import, request.caller, now)?)));
             }
             Command::Block(block) => self.block(block, request.caller, now),
             Command::Unblock(unblock) => self.unblock(unblock, now),
@@ -59,9 +63,7 @@ impl<T: Tables> Enforcer<T> {
         };
         self.put(vec![(terms, request.targets.iter().copied().collect())])?;
         let hits_caller = |target: &&Target| caller.is_some_and(|caller| target.covers(caller));
-        let warnings = request.targets.iter().filter(hits_caller).map(|target| {
-            format!("{target} covers the address that you are connected from; `edge unblock {target}` lifts it")
-        });
+        let warnings = request.targets.iter().filter(hits_caller).map(|target| hits(*target));
         Ok(Changed { warnings: warnings.collect(), changed: request.targets.clone(), ..Changed::default() })
     }
 
@@ -71,13 +73,7 @@ impl<T: Tables> Enforcer<T> {
         if let Some(why) = self.never_blocked(target) {
             return Err(Failure::refused(format!("{target} is protected and never blocked: {why}")));
         }
-        if target.is_wide() && !force {
-            let widest = target.widest();
-            return Err(Failure::refused(format!(
-                "{target} is wider than /{widest}; `--force` blocks it all the same, protected addresses inside stay served"
-            )));
-        }
-        Ok(())
+        may_be_so_wide(target, force)
     }
 
     fn unblock(&mut self, request: &UnblockRequest, now: Now) -> Result<Changed, Failure> {
@@ -170,4 +166,19 @@ impl<T: Tables> Enforcer<T> {
             configured.map(|target| format!("{target} is allowed by `filter.allow` of the config; remove it there"));
         Ok(Changed { warnings: warnings.collect(), changed, unchanged, ..Changed::default() })
     }
+}
+
+pub(super) fn may_be_so_wide(target: Target, force: bool) -> Result<(), Failure> {
+    if target.is_wide() && !force {
+        let widest = target.widest();
+        return Err(Failure::refused(format!(
+            "{target} is wider than /{widest}; `--force` blocks it all the same, protected addresses inside stay served"
+        )));
+    }
+    Ok(())
+}
+
+/// A warning to the caller.
+pub(super) fn hits(target: Target) -> String {
+    format!("{target} covers the address that you are connected from; `edge unblock {target}` lifts it")
 }

@@ -6,6 +6,7 @@
 
 mod answer;
 mod command;
+mod import;
 mod ledger;
 mod memory;
 mod offline;
@@ -323,6 +324,11 @@ impl<T: Tables> Enforcer<T> {
             return Some(format!("{cover} is on the allow list"));
         }
         self.protected.why(target)
+    }
+
+    /// Whether packets of this address are dropped for a block.
+    pub fn is_blocked(&self, address: IpAddr, now: Now) -> bool {
+        self.never_blocked(Target::of(address)).is_none() && self.ledger.holding(address, now).is_some()
     }
 
     /// Once a second: what is over is taken out of tables and store.

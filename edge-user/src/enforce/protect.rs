@@ -87,6 +87,10 @@ impl Protected {
         self.because.iter().find(|(cover, _)| cover.net().contains(&target.net())).map(|(_, why)| (*why).to_owned())
     }
 
+    pub fn all(&self) -> impl Iterator<Item = Target> {
+        self.because.keys().copied()
+    }
+
     pub fn is_own(&self, address: IpAddr) -> bool {
         self.because.iter().any(|(cover, why)| (*why == OWN || *why == LOOPBACK) && cover.covers(address))
     }

@@ -82,6 +82,10 @@ impl<T: Tables> Enforcer<T> {
     /// Puts blocks into force, each set on its terms; all of them or none. Refused whole where the tables could not hold
     /// so many more.
     pub(super) fn put(&mut self, parts: Vec<(Terms, Targets)>) -> Result<(), Failure> {
+        let parts: Vec<(Terms, Targets)> = parts.into_iter().filter(|(_, targets)| !targets.is_empty()).collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
         let touched = Targets::union(parts.iter().map(|(_, targets)| targets));
         self.has_room(self.ledger.fresh(&touched))?;
         let added: Vec<(Origin, usize)> = parts.iter().map(|(terms, targets)| (terms.origin, targets.len())).collect();

@@ -1,6 +1,7 @@
 //! The real binary between real clients, as a user, an operator and an attacker meet it.
 
 mod blocks;
+mod bulk;
 mod commands;
 mod connections;
 mod doctor;

@@ -1,5 +1,6 @@
 //! The enforcer over tables that only remember what they were told, or refuse.
 
+mod import;
 mod many;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};

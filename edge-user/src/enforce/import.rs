@@ -1,0 +1,135 @@
+//! `import`: many blocks, all of them in force when it is answered, or none; what is protected is left out and named.
+//! `export`: all that is blocked, as `import` takes it.
+
+use std::{borrow::Cow, collections::HashMap, net::IpAddr};
+
+use super::{
+    Enforcer,
+    command::{hits, may_be_so_wide},
+};
+use crate::{
+    batch::Terms,
+    block::{Origin, Target},
+    clock::Now,
+    control::protocol::{ImportRequest, Imported, LeftOut},
+    datapath::Tables,
+    error::Failure,
+    parcel::{About, End, Parcel, Part},
+    targets::{Lengths, Marks, Targets},
+};
+
+/// Of what is left out, so many are named.
+const NAMED: usize = 20;
+
+impl<T: Tables> Enforcer<T> {
+    pub(super) fn import(
+        &mut self,
+        request: &ImportRequest,
+        caller: Option<IpAddr>,
+        now: Now,
+    ) -> Result<Imported, Failure> {
+        let mut imported = Imported::default();
+        let mut parts: Vec<(Terms, Targets)> = Vec::new();
+        for Part { about, targets } in request.parcel.parts() {
+            targets.nets().try_for_each(|net| may_be_so_wide(net, request.force))?;
+            let Some(terms) = terms(about, now) else {
+                imported.ended += targets.len() as u64;
+                continue;
+            };
+            let targets = self.without_protected(targets, &mut imported);
+            if terms.origin == Origin::Config {
+                parts.extend(self.of_config(terms, &targets, &mut imported));
+            } else {
+                parts.push((terms, targets.into_owned()));
+            }
+        }
+        let all = Targets::union(parts.iter().map(|(_, targets)| targets));
+        let counts = all.counts();
+        self.put(parts)?;
+        imported.imported = counts.total() as u64;
+        imported.addresses = counts.singles() as u64;
+        imported.prefixes = counts.prefixes() as u64;
+        imported.warnings.extend(caller.and_then(|caller| cover(&all, caller)).map(hits));
+        imported.warnings.extend(self.memory.warning());
+        Ok(imported)
+    }
+
+    /// All that holds now. What shares all but the target is one part.
+    pub(super) fn export(&self, origin: Option<Origin>, now: Now) -> Parcel {
+        let is_asked = |terms: &Terms| terms.hold(now) && origin.is_none_or(|origin| origin == terms.origin);
+        let mut alone: HashMap<About, Targets> = HashMap::new();
+        for block in self.ledger.blocks() {
+            let terms = Terms::of(block);
+            if is_asked(&terms) {
+                alone.entry(about(terms)).or_default().push(block.target);
+            }
+        }
+        let alone = alone.into_iter().map(|(about, targets)| Part { about, targets: targets.sorted() });
+        let batches = self.ledger.batches().filter(|(_, batch)| is_asked(&batch.terms));
+        let batches = batches.map(|(_, batch)| Part { about: about(batch.terms.clone()), targets: batch.rest() });
+        Parcel::new(batches.chain(alone).collect())
+    }
+
+    /// Exactly those that nothing protected covers; what merely covers something protected may be blocked.
+    fn without_protected<'a>(&self, targets: &'a Targets, imported: &mut Imported) -> Cow<'a, Targets> {
+        let mut marks = Marks::of(targets);
+        let allowed = self.configured.iter().chain(&self.allowed).copied();
+        let mut found = Vec::new();
+        for cover in allowed.chain(self.protected.all()) {
+            targets.each_inside(cover, |position| found.extend(marks.mark(position).then_some(position)));
+        }
+        if found.is_empty() {
+            return Cow::Borrowed(targets);
+        }
+        found.sort_unstable();
+        let room = NAMED.saturating_sub(imported.left_out.len());
+        let named = found.iter().filter_map(|position| targets.at(*position)).take(room);
+        imported
+            .left_out
+            .extend(named.filter_map(|address| Some(LeftOut { address, reason: self.never_blocked(address)? })));
+        imported.left_out_total += found.len() as u64;
+        Cow::Owned(targets.without(&marks))
+    }
+
+    /// What this config names is the config's, and ends with it; what another named is a person's here.
+    fn of_config(&self, terms: Terms, targets: &Targets, imported: &mut Imported) -> [(Terms, Targets); 2] {
+        let targets = targets.iter().map(|(_, target)| target);
+        let (named, others): (Vec<Target>, Vec<Target>) = targets.partition(|target| self.named.contains(target));
+        if !others.is_empty() {
+            let count = others.len();
+            imported
+                .warnings
+                .push(format!("{count} of origin config are not named by this config: now of origin manual"));
+        }
+        let manual = Terms { origin: Origin::Manual, ..terms.clone() };
+        [(terms, named.into_iter().collect()), (manual, others.into_iter().collect())]
+    }
+}
+
+fn about(terms: Terms) -> About {
+    let Terms { origin, reason, created, expires, offence, .. } = terms;
+    About { origin, reason, created: Some(created), end: expires.map_or(End::UntilLifted, End::At), offence }
+}
+
+/// `None`: it has ended already.
+fn terms(about: &About, now: Now) -> Option<Terms> {
+    let About { origin, reason, created, end, offence } = about.clone();
+    let (until, expires) = match end {
+        End::UntilLifted => (None, None),
+        End::After(seconds) => {
+            let length = std::time::Duration::from_secs(seconds);
+            (Some(now.boot.plus(length)), Some(now.wall.plus(length)))
+        }
+        End::At(expires) => {
+            let left = u64::try_from(expires.0.saturating_sub(now.wall.0)).ok().filter(|left| *left > 0)?;
+            (Some(now.boot.plus(std::time::Duration::from_millis(left))), Some(expires))
+        }
+    };
+    Some(Terms { origin, reason, created: created.unwrap_or(now.wall), until, expires, offence })
+}
+
+/// The widest of these that covers an address.
+fn cover(targets: &Targets, address: IpAddr) -> Option<Target> {
+    let lengths = Lengths::of(targets);
+    lengths.covering(Target::of(address)).find(|cover| targets.position(*cover).is_some())
+}
