@@ -241,6 +241,12 @@ pub fn pinned_map_bytes(path: &Path) -> Result<Option<u64>> {
     if is_map { field(&descriptor, "memlock:") } else { Ok(None) }
 }
 
+/// The id of the program that a pinned link attaches.
+pub fn attached_by(pin: &Path) -> Result<Option<u64>> {
+    let Program { descriptor } = Program::pinned(pin)?;
+    field(&descriptor, "prog_id:")
+}
+
 /// Detaches what is pinned there, as `bpftool link detach` does; its pin stays.
 pub fn detach_link(pin: &Path) -> Result<()> {
     let Program { descriptor } = Program::pinned(pin)?;

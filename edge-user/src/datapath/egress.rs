@@ -11,6 +11,7 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
     tc::{SchedClassifierLink, TcAttachOptions},
 };
+use edge_common::names;
 
 use super::link::{end, pinned};
 use crate::{
@@ -26,17 +27,49 @@ pub fn pin_of(pin_path: &Path, index: u32) -> PathBuf {
     pin_path.join(format!("{PREFIX}{index}"))
 }
 
-/// Puts the program on all of `links`: replaces it in place where a link is pinned, attaches it where none is. Links of
-/// other interfaces end.
-pub fn attach(program: &mut SchedClassifier, pin_path: &Path, links: &[netlink::Link]) -> Result<(), Failure> {
-    for link in links {
-        let pin = pin_of(pin_path, link.index);
-        if !(pin.exists() && replace(program, &pin)?) {
-            attach_fresh(program, &link.name, &pin)?;
+/// What an attach did so far, so that a failure can undo it. Links by their pins.
+#[derive(Default)]
+pub struct Done {
+    /// Made where none was.
+    fresh: Vec<PathBuf>,
+    /// Whose program was replaced.
+    replaced: Vec<PathBuf>,
+}
+
+impl Done {
+    /// Puts the program on all of `links`: replaces it in place where a link is pinned, attaches it where none is.
+    pub fn attach_all(
+        &mut self,
+        program: &mut SchedClassifier,
+        pin_path: &Path,
+        links: &[netlink::Link],
+    ) -> Result<(), Failure> {
+        for link in links {
+            let pin = pin_of(pin_path, link.index);
+            if pin.exists() && replace(program, &pin)? {
+                self.replaced.push(pin);
+            } else {
+                attach_fresh(program, &link.name, &pin)?;
+                self.fresh.push(pin);
+            }
+        }
+        Ok(())
+    }
+
+    /// `before`: the directory of the generation whose program was replaced.
+    pub fn undo(&self, before: Option<&Path>) {
+        for pin in &self.fresh {
+            let _ = end(pin);
+        }
+        let Some(before) = before.filter(|_| !self.replaced.is_empty()) else { return };
+        let mut program = match SchedClassifier::from_pin(before.join(names::EGRESS_PROGRAM)) {
+            Ok(program) => program,
+            Err(error) => return tracing::error!("the egress program before cannot be put back into force: {error}"),
+        };
+        for failed in self.replaced.iter().filter_map(|pin| replace(&mut program, pin).err()) {
+            tracing::error!("the egress program before is not back in force: {failed}");
         }
     }
-    detach_all_but(pin_path, links);
-    Ok(())
 }
 
 /// Takes the program off every interface that is not one of `links`.

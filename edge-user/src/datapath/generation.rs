@@ -153,9 +153,9 @@ impl Generation {
         self.directory.parent().unwrap_or(&self.directory)
     }
 
-    /// What this generation's program is pinned as.
-    pub fn program_pin(&self) -> PathBuf {
-        self.directory.join(names::PROGRAM)
+    /// Where its maps and programs are pinned.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Measures jiffies against boot time once more: they stand still in suspend. Only where this process built the

@@ -33,8 +33,8 @@ use crate::{
 
 /// Puts a generation into force on all of `links`: attaches where no link is pinned, then replaces the program in
 /// place where one is. One that is attached in another mode than is asked for is attached anew, since the kernel has no
-/// way from one to the other. All of them or none: after a failure the program pinned as `before` is back wherever it
-/// was. Links of other interfaces end.
+/// way from one to the other. All of them or none: after a failure the programs pinned in the directory `before` are back
+/// wherever they were. Links of other interfaces end.
 pub fn attach(
     generation: &mut Generation,
     before: Option<&Path>,
@@ -43,12 +43,7 @@ pub fn attach(
     mode: Attach,
 ) -> Result<Links, Failure> {
     let mut done = Done::default();
-    // Before anything is dropped by it, so that no answer is.
-    if let Some(egress) = generation.egress()? {
-        egress::attach(egress, pin_path, links)?;
-    }
-    let program = generation.program()?;
-    let attached = done.attach_all(program, pin_path, links, mode);
+    let attached = done.attach_all(generation, pin_path, links, mode);
     let held = attached.and_then(|()| Links::of_pins(generation, pin_path, links, mode));
     let held = held.inspect_err(|_| done.undo(before))?;
     for (index, pin) in pinned_links(pin_path) {
@@ -56,9 +51,8 @@ pub fn attach(
             let _ = fs::remove_file(pin);
         }
     }
-    if generation.egress()?.is_none() {
-        egress::detach_all_but(pin_path, &[]);
-    }
+    let noted = if generation.egress()?.is_some() { links } else { &[] };
+    egress::detach_all_but(pin_path, noted);
     wait_for_readers();
     Ok(held)
 }

@@ -214,7 +214,7 @@ pub fn pin(object: &mut Ebpf, directory: &Path) -> Result<(), Failure> {
     pin_missing(object, directory).map(drop)
 }
 
-/// Pins every map and the program, as far as they are not; gives how many were not.
+/// Pins every map and the loaded programs, as far as they are not; gives how many were not.
 pub fn pin_missing(object: &mut Ebpf, directory: &Path) -> Result<u64, Failure> {
     let what = || nowhere(directory);
     fs::create_dir_all(directory).blame(Blame::System, what)?;
@@ -232,6 +232,11 @@ pub fn pin_missing(object: &mut Ebpf, directory: &Path) -> Result<u64, Failure> 
     let pin = directory.join(names::PROGRAM);
     if !pin.exists() {
         program(object, names::PROGRAM)?.pin(pin).blame(Blame::System, what)?;
+        missing += 1;
+    }
+    let (pin, egress) = (directory.join(names::EGRESS_PROGRAM), egress(object)?);
+    if egress.fd().is_ok() && !pin.exists() {
+        egress.pin(pin).blame(Blame::System, what)?;
         missing += 1;
     }
     Ok(missing)

@@ -131,9 +131,8 @@ impl Enforcer {
         mode: config::Attach,
         before: Option<&Generation>,
     ) -> Result<(), Failure> {
-        let former = before.map(Generation::program_pin);
-        let attached =
-            self.fill().and_then(|()| datapath::attach(&mut self.tables, former.as_deref(), lock.path(), links, mode));
+        let former = before.map(Generation::directory);
+        let attached = self.fill().and_then(|()| datapath::attach(&mut self.tables, former, lock.path(), links, mode));
         let links = attached.inspect_err(|_| self.tables.discard())?;
         mem::replace(&mut self.links, links).hand_over(&self.links);
         // The rest loses no packet and no block, so it undoes nothing.

@@ -11,6 +11,7 @@ mod frames;
 mod handover;
 mod interfaces;
 mod lifecycle;
+mod ports;
 mod privileges;
 mod reload;
 mod ssh;

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use aya::programs::Xdp;
+use edge_common::names;
 
-use super::{attach_fresh, end, pin_of, replace};
+use super::{Generation, attach_fresh, egress, end, pin_of, replace};
 use crate::{
     config::Attach,
     error::Failure,
@@ -20,17 +21,26 @@ pub struct Done {
     replaced: Vec<PathBuf>,
     /// Which ended, to be made again in another mode: the interface, free, and the mode that it had.
     moved: Vec<(Link, Attach, PathBuf)>,
+    egress: egress::Done,
 }
 
 impl Done {
-    /// What can fail at no cost goes first; what leaves an interface without a program for a moment, last.
     pub fn attach_all(
         &mut self,
-        program: &mut Xdp,
+        generation: &mut Generation,
         pin_path: &Path,
         links: &[Link],
         mode: Attach,
     ) -> Result<(), Failure> {
+        // Before anything is dropped by the filter, so that no answer is.
+        if let Some(egress) = generation.egress()? {
+            self.egress.attach_all(egress, pin_path, links)?;
+        }
+        self.filter_all(generation.program()?, pin_path, links, mode)
+    }
+
+    /// What can fail at no cost goes first; what leaves an interface without a program for a moment, last.
+    fn filter_all(&mut self, program: &mut Xdp, pin_path: &Path, links: &[Link], mode: Attach) -> Result<(), Failure> {
         let pin_of = |link: &Link| pin_of(pin_path, link.index);
         let (pinned, bare): (Vec<_>, Vec<_>) = links.iter().partition(|link| pin_of(link).exists());
         let (to_move, to_replace): (Vec<_>, Vec<_>) = pinned.into_iter().partition(|link| leaves(link, mode).is_some());
@@ -64,12 +74,20 @@ impl Done {
         Ok(())
     }
 
+    /// `before`: the directory of the generation whose programs were replaced.
     pub fn undo(&self, before: Option<&Path>) {
+        self.undo_filter(before);
+        // After what drops.
+        self.egress.undo(before);
+    }
+
+    fn undo_filter(&self, before: Option<&Path>) {
         for pin in self.fresh.iter().chain(self.moved.iter().map(|(_, _, pin)| pin)) {
             let _ = end(pin);
         }
         let Some(before) = before.filter(|_| !(self.replaced.is_empty() && self.moved.is_empty())) else { return };
-        let mut program = match Xdp::from_pin(before, aya_obj::programs::XdpAttachType::Interface) {
+        let pin = before.join(names::PROGRAM);
+        let mut program = match Xdp::from_pin(pin, aya_obj::programs::XdpAttachType::Interface) {
             Ok(program) => program,
             Err(error) => return tracing::error!("the program before cannot be put back into force: {error}"),
         };

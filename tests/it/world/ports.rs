@@ -1,0 +1,151 @@
+//! Exposed ports on real traffic: what is not exposed takes nothing new, and what this host asked for is answered.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use edge_tests::{
+    agent::Edge,
+    bpf::{Program, attached_by},
+    client::Client,
+    net::{ATTACKER4, ATTACKER6, HOST_INTERFACE, HOST4, HOST6, Lab, NEIGHBOUR4},
+};
+
+use super::{FOREIGN, lifecycle::filter_only, packets, served};
+
+const PATIENCE: Duration = Duration::from_millis(1500);
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
+
+#[test]
+fn only_exposed_ports_take_new_connections_and_answers_come_back() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start_with(&lab, |config| {
+        config.set("filter", "exposed_ports", "[\"443/tcp\", \"5353/udp\"]");
+    })?;
+    served(&Client::new(&lab, &edge, ATTACKER4))?;
+    served(&Client::new(&lab, &edge, ATTACKER6))?;
+    // A service that is not exposed: its SYNs drop, over both families.
+    for host in [HOST4, HOST6] {
+        let place = SocketAddr::new(host, 8080);
+        let _hidden = lab.host.within(|| Ok(TcpListener::bind(place)?))?;
+        let before = packets(&edge, "port_closed")?;
+        let refused = lab.client.within(|| Ok(TcpStream::connect_timeout(&place, PATIENCE)))?;
+        ensure!(refused.is_err(), "{place} was reached");
+        ensure!(packets(&edge, "port_closed")? > before, "{place}: not counted");
+    }
+    // The host's own connection to a port that is not exposed on it: what comes back passes.
+    let theirs = lab.client.within(|| Ok(TcpListener::bind(SocketAddr::new(CLIENT, 8081))?))?;
+    let echo = thread::spawn(move || -> Result<()> {
+        let (mut stream, _) = theirs.accept()?;
+        let mut word = [0; 5];
+        stream.read_exact(&mut word)?;
+        Ok(stream.write_all(&word)?)
+    });
+    let mut own = lab.host.within(|| Ok(TcpStream::connect_timeout(&SocketAddr::new(CLIENT, 8081), PATIENCE)?))?;
+    own.set_read_timeout(Some(PATIENCE))?;
+    own.write_all(b"hello")?;
+    let mut word = [0; 5];
+    own.read_exact(&mut word)?;
+    echo.join().map_err(|_| anyhow::anyhow!("the echo panicked"))??;
+    ensure!(&word == b"hello");
+    Ok(())
+}
+
+#[test]
+fn a_dns_answer_comes_back_and_nobody_else_gets_in_on_its_port() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start_with(&lab, |config| {
+        config.set("filter", "exposed_ports", "[\"443/tcp\"]");
+    })?;
+    let bound = |namespace: &edge_tests::net::Namespace, address: IpAddr, port: u16| -> Result<UdpSocket> {
+        let socket = namespace.within(|| Ok(UdpSocket::bind(SocketAddr::new(address, port))?))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    };
+    let resolver = bound(&lab.client, CLIENT, 53)?;
+    let stranger = bound(&lab.client, NEIGHBOUR4, 53)?;
+    let host = bound(&lab.host, HOST4, 0)?;
+    let port = host.local_addr()?.port();
+    // A query for the address of example.org (RFC 1035, section 4.1), and its answer.
+    let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x01\x00\x01";
+    host.send_to(query, SocketAddr::new(CLIENT, 53))?;
+    let mut buffer = [0; 512];
+    let (length, from) = resolver.recv_from(&mut buffer)?;
+    let mut answer = buffer[..length].to_vec();
+    answer[2..4].copy_from_slice(&[0x81, 0x80]);
+    answer[7] = 1;
+    answer.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\xc0\x00\x02\x01");
+    ensure!(from == SocketAddr::new(HOST4, port));
+    resolver.send_to(&answer, from)?;
+    let (length, from) = host.recv_from(&mut buffer).context("the answer did not come")?;
+    ensure!(buffer[..length] == answer && from == SocketAddr::new(CLIENT, 53));
+
+    let before = packets(&edge, "port_closed")?;
+    stranger.send_to(&answer, SocketAddr::new(HOST4, port))?;
+    resolver.send_to(&answer, SocketAddr::new(HOST4, port.wrapping_add(1).max(1024)))?;
+    ensure!(host.recv_from(&mut buffer).is_err(), "a stranger's datagram came through");
+    ensure!(packets(&edge, "port_closed")? == before + 2);
+    Ok(())
+}
+
+#[test]
+fn a_reload_that_fails_leaves_what_notes_as_it_was() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, filter_only)?;
+    taken(&lab, "edge-x")?;
+    let (alone, both) = (format!("[\"{HOST_INTERFACE}\"]"), format!("[\"{HOST_INTERFACE}\", \"edge-x\"]"));
+    let refused = |edge: &mut Edge| -> Result<()> {
+        edge.config.set("filter", "interfaces", &both);
+        edge.write_config()?;
+        let output = edge.cli(&["reload"])?;
+        ensure!(output.code == 1 && output.stderr.contains(FOREIGN), "{output:?}");
+        edge.config.set("filter", "interfaces", &alone);
+        Ok(())
+    };
+    // It would have been new: it is gone again.
+    edge.config.set("filter", "exposed_ports", "[\"443/tcp\"]");
+    refused(&mut edge)?;
+    ensure!(noting(&lab)?.is_empty(), "{:?}", noting(&lab)?);
+    // It was there: the program before is back.
+    edge.write_config()?;
+    edge.cli(&["reload"])?.good()?;
+    let pins = noting(&lab)?;
+    ensure!(pins.len() == 1, "{pins:?}");
+    let program = attached_by(&pins[0])?;
+    ensure!(program.is_some());
+    edge.config.set("filter", "fragments", "\"drop\"");
+    refused(&mut edge)?;
+    ensure!(noting(&lab)? == pins && attached_by(&pins[0])? == program, "another program notes what is sent");
+    // And one that works takes its place.
+    edge.write_config()?;
+    edge.cli(&["reload"])?.good()?;
+    ensure!(noting(&lab)? == pins && attached_by(&pins[0])? != program);
+    edge.config.set("filter", "exposed_ports", "[]");
+    edge.write_config()?;
+    edge.cli(&["reload"])?.good()?;
+    ensure!(noting(&lab)?.is_empty());
+    Ok(())
+}
+
+/// An interface whose XDP hook somebody else has.
+fn taken(lab: &Lab, interface: &str) -> Result<()> {
+    lab.host.ip(&format!("link add {interface} type veth peer name {interface}-peer"))?;
+    let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
+    Program::passing(FOREIGN)?.pin(&pin)?;
+    let attached = lab.host.ip(&format!("link set dev {interface} xdpgeneric pinned {}", pin.display()));
+    fs::remove_file(&pin)?;
+    attached
+}
+
+/// The links on the way out, by their pins.
+fn noting(lab: &Lab) -> Result<Vec<PathBuf>> {
+    let pins = fs::read_dir(lab.pin_path())?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let name = |pin: &PathBuf| pin.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"sent-"));
+    Ok(pins.into_iter().filter(name).collect())
+}
