@@ -15,6 +15,7 @@
 pub mod agent;
 pub mod batch;
 pub mod block;
+mod bounded;
 mod capability;
 pub mod cli;
 pub mod clock;

@@ -1,8 +1,6 @@
 //! From refused credentials to the decision to block: a sliding window for each client, and how often it was blocked
 //! before. Pure: no clock, no I/O, no random number; the agent hands in the time and carries the decisions out.
 
-mod bounded;
-
 use std::{
     collections::VecDeque,
     hash::{DefaultHasher, Hasher},
@@ -10,11 +8,10 @@ use std::{
     time::Duration,
 };
 
-use bounded::Bounded;
-
 pub use crate::server::link::Kind;
 use crate::{
     block::Target,
+    bounded::{Bounded, Families},
     clock::{Boot, Now, Wall},
     config::Learn,
     targets::{Lengths, Targets},
@@ -68,8 +65,8 @@ pub struct Evidence {
 pub struct Learner {
     policy: Learn,
     ipv6_unit: u8,
-    clients: Families<Bounded<Boot, Client>>,
-    past: Families<Bounded<Wall, Past>>,
+    clients: Families<Bounded<Target, Boot, Client>>,
+    past: Families<Bounded<Target, Wall, Past>>,
 }
 
 impl Learner {
@@ -159,10 +156,10 @@ impl Learner {
         let inside = |known: &Target| lengths.covering(*known).any(|cover| networks.position(cover).is_some());
         let known = [&self.past.four, &self.past.six].into_iter().flat_map(|past| past.iter());
         let forgotten: Vec<Target> = known.map(|(client, ..)| client).filter(inside).collect();
-        for clients in [&mut self.clients.four, &mut self.clients.six] {
+        for clients in self.clients.both() {
             clients.retain(|known| !inside(&known));
         }
-        for past in [&mut self.past.four, &mut self.past.six] {
+        for past in self.past.both() {
             past.retain(|known| !inside(&known));
         }
         forgotten
@@ -200,10 +197,10 @@ impl Learner {
     /// Drops what is older than the window, and the histories of those who were quiet long enough.
     pub fn sweep(&mut self, now: Now) {
         let (window, forget_after) = (self.policy.window, self.policy.forget_after);
-        for clients in [&mut self.clients.four, &mut self.clients.six] {
+        for clients in self.clients.both() {
             clients.drop_while(|last| last.plus(window) <= now.boot);
         }
-        for past in [&mut self.past.four, &mut self.past.six] {
+        for past in self.past.both() {
             past.drop_while(|ended| ended.plus(forget_after) <= now.wall);
         }
     }
@@ -272,23 +269,6 @@ fn told(failures: &VecDeque<Failure>, window: Duration) -> String {
         [counted(Kind::Login, "failed login"), counted(Kind::Token, "refused token")].into_iter().flatten().collect();
     let window = jiff::SignedDuration::try_from(window).unwrap_or(jiff::SignedDuration::MAX);
     format!("{} within {window:#}", parts.join(" and "))
-}
-
-/// IPv4 and IPv6 apart: a flood of one costs nothing of the other.
-#[derive(Debug)]
-struct Families<T> {
-    four: T,
-    six: T,
-}
-
-impl<T> Families<T> {
-    fn of(&mut self, client: Target) -> &mut T {
-        if client.net().addr().is_ipv4() { &mut self.four } else { &mut self.six }
-    }
-
-    fn at(&self, client: Target) -> &T {
-        if client.net().addr().is_ipv4() { &self.four } else { &self.six }
-    }
 }
 
 /// The failures of one client: fewer than the threshold, since each weighs at least 1 and the threshold clears them.
