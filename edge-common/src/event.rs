@@ -15,6 +15,22 @@ pub struct Event {
     pub bytes: u64,
 }
 
+impl Event {
+    pub const BYTES: usize = size_of::<Event>();
+
+    /// As it lies in the ring buffer.
+    pub fn of_bytes(bytes: &[u8; Event::BYTES]) -> Event {
+        let word = |at: usize| u64::from_ne_bytes(array(&bytes[at * 8..]));
+        let half = |at: usize| u32::from_ne_bytes(array(&bytes[at * 4..]));
+        Event { boot_ns: word(0), source: [word(1), word(2)], reason: half(6), interface: half(7), bytes: word(4) }
+    }
+}
+
+/// The first of them; what is missing is zero.
+fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.first_chunk().copied().unwrap_or([0; N])
+}
+
 /// What one CPU knows of its sampling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -45,3 +61,24 @@ pub const A_JIFFY: u64 = 8;
 pub const REMEMBERED: u32 = 4096;
 
 const _: () = assert!(size_of::<Event>() == 40);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_is_where_the_kernel_wrote_it() {
+        let event =
+            Event { boot_ns: 1 << 60, source: [2 << 40, 3 << 40], reason: 4 << 20, interface: 5 << 20, bytes: 6 << 50 };
+        let mut bytes = [0; Event::BYTES];
+        for (at, word) in [event.boot_ns, event.source[0], event.source[1]].into_iter().enumerate() {
+            bytes[at * 8..][..8].copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes[24..28].copy_from_slice(&event.reason.to_ne_bytes());
+        bytes[28..32].copy_from_slice(&event.interface.to_ne_bytes());
+        bytes[32..].copy_from_slice(&event.bytes.to_ne_bytes());
+        assert_eq!(Event::of_bytes(&bytes), event);
+        let places = [core::mem::offset_of!(Event, reason), core::mem::offset_of!(Event, interface)];
+        assert_eq!((places, core::mem::offset_of!(Event, bytes)), ([24, 28], 32));
+    }
+}

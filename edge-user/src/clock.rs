@@ -49,6 +49,12 @@ impl Now {
     pub fn read() -> Now {
         Now { boot: Boot::now(), wall: Wall::now() }
     }
+
+    /// What the wall clock would have said then, by its word now.
+    pub fn wall_of(self, earlier: Boot) -> Wall {
+        let age = i64::try_from(self.boot.since(earlier).as_millis()).unwrap_or(i64::MAX);
+        Wall(self.wall.0.saturating_sub(age))
+    }
 }
 
 fn nanoseconds(clock: ClockId) -> i128 {

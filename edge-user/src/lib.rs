@@ -22,6 +22,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod datapath;
+mod drops;
 pub mod enforce;
 pub mod error;
 mod frame;

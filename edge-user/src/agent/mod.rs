@@ -37,10 +37,10 @@ use crate::{
         protocol::{Command, Reply, Stores},
         server::{self as admin, Order},
     },
-    datapath::{self, Lock},
+    datapath::{self, Events, Lock},
     enforce::{Enforcer, Outcome, Surroundings},
     error::{Blame, Context, Failure},
-    metrics::{self, Own, Snapshot},
+    metrics::{self, Lost, Own, Snapshot},
     netlink,
     server::link::{self, FromServer},
 };
@@ -80,6 +80,8 @@ struct Agent {
     config: Config,
     overrides: Overrides,
     enforcer: Enforcer,
+    /// Of the tables in force.
+    events: Events,
     /// Held as long as this agent may write.
     lock: Rc<Lock>,
     interfaces: Interfaces,
@@ -159,6 +161,7 @@ impl Agent {
         tracing::info!("ready");
         prepared.own.reloaded(true, Wall::now());
         Ok(Some(Agent {
+            events: enforcer.events()?,
             enforcer,
             lock,
             interfaces,
@@ -194,6 +197,7 @@ impl Agent {
                     }
                 }
                 Some(answer) = self.snapshots.recv() => {
+                    self.own.lost(Lost::Ring, self.events.newly_lost());
                     if let Ok(snapshot) = self.snapshot() {
                         let _ = answer.send(snapshot);
                     }
@@ -207,6 +211,7 @@ impl Agent {
                     logged("protecting", self.enforcer.follow(surroundings));
                     logged("following the clock", self.enforcer.set_clock());
                 }
+                () = self.events.there() => self.dropped(),
                 Some(message) = self.from_child.recv() => {
                     self.heard(message).await;
                     continue;
@@ -262,6 +267,14 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What the kernel sampled since.
+    fn dropped(&mut self) {
+        for sample in self.events.take() {
+            self.enforcer.dropped(sample);
+        }
+        self.own.lost(Lost::Ring, self.events.newly_lost());
     }
 
     async fn judge(&mut self, offence: link::Offence) {
@@ -338,8 +351,10 @@ impl Agent {
     /// Whether the agent is to end.
     async fn ordered(&mut self, order: Order) -> bool {
         let is_unload = order.request.command == Command::Unload;
-        if is_unload || matches!(order.request.command, Command::Status | Command::Reload) {
-            self.mend();
+        match &order.request.command {
+            Command::Status | Command::Reload | Command::Unload => self.mend(),
+            Command::Why { .. } => self.dropped(),
+            _ => {}
         }
         let mut answer = match order.request.command {
             Command::Reload => self.reload().await,

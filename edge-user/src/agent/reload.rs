@@ -1,6 +1,8 @@
 //! The config read again, by `edge reload` or SIGHUP: all that is wrong at once, or all of it in force. What lies outside
 //! of `[filter]` counts from the next start on, and is named.
 
+use std::mem;
+
 use super::Agent;
 use crate::{
     block::Target,
@@ -8,6 +10,7 @@ use crate::{
     config::{self, Config, Difference},
     control::protocol::{Answer, LastResult, Reloaded, Reply},
     error::Failure,
+    metrics::Lost,
 };
 
 impl Agent {
@@ -59,6 +62,19 @@ impl Agent {
         let links = self.interfaces.of_another(asked, self.lock.path())?;
         let named = self.enforcer.reload(&config.filter, &self.lock, &links, now)?;
         self.interfaces.ask(asked.clone(), &links);
+        self.follow_drops();
         Ok(named)
+    }
+
+    /// What the tables before sampled is not lost.
+    fn follow_drops(&mut self) {
+        match self.enforcer.events() {
+            Ok(events) => {
+                let mut former = mem::replace(&mut self.events, events);
+                former.take_all().into_iter().for_each(|sample| self.enforcer.dropped(sample));
+                self.own.lost(Lost::Ring, former.newly_lost());
+            }
+            Err(failure) => tracing::error!("drops are not sampled before the next reload: {failure}"),
+        }
     }
 }

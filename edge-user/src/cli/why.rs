@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Wall,
-    control::protocol::{Command, Entry, Reply, Why},
+    control::protocol::{Command, Drop, Entry, Reply, Why},
     error::Failure,
     printable::printable,
 };
@@ -36,6 +36,8 @@ fn text(why: &Why, now: Wall) -> String {
     let drops: Vec<String> =
         why.dropped.by_reason.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{n} {reason}")).collect();
     rows.push(("dropped", if drops.is_empty() { "no packet".to_owned() } else { drops.join(", ") }));
+    let samples: Vec<String> = why.drops.iter().map(|one| sample(one, now)).collect();
+    rows.push(("last drops", if samples.is_empty() { "none was sampled".to_owned() } else { samples.join("; ") }));
     rows.push(("connections", why.connections.current.to_string()));
     rows.push(("score", format!("{} of {}", why.score, why.threshold)));
     let offences: Vec<String> = why
@@ -78,6 +80,11 @@ fn block(entry: &Entry, now: Wall) -> String {
     )
 }
 
+fn sample(drop: &Drop, now: Wall) -> String {
+    let Drop { time, reason, interface, bytes } = drop;
+    format!("{} {reason} on {}, {bytes} bytes", relative(*time, now), printable(interface))
+}
+
 fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
@@ -99,6 +106,7 @@ mod tests {
             connections: Connections::default(),
             rates: Rates::default(),
             dropped: Dropped::default(),
+            drops: Vec::new(),
             offences: Vec::new(),
             score: 0,
             threshold: 5,

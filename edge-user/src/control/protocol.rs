@@ -386,6 +386,8 @@ pub struct Why {
     pub connections: Connections,
     pub rates: Rates,
     pub dropped: Dropped,
+    /// Samples, no counts: the last packets of it that were dropped.
+    pub drops: Vec<Drop>,
     pub offences: Vec<Offence>,
     /// Weighted failures within the window now, and how many lead to a block.
     pub score: u32,
@@ -406,6 +408,16 @@ pub struct Rates {}
 pub struct Dropped {
     /// Packets by reason.
     pub by_reason: BTreeMap<String, u64>,
+}
+
+/// One packet that was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    pub time: Wall,
+    pub reason: String,
+    /// The name of the interface that it came in by; its index where it is gone.
+    pub interface: String,
+    pub bytes: u64,
 }
 
 /// One piece of evidence, or one block of the past.

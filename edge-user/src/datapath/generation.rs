@@ -21,7 +21,7 @@ use edge_common::{
 };
 
 use super::{
-    Links, Lock, Look, Mended,
+    Events, Links, Lock, Look, Mended,
     areas::Areas,
     clock, descriptor,
     mapping::Mapping,
@@ -147,6 +147,11 @@ impl Generation {
             self.object.as_mut().ok_or_else(|| Failure::bug("a generation that was only opened is attached"))?;
         let program = object::egress(object)?;
         Ok(program.fd().is_ok().then_some(program))
+    }
+
+    /// The samples of what this generation drops. To be called within the runtime.
+    pub fn events(&self) -> Result<Events, Failure> {
+        Events::of_pins(&self.directory)
     }
 
     pub(super) fn pin_path(&self) -> &Path {

@@ -10,6 +10,7 @@ mod batch;
 mod blocked;
 mod clock;
 mod egress;
+mod events;
 mod generation;
 mod link;
 mod mapping;
@@ -29,6 +30,7 @@ use std::{
 use edge_common::{reason::Counters, table::Hits, time::Until};
 use nix::fcntl::{Flock, FlockArg};
 
+pub use events::Events;
 pub use generation::Generation;
 pub use link::{
     Attached, Links, Look, Mended, Unfiltered, attach, is_bare, pinned_interfaces, program_name, programs_in_force,

@@ -9,10 +9,11 @@ use crate::{
     block::{Block, Origin, Target},
     clock::Now,
     control::protocol::{
-        Blocked, ConnectionTotals, Connections, Dropped, Enforced, Entry, Interface, Offence, Packets, Rates, Status,
-        Stores, Unfiltered, Why,
+        Blocked, ConnectionTotals, Connections, Drop, Dropped, Enforced, Entry, Interface, Offence, Packets, Rates,
+        Status, Stores, Unfiltered, Why,
     },
     datapath::{self, Tables},
+    drops::Sample,
     error::Failure,
     targets::Kind,
 };
@@ -69,6 +70,7 @@ impl<T: Tables> Enforcer<T> {
             connections: Connections::default(),
             rates: Rates::default(),
             dropped: Dropped { by_reason: dropped },
+            drops: self.drops.of(address).map(|sample| self.drop(sample)).collect(),
             offences: led_to
                 .into_iter()
                 .chain(evidence.recent)
@@ -77,6 +79,17 @@ impl<T: Tables> Enforcer<T> {
             score: evidence.score,
             threshold: evidence.threshold,
         })
+    }
+
+    fn drop(&self, sample: &Sample) -> Drop {
+        let Sample { time, reason, interface, bytes, .. } = *sample;
+        let known = self.links.attached().find(|attached| attached.index == interface);
+        Drop {
+            time,
+            reason: reason.name().to_owned(),
+            interface: known.map_or_else(|| format!("interface {interface}"), |attached| attached.name.clone()),
+            bytes,
+        }
     }
 
     pub(super) fn status(&self, now: Now) -> Result<Status, Failure> {

@@ -38,7 +38,8 @@ use crate::{
     clock::{Boot, Now, Wall},
     config::{self, Config},
     control::protocol::{LastResult, Reload},
-    datapath::{self, Generation, Links, Lock, Look, Plan, Tables},
+    datapath::{self, Events, Generation, Links, Lock, Look, Plan, Tables},
+    drops::{Drops, Sample},
     error::Failure,
     metrics::{Drift, Own, Removed},
     netlink,
@@ -67,6 +68,7 @@ pub struct Enforcer<T = Generation> {
     /// Whether the kernel has what is protected and allowed.
     trust_written: bool,
     links: Links,
+    drops: Drops,
     limits: Limits,
     /// Nothing is dropped, all is counted.
     dry_run: bool,
@@ -165,6 +167,11 @@ impl Enforcer {
         pinned.and(mended).map(drop)
     }
 
+    /// The samples of what is dropped, of the tables in force. To be called within the runtime.
+    pub fn events(&self) -> Result<Events, Failure> {
+        self.tables.events()
+    }
+
     /// Follows the kernel's clock: jiffies stand still in suspend.
     pub fn set_clock(&mut self) -> Result<(), Failure> {
         self.tables.set_clock()
@@ -192,6 +199,7 @@ impl<T: Tables> Enforcer<T> {
             protected: Protected::new(surroundings),
             trust_written: true,
             links: Links::default(),
+            drops: Drops::default(),
             limits: Limits::of(&config.filter),
             dry_run: config.filter.dry_run,
             reload: Reload { generation: 1, last_result: LastResult::Ok },
@@ -276,6 +284,11 @@ impl<T: Tables> Enforcer<T> {
         Ok(Outcome::Blocked(decision.client))
     }
 
+    /// For `why`.
+    pub fn dropped(&mut self, sample: Sample) {
+        self.drops.note(sample);
+    }
+
     pub fn signed_in(&mut self, peer: IpAddr, account: &str) {
         self.learner.success(peer, account);
     }
@@ -333,6 +346,7 @@ impl<T: Tables> Enforcer<T> {
     /// Once a second: what is over is taken out of tables and store.
     pub fn sweep(&mut self, now: Now) -> Result<(), Failure> {
         self.learner.sweep(now);
+        self.drops.sweep(now.boot);
         if self.memory.is_due(now) {
             self.rewrite();
         }

@@ -14,7 +14,7 @@ use prometheus::{
 };
 
 pub use http::serve;
-pub use own::{Drift, Own, Removed};
+pub use own::{Drift, Lost, Own, Removed};
 
 use crate::{
     block::Origin,

@@ -60,14 +60,17 @@ impl Drift {
 pub enum Lost {
     /// Offences that the server reported.
     Server,
+    /// Samples of drops that found the kernel's ring buffer full.
+    Ring,
 }
 
 impl Lost {
-    pub const ALL: [Lost; 1] = [Lost::Server];
+    pub const ALL: [Lost; 2] = [Lost::Server, Lost::Ring];
 
     pub const fn name(self) -> &'static str {
         match self {
             Lost::Server => "server",
+            Lost::Ring => "ring",
         }
     }
 }
@@ -153,6 +156,10 @@ impl Own {
 
     pub fn offence(&self, kind: Kind) {
         self.offences.with_label_values(&[kind.name()]).inc();
+    }
+
+    pub fn lost(&self, source: Lost, count: u64) {
+        self.lost.with_label_values(&[source.name()]).inc_by(count);
     }
 
     pub fn block_latency(&self, latency: Duration) {

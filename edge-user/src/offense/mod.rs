@@ -286,9 +286,8 @@ struct Failure {
 
 impl Failure {
     fn told(&self, now: Now) -> (Wall, Kind, Option<String>) {
-        let age = i64::try_from(now.boot.since(self.at).as_millis()).unwrap_or(i64::MAX);
         let account = self.account.as_ref().map(|account| account.shown.to_string());
-        (Wall(now.wall.0.saturating_sub(age)), self.kind, account)
+        (now.wall_of(self.at), self.kind, account)
     }
 }
 

@@ -5,6 +5,7 @@ mod bulk;
 mod commands;
 mod connections;
 mod doctor;
+mod drops;
 mod failures;
 mod filter;
 mod frames;
