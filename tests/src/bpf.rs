@@ -18,8 +18,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use call::{
-    Ask, ById, LINK_DETACH, Load, LookUp, MAP_LOOKUP_ELEM, OBJ_GET, OBJ_GET_INFO_BY_FD, OBJ_PIN, PROG_GET_FD_BY_ID,
-    PROG_LOAD, PROG_TEST_RUN, Parting, Pin, ProgramInformation, TestRun, call, open,
+    Ask, ById, LINK_CREATE, LINK_DETACH, Link, Load, LookUp, MAP_LOOKUP_ELEM, OBJ_GET, OBJ_GET_INFO_BY_FD, OBJ_PIN,
+    PROG_GET_FD_BY_ID, PROG_LOAD, PROG_TEST_RUN, Parting, Pin, ProgramInformation, TestRun, call, open,
 };
 
 /// A loaded XDP program.
@@ -52,8 +52,12 @@ impl Program {
     /// Loads an XDP program from its instructions. At most 15 letters are its name.
     pub fn load(name: &str, instructions: &[u64]) -> Result<Program> {
         const XDP: u32 = 6;
+        Program::load_as(XDP, name, instructions)
+    }
+
+    fn load_as(kind: u32, name: &str, instructions: &[u64]) -> Result<Program> {
         let mut load = Load {
-            kind: XDP,
+            kind,
             instruction_count: u32::try_from(instructions.len())?,
             instructions: instructions.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
@@ -167,6 +171,22 @@ impl Program {
         call(OBJ_GET_INFO_BY_FD, &mut ask).context("the kernel tells nothing of a program")?;
         Ok(information)
     }
+}
+
+/// Takes every place for a tcx link on the way out of an interface of this network namespace, as long as the links live.
+/// The programs do nothing.
+pub fn fill_egress(interface: u32) -> Result<Vec<OwnedFd>> {
+    const CLASSIFIER: u32 = 3;
+    const TCX_EGRESS: u32 = 47;
+    /// `bpf_mprog_max()` (Linux 6.6).
+    const PLACES: usize = 63;
+    let link = || {
+        // r0 = TCX_NEXT; exit
+        let program = Program::load_as(CLASSIFIER, "full", &[u64::from(u32::MAX) << 32 | 0xb7, 0x95])?;
+        let program = program.descriptor.as_raw_fd() as u32;
+        open(LINK_CREATE, &mut Link { program, interface, attach_type: TCX_EGRESS, ..Link::default() })
+    };
+    (0..PLACES).map(|_| link()).collect::<Result<_>>().context("no tcx link can be made")
 }
 
 /// A map of fixed slots.

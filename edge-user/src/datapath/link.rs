@@ -19,7 +19,8 @@ use aya::programs::{
     xdp::XdpLink,
 };
 
-use self::{done::Done, held::Held, hook::attach_fresh};
+pub(super) use self::held::Held;
+use self::{done::Done, hook::attach_fresh};
 pub use self::{
     hook::program_name,
     keep::{Attached, Links, Look, Mended, Unfiltered},
@@ -130,8 +131,12 @@ pub fn unload(pin_path: &Path) -> Result<Unloaded, Failure> {
         return Ok(Unloaded::default());
     }
     let unloaded = Unloaded::below(pin_path);
-    for (_, pin) in pinned_links(pin_path).into_iter().chain(pinned(pin_path, egress::PREFIX)) {
-        end(&pin).blame(Blame::System, || format!("the link {} cannot be removed", pin.display()))?;
+    let what = |pin: &Path| format!("the link {} cannot be removed", pin.display());
+    for (_, pin) in pinned_links(pin_path) {
+        end(&pin).blame(Blame::System, || what(&pin))?;
+    }
+    for (_, pin) in pinned(pin_path, egress::PREFIX) {
+        egress::end(&pin).blame(Blame::System, || what(&pin))?;
     }
     let entries = fs::read_dir(pin_path).blame(Blame::System, || format!("{} cannot be read", pin_path.display()))?;
     for entry in entries.filter_map(Result::ok) {

@@ -2,6 +2,7 @@
 //! is connected. Blocking requests on a socket of their own, each answered by the kernel in microseconds.
 
 mod features;
+mod filters;
 mod route;
 mod sockets;
 mod watch;
@@ -15,6 +16,7 @@ use netlink_packet_core::{
 use netlink_sys::{Socket, SocketAddr};
 
 pub use features::native_xdp;
+pub use filters::{FilterPlace, egress_filters, remove_egress_filter};
 pub use route::{
     Link, XdpAttached, XdpHook, default_route_indices, default_route_interfaces, gateways, link, links, own_addresses,
 };

@@ -351,7 +351,7 @@ fn attached(lab: &Lab, interface: &str) -> Result<Option<f64>> {
     Ok(scrape(lab)?.value("edge_xdp_attached", &[("interface", interface)]))
 }
 
-fn repaired(lab: &Lab, kind: &str) -> Result<f64> {
+pub fn repaired(lab: &Lab, kind: &str) -> Result<f64> {
     scrape(lab)?.value("edge_drift_repaired_total", &[("kind", kind)]).context("no such kind")
 }
 
@@ -395,7 +395,7 @@ fn received(sink: &UdpSocket) -> Result<Vec<(IpAddr, Duration)>> {
 }
 
 /// A question over UDP that this host asks, and its answer.
-fn asked_and_answered(lab: &Lab) -> Result<()> {
+pub fn asked_and_answered(lab: &Lab) -> Result<()> {
     let answers = lab.client.within(|| Ok(UdpSocket::bind((NEIGHBOUR4, 53))?))?;
     let asks = lab.host.within(|| Ok(UdpSocket::bind((HOST4, 0))?))?;
     for socket in [&answers, &asks] {

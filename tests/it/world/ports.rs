@@ -10,14 +10,21 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use edge_common::names;
 use edge_tests::{
     agent::Edge,
-    bpf::{Program, attached_by},
+    bpf::{Program, attached_by, fill_egress},
     client::Client,
     net::{ATTACKER4, ATTACKER6, HOST_INTERFACE, HOST4, HOST6, Lab, NEIGHBOUR4},
+    run, wait_for,
 };
 
-use super::{FOREIGN, lifecycle::filter_only, packets, served};
+use super::{
+    FOREIGN, SOON,
+    interfaces::{asked_and_answered, repaired},
+    lifecycle::{filter_only, nothing_left},
+    packets, served,
+};
 
 const PATIENCE: Duration = Duration::from_millis(1500);
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
@@ -131,6 +138,68 @@ fn a_reload_that_fails_leaves_what_notes_as_it_was() -> Result<()> {
     edge.cli(&["reload"])?.good()?;
     ensure!(noting(&lab)?.is_empty());
     Ok(())
+}
+
+#[test]
+fn without_a_tcx_link_a_filter_notes_and_is_found_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let index = u32::try_from(lab.host.index(HOST_INTERFACE)?)?;
+    let _full = lab.host.within(|| fill_egress(index))?;
+    let mut edge = Edge::bare(&lab)?;
+    filter_only(&mut edge.config);
+    edge.config.set("filter", "exposed_ports", "[\"443/tcp\"]");
+    edge.run()?;
+    ensure!(edge.log().contains("noted by a filter"), "{}", edge.log());
+    let noted = || -> Result<()> {
+        asked_and_answered(&lab)?;
+        let filters = filters(&lab)?;
+        ensure!(filters.len() == 1 && noting(&lab)?.len() == 1, "{filters:?}");
+        Ok(())
+    };
+    noted()?;
+    // Somebody takes it away, and its record.
+    run(lab.host.command("tc").args(["qdisc", "del", "dev", HOST_INTERFACE, "clsact"]), b"")?.good()?;
+    wait_for("it to be attached", SOON, || Ok((repaired(&lab, "detached")? == 1.0).then_some(())))?;
+    noted()?;
+    fs::remove_dir(&noting(&lab)?[0])?;
+    wait_for("the record to be back", SOON, || Ok((repaired(&lab, "unpinned")? == 1.0).then_some(())))?;
+    noted()?;
+    // Another generation takes its place: by a reload, by one that fails, by a start after a crash.
+    let first = filters(&lab)?;
+    edge.config.set("filter", "fragments", "\"drop\"");
+    edge.write_config()?;
+    edge.cli(&["reload"])?.good()?;
+    noted()?;
+    let second = filters(&lab)?;
+    ensure!(first != second, "{second:?}");
+    taken(&lab, "edge-x")?;
+    edge.config.set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\", \"edge-x\"]"));
+    edge.write_config()?;
+    ensure!(edge.cli(&["reload"])?.code == 1 && filters(&lab)? == second);
+    noted()?;
+    edge.config.set("filter", "interfaces", &format!("[\"{HOST_INTERFACE}\"]"));
+    edge.kill()?;
+    asked_and_answered(&lab)?;
+    edge.run()?;
+    noted()?;
+    edge.config.set("filter", "exposed_ports", "[]");
+    edge.write_config()?;
+    edge.cli(&["reload"])?.good()?;
+    ensure!(filters(&lab)?.is_empty() && noting(&lab)?.is_empty());
+    edge.config.set("filter", "exposed_ports", "[\"443/tcp\"]");
+    edge.write_config()?;
+    edge.cli(&["reload"])?.good()?;
+    noted()?;
+    edge.kill()?;
+    edge.cli(&["unload"])?.good()?;
+    ensure!(filters(&lab)?.is_empty());
+    nothing_left(&lab)
+}
+
+/// Filters of edge on the way out, one a line, each with its program's id.
+fn filters(lab: &Lab) -> Result<Vec<String>> {
+    let shown = run(lab.host.command("tc").args(["filter", "show", "dev", HOST_INTERFACE, "egress"]), b"")?.good()?;
+    Ok(shown.lines().filter(|line| line.contains(names::EGRESS_PROGRAM)).map(str::to_owned).collect())
 }
 
 /// An interface whose XDP hook somebody else has.

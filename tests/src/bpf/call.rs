@@ -14,6 +14,7 @@ pub const OBJ_GET: libc::c_long = 7;
 pub const PROG_TEST_RUN: libc::c_long = 10;
 pub const PROG_GET_FD_BY_ID: libc::c_long = 13;
 pub const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+pub const LINK_CREATE: libc::c_long = 28;
 pub const LINK_DETACH: libc::c_long = 34;
 
 /// The head of the kernel's `union bpf_attr` for BPF_PROG_LOAD, up to the name.
@@ -102,6 +103,19 @@ pub struct Ask {
     pub descriptor: u32,
     pub size: u32,
     pub answer: u64,
+}
+
+/// The same for BPF_LINK_CREATE, of a link that needs no more.
+#[derive(Default)]
+#[repr(C)]
+pub struct Link {
+    pub program: u32,
+    pub interface: u32,
+    pub attach_type: u32,
+    pub flags: u32,
+    pub relative: u32,
+    pub padding: u32,
+    pub revision: u64,
 }
 
 /// The head of the kernel's `struct bpf_prog_info`.

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Generation, Held, attach_fresh, egress, pin_of};
+use super::{super::egress::Noting, Generation, Held, attach_fresh, egress, pin_of};
 use crate::{
     config::Attach,
     error::{Blame, Context, Failure},
@@ -72,8 +72,8 @@ pub struct Links {
 struct Filtered {
     attached: Attached,
     link: Held,
-    /// The link on the way out, where ports are limited.
-    sent: Option<Held>,
+    /// On the way out, where ports are limited.
+    sent: Option<Noting>,
 }
 
 impl Attached {
@@ -151,7 +151,7 @@ impl Links {
         let unfit = look.unfit.iter().map(|(name, why)| self.without_program(name, (*why).to_owned(), None));
         unfiltered.extend(unfit);
         self.tell(unfiltered);
-        mended.detached += self.mend_egress(generation)?;
+        mended.detached += self.mend_egress(generation, &look.there)?;
         mended.unpinned += self.pin_again()?;
         Ok(mended)
     }
@@ -170,7 +170,7 @@ impl Links {
     }
 
     fn hold(&mut self, link: &Link, has_egress: bool) -> Result<(), Failure> {
-        let sent = has_egress.then(|| hold_pin(egress::pin_of(&self.pin_path, link.index))).transpose()?;
+        let sent = has_egress.then(|| Noting::of_pin(&egress::pin_of(&self.pin_path, link.index))).transpose()?;
         let held = hold_pin(pin_of(&self.pin_path, link.index))?;
         let attached = Attached::ask(link)?;
         self.native.insert(attached.name.clone(), attached.native);
@@ -184,7 +184,7 @@ impl Links {
             let Attached { name, index, .. } = &filtered.attached;
             tracing::info!("{name} is gone");
             let _ = fs::remove_file(pin_of(&self.pin_path, *index));
-            let _ = fs::remove_file(egress::pin_of(&self.pin_path, *index));
+            egress::forget(&egress::pin_of(&self.pin_path, *index));
         }
     }
 
@@ -221,14 +221,15 @@ impl Links {
         }
         // Pins that nobody holds are of an interface that had this index before.
         let (pin, sent) = (pin_of(&self.pin_path, link.index), egress::pin_of(&self.pin_path, link.index));
-        let _ = (fs::remove_file(&pin), fs::remove_file(&sent));
+        let _ = fs::remove_file(&pin);
+        egress::forget(&sent);
         // In this order: no answer may be dropped.
         let egress = generation.egress()?;
         let has_egress = egress.is_some();
-        egress.map_or(Ok(()), |egress| egress::attach_fresh(egress, &link.name, &sent))?;
+        egress.map_or(Ok(()), |egress| egress::attach_fresh(egress, link, &sent))?;
         let attached = attach_fresh(generation.program()?, link, self.mode, &pin);
         attached.and_then(|()| self.hold(link, has_egress)).inspect_err(|_| {
-            let _ = (super::end(&pin), super::end(&sent));
+            let _ = (super::end(&pin), egress::end(&sent));
         })?;
         for attached in self.attached().filter(|attached| attached.index == link.index) {
             tracing::info!("{} is filtered in {} mode by program {}", link.name, attached.mode(), attached.program_id);
@@ -250,17 +251,18 @@ impl Links {
     }
 
     /// What is sent must be noted wherever ports are limited; gives how many links were lost.
-    fn mend_egress(&mut self, generation: &mut Generation) -> Result<u64, Failure> {
+    fn mend_egress(&mut self, generation: &mut Generation, there: &[Link]) -> Result<u64, Failure> {
         let Some(program) = generation.egress()? else { return Ok(0) };
         let mut mended = 0;
         for Filtered { attached, sent, .. } in &mut self.filtered {
-            if sent.as_ref().is_some_and(|held| held.interface() == Some(attached.index)) {
+            if sent.as_ref().is_some_and(|noting| noting.is_attached(attached.index)) {
                 continue;
             }
             let pin = egress::pin_of(&self.pin_path, attached.index);
-            let _ = super::end(&pin);
-            egress::attach_fresh(program, &attached.name, &pin)?;
-            *sent = Some(hold_pin(pin)?);
+            let Some(link) = there.iter().find(|link| link.index == attached.index) else { continue };
+            let _ = egress::end(&pin);
+            egress::attach_fresh(program, link, &pin)?;
+            *sent = Some(Noting::of_pin(&pin)?);
             tracing::warn!("what {} sends was noted no more, by something from outside; it is again", attached.name);
             mended += 1;
         }
@@ -270,9 +272,14 @@ impl Links {
     fn pin_again(&self) -> Result<u64, Failure> {
         let mut unpinned = 0;
         for Filtered { attached, link, sent } in &self.filtered {
-            unpinned += pin_if_missing(link, pin_of(&self.pin_path, attached.index))?;
-            let sent = sent.as_ref().map(|sent| pin_if_missing(sent, egress::pin_of(&self.pin_path, attached.index)));
-            unpinned += sent.transpose()?.unwrap_or_default();
+            let repin = |pin: &Path| {
+                let what = || format!("the link cannot be pinned as {}", pin.display());
+                link.pin(pin).blame(Blame::System, what)
+            };
+            unpinned += pin_if_missing(&pin_of(&self.pin_path, attached.index), repin)?;
+            if let Some(sent) = sent {
+                unpinned += pin_if_missing(&egress::pin_of(&self.pin_path, attached.index), |pin| sent.pin(pin))?;
+            }
         }
         Ok(unpinned)
     }
@@ -282,7 +289,7 @@ impl Filtered {
     fn detach(&self) {
         self.link.detach();
         if let Some(sent) = &self.sent {
-            sent.detach();
+            sent.detach(self.attached.index);
         }
     }
 }
@@ -292,11 +299,11 @@ fn hold_pin(pin: PathBuf) -> Result<Held, Failure> {
 }
 
 /// How many pins were missing.
-fn pin_if_missing(held: &Held, pin: PathBuf) -> Result<u64, Failure> {
+fn pin_if_missing(pin: &Path, repin: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<u64, Failure> {
     if pin.exists() {
         return Ok(0);
     }
-    held.pin(&pin).blame(Blame::System, || format!("the link cannot be pinned as {}", pin.display()))?;
+    repin(pin)?;
     tracing::warn!("the link {} was not pinned any more; it is again", pin.display());
     Ok(1)
 }
