@@ -117,7 +117,7 @@ pub struct RateGeometry {
     pub seed_a: u64,
     /// Odd, random for each table.
     pub seed_b: u64,
-    /// What of an IPv6 address's halves stands for the client.
+    /// What of an IPv6 address's halves stands for the client, link-local ones apart.
     pub unit_mask: [u64; 2],
 }
 
@@ -153,8 +153,11 @@ impl RateGeometry {
 
     #[inline(always)]
     pub const fn place6(&self, hi: u64, lo: u64) -> Place {
-        let mixed = (hi & self.unit_mask[0]).wrapping_mul(self.seed_a);
-        let mixed = (mixed ^ (mixed >> 32)).wrapping_add(lo & self.unit_mask[1]).wrapping_mul(self.seed_b);
+        // All of a link shares fe80::/64, so a link-local address (RFC 4291, fe80::/10) stands for itself.
+        let whole = 0u64.wrapping_sub((hi >> 54 == 0xfe80 >> 6) as u64);
+        let [high_mask, low_mask] = [self.unit_mask[0] | whole, self.unit_mask[1] | whole];
+        let mixed = (hi & high_mask).wrapping_mul(self.seed_a);
+        let mixed = (mixed ^ (mixed >> 32)).wrapping_add(lo & low_mask).wrapping_mul(self.seed_b);
         let mixed = mixed ^ (mixed >> 29);
         let line = (mixed >> 40) as u32 >> ((24 - self.lines_log2 as u32) & 31);
         Place { line, tag: (mixed as u32 & (TAG_SIX - 1)) | TAG_SIX }
@@ -234,6 +237,11 @@ mod tests {
             RateGeometry { lines_log2: 16, seed_a: 0x9E37_79B9_7F4A_7C15, seed_b: 3, unit_mask: [u64::MAX, 0] };
         assert_eq!(geometry.place6(1, 2), geometry.place6(1, 3));
         assert_ne!(geometry.place6(1, 2), geometry.place6(2, 2));
+        let link = 0xfe80u64 << 48;
+        assert_ne!(geometry.place6(link, 2), geometry.place6(link, 3));
+        for other in [link - 1, link + (1 << 54)] {
+            assert_eq!(geometry.place6(other, 2), geometry.place6(other, 3));
+        }
         let place = geometry.place6(u64::MAX, 0);
         assert!(place.line < 1 << 16 && place.tag & TAG_SIX != 0 && place.tag < 1 << 24);
     }

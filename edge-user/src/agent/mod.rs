@@ -265,6 +265,8 @@ impl Agent {
                     child.adopt(link);
                     tracing::info!("the server accepts again");
                 }
+                // A reload meanwhile came after its config was read.
+                self.tell_ipv6_unit().await;
             }
         }
     }
@@ -310,6 +312,12 @@ impl Agent {
         }
         let Some(child) = &mut self.child else { return };
         child.tell(&link::FromAgent::Judged { id: offence.id, blocked }).await;
+    }
+
+    /// The server bounds what one client may have at once.
+    async fn tell_ipv6_unit(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        child.tell(&link::FromAgent::Ipv6Unit { length: self.config.filter.ipv6_unit }).await;
     }
 
     /// With the server, where blocks are carried out.

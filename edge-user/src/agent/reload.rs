@@ -49,6 +49,7 @@ impl Agent {
                 .map_err(|Failure { blame, message }| Failure::new(blame, format!("nothing was changed: {message}")))?;
             warnings.extend(config::costs(&self.config.filter, &config.filter));
             self.config.filter = config.filter;
+            self.tell_ipv6_unit().await;
             self.end_connections_of(&named).await;
         }
         let result = if at_restart.is_empty() { LastResult::Ok } else { LastResult::Partial };

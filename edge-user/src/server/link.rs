@@ -91,6 +91,8 @@ pub enum FromAgent {
     Judged { id: u64, blocked: bool },
     /// This client is blocked now: its connections are to be closed.
     Blocked { client: ipnet::IpNet },
+    /// Another prefix stands for one IPv6 client from now on.
+    Ipv6Unit { length: u8 },
     /// Stop accepting, finish what is being answered, end.
     Drain,
 }

@@ -31,7 +31,6 @@ use super::{
     link::client_address,
     report::Ends,
 };
-use crate::block::Target;
 
 /// How much of a head the library takes; over HTTP/2 it answers none that is longer. What is over `MAX_HEAD` of that is
 /// answered 431.
@@ -47,8 +46,6 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
-    /// The prefix that stands for one IPv6 client.
-    pub ipv6_unit: u8,
     pub handshakes: Arc<Semaphore>,
     /// How many of them one client may have in flight.
     pub handshakes_of_one: usize,
@@ -94,7 +91,7 @@ async fn connection(stream: TcpStream, handshake: tokio::sync::OwnedSemaphorePer
     let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     let _ = stream.set_nodelay(true);
     let address = client_address(peer);
-    let entry = shared.connections.enter(address, Target::client(address, shared.ipv6_unit));
+    let entry = shared.connections.enter(address, shared.auth.client(address));
     if entry.handshakes > shared.handshakes_of_one {
         shared.counters.handshake(Handshake::Refused);
         return;

@@ -167,7 +167,6 @@ fn build(config: ServerConfig, report: &Arc<Report>, draining: watch::Receiver<b
         counters,
         header_timeout: config.header_timeout,
         idle_timeout: config.idle_timeout,
-        ipv6_unit: config.ipv6_unit,
         handshakes: Arc::new(Semaphore::new(handshakes)),
         handshakes_of_one: handshakes.div_ceil(4),
         connections: Connections::default(),
@@ -195,6 +194,7 @@ async fn obey(
         match link::read(reads, MAX_FROM_AGENT).await {
             Ok(Some(FromAgent::Judged { id, blocked })) => report.judged(id, blocked),
             Ok(Some(FromAgent::Blocked { client })) => shared.connections.close(client),
+            Ok(Some(FromAgent::Ipv6Unit { length })) => shared.auth.set_ipv6_unit(length),
             Ok(Some(FromAgent::Drain)) => drop(drain.send(true)),
             Ok(Some(FromAgent::Config(_))) => return Err(Failure::bug("the agent sent a second config")),
             Ok(None) => return Ok(()),

@@ -22,7 +22,7 @@ mod takeover;
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -34,7 +34,7 @@ use edge_tests::{
     client::{Client, Seen},
     net::Lab,
 };
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_to, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect as connect_to, socket};
 use serde_json::Value;
 
 /// Longer than anything takes that the agent does by itself, even on a machine busy with other things.
@@ -76,11 +76,13 @@ fn shut_out(client: &Client<'_>) -> Result<()> {
 }
 
 /// A connection to the guarded host, from one of the clients' addresses.
-fn connect(lab: &Lab, from: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream> {
+fn connect(lab: &Lab, from: impl Into<IpAddr>, to: impl Into<SocketAddr>) -> Result<TcpStream> {
+    let (from, to) = (SocketAddr::new(from.into(), 0), to.into());
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     lab.client.within(|| {
-        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
-        connect_to(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+        let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(from))?;
+        connect_to(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
         Ok(TcpStream::from(socket))
     })
 }

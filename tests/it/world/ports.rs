@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread,
     time::Duration,
 };
@@ -13,14 +13,14 @@ use anyhow::{Context, Result, ensure};
 use edge_common::names;
 use edge_tests::{
     agent::Edge,
-    bpf::{Program, attached_by, fill_egress},
+    bpf::{attached_by, fill_egress},
     client::Client,
     net::{ATTACKER4, ATTACKER6, HOST_INTERFACE, HOST4, HOST6, Lab, NEIGHBOUR4},
     run, wait_for,
 };
 
 use super::{
-    FOREIGN, SOON,
+    FOREIGN, SOON, attach_foreign,
     interfaces::{asked_and_answered, repaired},
     lifecycle::{filter_only, nothing_left},
     packets, served,
@@ -205,11 +205,7 @@ fn filters(lab: &Lab) -> Result<Vec<String>> {
 /// An interface whose XDP hook somebody else has.
 fn taken(lab: &Lab, interface: &str) -> Result<()> {
     lab.host.ip(&format!("link add {interface} type veth peer name {interface}-peer"))?;
-    let pin = Path::new("/sys/fs/bpf").join(format!("{}-foreign", lab.name));
-    Program::passing(FOREIGN)?.pin(&pin)?;
-    let attached = lab.host.ip(&format!("link set dev {interface} xdpgeneric pinned {}", pin.display()));
-    fs::remove_file(&pin)?;
-    attached
+    attach_foreign(lab, interface, "xdpgeneric").map(drop)
 }
 
 /// The links on the way out, by their pins.

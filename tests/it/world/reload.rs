@@ -15,7 +15,7 @@ use edge_tests::{
     agent::Edge,
     bpf::Program,
     client::{Client, Wire, scrape},
-    net::{ATTACKER4, ATTACKER6, HOST_INTERFACE, HOST4, Lab, NEIGHBOUR4},
+    net::{ATTACKER4, ATTACKER6, HOST_INTERFACE, HOST4, HOST6, Lab, NEIGHBOUR4, NEIGHBOUR6},
     wait_for,
 };
 use nix::sys::signal::Signal;
@@ -244,6 +244,26 @@ fn what_it_costs_is_said() -> Result<()> {
     ensure!(lost.stderr.contains("begins anew") && lost.stderr.contains("forgotten"), "{lost:?}");
     ensure!(opened(&edge)?, "the state was kept");
     Ok(())
+}
+
+#[test]
+fn the_server_bounds_clients_by_the_new_unit() -> Result<()> {
+    let lab = Lab::new()?;
+    // A client may have a quarter of the handshakes.
+    let mut edge = Edge::start_with(&lab, |config| {
+        config.set("server", "max_handshakes", "4");
+    })?;
+    let neighbour = Client::new(&lab, &edge, NEIGHBOUR6);
+    let greets_never = || super::connect(&lab, ATTACKER6, SocketAddr::new(HOST6, 443));
+    let first = greets_never()?;
+    served(&neighbour)?;
+    drop(first);
+    edge.config.set("filter", "ipv6_unit", "56");
+    reload(&edge)?;
+    let _held = greets_never()?;
+    wait_for("the neighbour to be refused", SOON, || {
+        Ok((neighbour.request("/health", &["--max-time", "2"])?.status() != Some(200)).then_some(()))
+    })
 }
 
 #[test]

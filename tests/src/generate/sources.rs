@@ -7,6 +7,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::model::Policy;
 
+/// `fe80::`, which every link has.
+const LINK_LOCAL: u128 = 0xfe80 << 112;
+
 #[derive(Debug)]
 pub struct Sources {
     four: Vec<u32>,
@@ -42,7 +45,9 @@ impl Sources {
     pub fn six(&self, random: &mut Rng) -> IpAddr {
         let known = pick(&self.six, random);
         let bits = match (random.u8(..20), known) {
-            (0, _) => [0, 1, u128::MAX, 0xfe80 << 112 | 1, 0xff02 << 112 | 1][random.usize(..5)],
+            (0, _) => {
+                [0, 1, u128::MAX, LINK_LOCAL | 1, LINK_LOCAL | 2, LINK_LOCAL - 1, 0xff02 << 112 | 1][random.usize(..7)]
+            }
             (1..14, Some(bits)) => bits,
             (14, Some(bits)) => bits.rotate_left(64),
             (15 | 16, Some(bits)) => bits ^ 1 << random.u8(..128),

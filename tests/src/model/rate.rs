@@ -87,6 +87,7 @@ impl Bounds {
 fn client(source: IpAddr, ipv6_unit: u8) -> IpNet {
     match source {
         IpAddr::V4(_) => IpNet::from(source),
+        IpAddr::V6(six) if six.is_unicast_link_local() => IpNet::from(source),
         IpAddr::V6(_) => IpNet::new(source, ipv6_unit).unwrap_or(IpNet::from(source)).trunc(),
     }
 }
@@ -116,6 +117,8 @@ mod tests {
         let mut once = |source: &str| admitted(&mut rates, source, std::iter::once(Duration::from_secs(1))) == 1;
         assert!(once("192.0.2.1") && once("192.0.2.2") && !once("192.0.2.1"));
         assert!(once("2001:db8:0:1::1") && !once("2001:db8:0:1::2") && once("2001:db8:0:2::1"));
+        assert!(once("fe80::1") && once("fe80::2") && once("febf::1") && once("febf::2") && !once("febf::2"));
+        assert!(once("fec0::1") && !once("fec0::2"));
     }
 
     #[test]

@@ -7,7 +7,14 @@ mod hashing;
 mod store;
 pub mod token;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -46,7 +53,7 @@ pub struct Auth {
     tokens: Tokens,
     store: Arc<Store>,
     hashing: Hashing,
-    ipv6_unit: u8,
+    ipv6_unit: AtomicU8,
     report: Arc<Report>,
     counters: Arc<Counters>,
     refresh_ttl: std::time::Duration,
@@ -196,13 +203,23 @@ impl Auth {
             tokens: Tokens::new(config.secret.as_bytes(), issuer, audience, config.access_ttl, config.leeway)?,
             store: Arc::new(Store::new(config.auth_store.clone())),
             hashing: Hashing::new(config.hashes_in_flight),
-            ipv6_unit: config.ipv6_unit,
+            ipv6_unit: config.ipv6_unit.into(),
             report,
             counters,
             refresh_ttl: config.refresh_ttl,
             body_within: config.header_timeout,
             started: Instant::now(),
         })
+    }
+
+    /// The client that stands behind an address.
+    pub fn client(&self, address: IpAddr) -> Target {
+        Target::client(address, self.ipv6_unit.load(Ordering::Relaxed))
+    }
+
+    /// Changed by a reload.
+    pub fn set_ipv6_unit(&self, length: u8) {
+        self.ipv6_unit.store(length, Ordering::Relaxed);
     }
 
     /// Looks whether the store of users can be used: at the start, and while it could not, so that its end is noticed
@@ -282,8 +299,7 @@ impl Auth {
         B: Body<Data = Bytes> + Send,
     {
         let Login { username, password } = self.body(request).await?;
-        let permit =
-            self.hashing.turn(Target::client(ends.peer.ip(), self.ipv6_unit)).await.map_err(|Busy| Denial::Busy)?;
+        let permit = self.hashing.turn(self.client(ends.peer.ip())).await.map_err(|Busy| Denial::Busy)?;
         let account = self.store.read(|store| store.lookup(&username))?;
         let hashed = tokio::task::spawn_blocking(move || {
             let matches = password_matches(account.as_ref(), &password);
