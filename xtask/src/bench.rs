@@ -2,6 +2,7 @@
 //! rounds of the compared alternate, medians are taken, and the ratio is what counts.
 
 mod block_latency;
+mod bulk;
 mod memory;
 mod xdp;
 
@@ -26,6 +27,8 @@ enum Name {
     Xdp,
     /// From the last 401 to the first dropped packet, beside fail2ban
     BlockLatency,
+    /// A million addresses and 100,000 prefixes from a file, beside ipset and nftables
+    Bulk,
     /// Of agent and server when idle
     Memory,
 }
@@ -41,6 +44,7 @@ impl Name {
         match self {
             Name::Xdp => "xdp",
             Name::BlockLatency => "block_latency",
+            Name::Bulk => "bulk",
             Name::Memory => "memory",
         }
     }
@@ -49,6 +53,7 @@ impl Name {
         match self {
             Name::Xdp => xdp::measure(),
             Name::BlockLatency => block_latency::measure(),
+            Name::Bulk => bulk::measure(),
             Name::Memory => memory::measure(),
         }
     }

@@ -31,10 +31,11 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const BENCH_TOOLS: [Tool; 3] = [
+const BENCH_TOOLS: [Tool; 4] = [
     tool("xdp-filter", "xdp-tools", "is the peer of `bench xdp`"),
     tool("fail2ban-server", "fail2ban", "is the peer of `bench block-latency`"),
-    tool("nft", "nftables", "is what fail2ban blocks with"),
+    tool("nft", "nftables", "is what fail2ban blocks with, and a peer of `bench bulk`"),
+    tool("ipset", "ipset", "is a peer of `bench bulk`"),
 ];
 
 pub fn everything() -> Result<()> {

@@ -19,8 +19,6 @@ pub const HONEST6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2a0a, 0x66, 2, 0, 0, 0, 0
 pub const ADDRESSES: u32 = 1 << 20;
 pub const PREFIXES: u32 = 100_000;
 const UNITS6: u32 = 100_000;
-/// Of one command.
-const AT_ONCE: usize = 100_000;
 
 /// Spread over 32.0.0.0/3, each another one.
 pub fn address(index: u32) -> u32 {
@@ -48,9 +46,5 @@ pub fn fill(edge: &Edge) -> Result<()> {
         let unit = 0x2a00_0000_0000_0000u64 | u64::from(index.wrapping_mul(0x9E37_79B1)) << 16;
         writeln!(list, "{}/64", Ipv6Addr::from(u128::from(unit) << 64))?;
     }
-    let lines: Vec<&str> = list.lines().collect();
-    for some in lines.chunks(AT_ONCE) {
-        edge.cli_with(&["block", "-"], some.join("\n").as_bytes())?.good()?;
-    }
-    Ok(())
+    edge.cli_with(&["import", "-"], list.as_bytes())?.good().map(drop)
 }
