@@ -26,6 +26,7 @@ mod drops;
 pub mod enforce;
 pub mod error;
 mod frame;
+mod inventory;
 mod lists;
 pub mod logging;
 pub mod metrics;

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     block::Target,
     error::{Blame, Context, Failure},
+    inventory::Inventory,
 };
 
 /// How many entries are looked at ahead of the one that is written.
@@ -75,9 +76,12 @@ impl Tables for Generation {
         in_table.or_else(|| self.trie_hits(target)).unwrap_or_default()
     }
 
-    fn held(&self) -> u64 {
-        let singles: usize = [&self.table4, &self.units6, &self.hosts6].map(Table::held).iter().sum();
-        singles as u64 + self.nets4.held() + self.nets6.held()
+    fn inventory(&self) -> Inventory {
+        let singles = [&self.table4, &self.units6, &self.hosts6].into_iter().flat_map(Table::entries);
+        let mut inventory: Inventory = singles.map(|(key, until)| (target_of(key), until)).collect();
+        let nets = self.nets4.held().into_iter().chain(self.nets6.held());
+        nets.for_each(|(net, until)| inventory.add(Target::from(net), until));
+        inventory
     }
 
     fn capacities(&self) -> Vec<(&'static str, u64, u64)> {

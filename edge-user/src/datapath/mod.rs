@@ -42,6 +42,7 @@ pub use unloaded::Unloaded;
 use crate::{
     block::Target,
     error::{Blame, Failure},
+    inventory::Inventory,
 };
 
 /// What the one writer does with a generation.
@@ -51,8 +52,8 @@ pub trait Tables {
     /// The end that the kernel holds for this entry, if it holds one.
     fn until(&self, target: Target) -> Option<Until>;
     fn hits(&self, target: Target) -> Hits;
-    /// How many entries the kernel holds.
-    fn held(&self) -> u64;
+    /// All that the kernel holds, read anew.
+    fn inventory(&self) -> Inventory;
     /// Each bounded table with its entries and its capacity.
     fn capacities(&self) -> Vec<(&'static str, u64, u64)>;
     /// What was counted by reason and family.

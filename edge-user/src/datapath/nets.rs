@@ -177,9 +177,9 @@ impl<K: Data> Nets<K> {
         self.asked.iter().map(|(net, until)| (*net, *until))
     }
 
-    /// How many prefixes the kernel holds.
-    pub fn held(&self) -> u64 {
-        self.all().len() as u64
+    /// Every prefix that the kernel holds, with the end that was asked for.
+    pub fn held(&self) -> Vec<(IpNet, Until)> {
+        self.all().into_iter().filter_map(|(key, entry)| Some((K::net(&key)?, entry.0.asked()))).collect()
     }
 
     /// Every prefix that counted a packet.

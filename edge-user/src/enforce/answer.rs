@@ -15,6 +15,7 @@ use crate::{
     datapath::{self, Tables},
     drops::Sample,
     error::Failure,
+    inventory::Inventory,
     targets::Kind,
 };
 
@@ -94,6 +95,7 @@ impl<T: Tables> Enforcer<T> {
 
     pub(super) fn status(&self, now: Now) -> Result<Status, Failure> {
         let counters = self.counters()?;
+        let held = self.tables.inventory();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -102,8 +104,8 @@ impl<T: Tables> Enforcer<T> {
             interfaces: self.links.attached().map(interface).collect(),
             unfiltered: self.links.unfiltered().iter().map(unfiltered).collect(),
             blocked: self.totals(now),
-            enforced: Enforced { total: self.tables.held() },
-            drift: self.drift(),
+            enforced: Enforced { total: held.entries },
+            drift: self.drift_of(held),
             connections: ConnectionTotals::default(),
             packets: packets(&counters),
             store: Stores::with(self.memory.problem()),
@@ -127,11 +129,19 @@ impl<T: Tables> Enforcer<T> {
 
     /// Decided but not enforced, plus enforced but not decided.
     pub fn drift(&self) -> u64 {
+        self.drift_of(self.tables.inventory())
+    }
+
+    /// Only where something differs is each entry asked for.
+    fn drift_of(&self, all: Inventory) -> u64 {
+        if all == self.ledger.wanted_all().collect() {
+            return 0;
+        }
         let (held, wrong) = self.ledger.wanted_all().fold((0u64, 0u64), |(held, wrong), (target, wanted)| {
             let until = self.tables.until(target);
             (held + u64::from(until.is_some()), wrong + u64::from(until != Some(wanted)))
         });
-        wrong + self.tables.held().saturating_sub(held)
+        wrong + all.entries.saturating_sub(held)
     }
 
     /// Active blocks by origin and family.

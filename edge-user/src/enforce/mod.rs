@@ -118,7 +118,7 @@ impl Enforcer {
         });
         let tables = Generation::build(lock, &Plan::of(&config.filter), before.as_ref())?;
         let mut enforcer = Enforcer::new(config, memory, tables, surroundings, metrics, now);
-        let held = before.as_ref().map(Held::by).unwrap_or_default();
+        let held = |_: &Generation| before.as_ref().map(Held::by).unwrap_or_default();
         enforcer.recall(held, now).inspect_err(|_| enforcer.tables.discard())?;
         enforcer.put_into_force(lock, links, config.filter.attach, before.as_ref())?;
         Ok(enforcer)
@@ -210,7 +210,7 @@ impl<T: Tables> Enforcer<T> {
 
     /// The model as the store has it, or as the kernel has it where there is no store to read; then what the config
     /// names.
-    fn recall(&mut self, held: Held, now: Now) -> Result<(), Failure> {
+    fn recall(&mut self, held: impl FnOnce(&T) -> Held, now: Now) -> Result<(), Failure> {
         match self.memory.recall(now) {
             Some(remembered) => {
                 for block in remembered.blocked.blocks.into_iter().filter(|block| block.origin != Origin::Config) {
@@ -220,7 +220,10 @@ impl<T: Tables> Enforcer<T> {
                 self.allowed = remembered.allowed.into_iter().collect();
                 remembered.history.into_iter().for_each(|history| self.learner.restore(history));
             }
-            None => self.adopt(held, now),
+            None => {
+                let held = held(&self.tables);
+                self.adopt(held, now);
+            }
         }
         self.block_named(&[], now);
         self.within_limits()

@@ -36,10 +36,9 @@ pub fn offline(config: &Config, request: &Request) -> Answer {
     let now = Now::read();
     let memory = Memory::open(config.store.path.clone())?;
     let tables = Generation::live(&lock)?.ok_or_else(no_agent)?;
-    let held = Held::by(&tables);
     let metrics = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
     let mut enforcer = Enforcer::new(config, memory, tables, Surroundings::read(config, None), metrics, now);
-    enforcer.recall(held, now)?;
+    enforcer.recall(Held::by, now)?;
     let request = Request { caller: request.caller.or_else(client::caller), ..request.clone() };
     enforcer.execute(&request, now)
 }

@@ -33,7 +33,7 @@ fn restarted(directory: &TempDir, enforcer: Enforcer<Fake>, now: Now) -> Enforce
     let (before, held) = (enforcer.list(None, None, now), enforcer.tables.held.clone());
     drop(enforcer);
     let mut after = self::enforcer(directory.path(), "");
-    after.recall(Held::default(), now).unwrap();
+    after.recall(|_| Held::default(), now).unwrap();
     after.fill().unwrap();
     assert_eq!(after.list(None, None, now), before);
     assert_eq!(after.tables.held, held);
@@ -139,7 +139,7 @@ fn a_missing_store_takes_over_many_from_the_kernel() {
     let blocks =
         addresses(0, 1_000).iter().zip(ends.into_iter().cycle()).map(|(name, end)| (target(name), end)).collect();
     let mut enforcer = enforcer(directory.path(), "");
-    enforcer.recall(Held { blocks, allowed: Vec::new() }, START).unwrap();
+    enforcer.recall(|_| Held { blocks, allowed: Vec::new() }, START).unwrap();
     enforcer.fill().unwrap();
     let mut enforcer = restarted(&directory, enforcer, START);
     enforcer.sweep(later(61)).unwrap();

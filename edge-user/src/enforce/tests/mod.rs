@@ -16,6 +16,7 @@ use crate::{
     config::Overrides,
     control::protocol::{BlockRequest, Changed, Command, Reply, Request, UnblockRequest},
     error::Blame,
+    inventory::Inventory,
 };
 
 const START: Now = Now { boot: Boot(1_000_000_000_000), wall: Wall(1_767_323_045_000) };
@@ -46,8 +47,8 @@ impl Tables for Fake {
         Hits::default()
     }
 
-    fn held(&self) -> u64 {
-        self.held.len() as u64
+    fn inventory(&self) -> Inventory {
+        self.held.iter().map(|(target, until)| (*target, *until)).collect()
     }
 
     fn capacities(&self) -> Vec<(&'static str, u64, u64)> {
@@ -81,7 +82,7 @@ fn enforcer(directory: &Path, filter: &str) -> Enforcer<Fake> {
 
 fn started(directory: &TempDir, filter: &str) -> Enforcer<Fake> {
     let mut enforcer = enforcer(directory.path(), filter);
-    enforcer.recall(Held::default(), START).unwrap();
+    enforcer.recall(|_| Held::default(), START).unwrap();
     enforcer.fill().unwrap();
     enforcer
 }
@@ -128,6 +129,24 @@ fn fail(enforcer: &mut Enforcer<Fake>, peer: &str, times: usize) -> Result<Outco
         assert_eq!(offence().unwrap(), Outcome::Noted);
     }
     offence()
+}
+
+#[test]
+fn what_is_missing_ends_otherwise_or_is_foreign_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut enforcer = started(&directory, "");
+    block(&mut enforcer, &["203.0.113.7", "203.0.113.8", "198.51.100.0/24", "2001:db8::7"]).unwrap();
+    let status = |enforcer: &Enforcer<Fake>| {
+        let status = enforcer.status(START).unwrap();
+        (status.blocked.total, status.enforced.total, status.drift)
+    };
+    assert_eq!(status(&enforcer), (4, 4, 0));
+    enforcer.tables.held.remove(&target("203.0.113.7"));
+    assert_eq!((status(&enforcer), enforcer.drift()), ((4, 3, 1), 1));
+    enforcer.tables.held.insert(target("198.51.100.0/24"), Until::at(7));
+    assert_eq!(status(&enforcer), (4, 3, 2));
+    enforcer.tables.held.insert(target("203.0.113.9"), Until::NEVER);
+    assert_eq!((status(&enforcer), enforcer.drift()), ((4, 4, 3), 3));
 }
 
 #[test]
@@ -206,7 +225,7 @@ fn what_the_config_names_is_in_force_but_for_what_is_protected() {
     drop(enforcer);
     // Nothing of it is in the store: it holds while the config names it.
     let mut without = self::enforcer(directory.path(), "");
-    without.recall(Held::default(), START).unwrap();
+    without.recall(|_| Held::default(), START).unwrap();
     assert_eq!(without.list(None, None, START), []);
 }
 
@@ -222,13 +241,13 @@ fn a_missing_store_takes_over_what_the_kernel_holds() {
         allowed: vec![target("203.0.113.9")],
     };
     let mut first = enforcer(directory.path(), "block = [\"198.51.100.0/24\"]");
-    first.recall(held, START).unwrap();
+    first.recall(|_| held, START).unwrap();
     assert_eq!(first.ledger.iter().count(), 3);
     assert!(first.never_blocked(target("203.0.113.9")).is_some());
     drop(first);
     // And the store has it from now on.
     let mut second = enforcer(directory.path(), "");
-    second.recall(Held::default(), later(30)).unwrap();
+    second.recall(|_| Held::default(), later(30)).unwrap();
     let kept: Vec<Target> = second.list(None, None, later(30)).iter().map(|entry| entry.address).collect();
     assert_eq!(kept, [target("203.0.113.7"), target("2001:db8::/64")]);
     assert!(second.never_blocked(target("203.0.113.9")).is_some());
@@ -239,6 +258,6 @@ fn more_blocks_than_the_config_allows_are_refused_before_anything_changes() {
     let directory = tempfile::tempdir().unwrap();
     block(&mut started(&directory, ""), &["203.0.113.1", "203.0.113.2"]).unwrap();
     let mut smaller = enforcer(directory.path(), "max_blocked = 1");
-    let failure = smaller.recall(Held::default(), START).unwrap_err();
+    let failure = smaller.recall(|_| Held::default(), START).unwrap_err();
     assert!(failure.message.contains("2 addresses are blocked and `filter.max_blocked` is 1"), "{failure}");
 }
