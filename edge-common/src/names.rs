@@ -2,7 +2,7 @@
 //! sides must agree on.
 
 /// Raised whenever a layout or a meaning in this crate changes. Pinned maps of another version are never reinterpreted.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// The XDP program.
 pub const PROGRAM: &str = "edge";
@@ -15,16 +15,13 @@ pub const CLOCK_PROGRAM: &str = "edge_clock";
 pub const SETTINGS: &str = "SETTINGS";
 /// Lines of [`Line4`](crate::table::Line4): blocked IPv4 addresses.
 pub const BLOCKED4: &str = "BLOCKED4";
-/// One [`Hits`](crate::table::Hits) for each slot of `BLOCKED4`.
-pub const HITS4: &str = "HITS4";
 /// Lines of [`LineUnit6`](crate::table::LineUnit6): blocked IPv6 /64 networks.
 pub const UNITS6: &str = "UNITS6";
-/// One [`Hits`](crate::table::Hits) for each slot of `UNITS6`.
-pub const UNIT_HITS6: &str = "UNIT_HITS6";
 /// Lines of [`LineHost6`](crate::table::LineHost6): blocked single IPv6 addresses.
 pub const HOSTS6: &str = "HOSTS6";
-/// One [`Hits`](crate::table::Hits) for each slot of `HOSTS6`.
-pub const HOST_HITS6: &str = "HOST_HITS6";
+/// Hash from a slot ([`Single::spill`](crate::table::Single::spill)) to [`Hits`](crate::table::Hits): what no longer fits
+/// into the slot's own count.
+pub const SPILLED: &str = "SPILLED";
 /// One byte of [`AreaFlags`](crate::table::AreaFlags) for each IPv4 /16.
 pub const AREAS4: &str = "AREAS4";
 /// One byte of [`AreaFlags`](crate::table::AreaFlags) for each hash of an IPv6 /32.
@@ -62,14 +59,12 @@ pub const SAMPLED: &str = "SAMPLED";
 pub const SAMPLER: &str = "SAMPLER";
 
 /// Every map of the object, in the order in which `edge` lists them.
-pub const MAPS: [&str; 24] = [
+pub const MAPS: [&str; 22] = [
     SETTINGS,
     BLOCKED4,
-    HITS4,
     UNITS6,
-    UNIT_HITS6,
     HOSTS6,
-    HOST_HITS6,
+    SPILLED,
     AREAS4,
     AREAS6,
     NARROW4,

@@ -1,6 +1,6 @@
 //! Cache-line tables: how a key finds its two candidate lines, and how entries are packed into them.
 //!
-//! A look-up costs at most two cache misses and no helper call. The agent is the only writer, through a memory
+//! A look-up costs at most two cache misses and no helper call, and a drop is counted in the line that was found. The agent is the only writer, through a memory
 //! mapping; each entry comes into force and ends with one store of 8 bytes. Lines are never rearranged: what finds
 //! both its lines full becomes a prefix of full length in the trie.
 
@@ -43,7 +43,7 @@ impl Geometry {
     }
 }
 
-/// Packets and bytes dropped since the entry was made; both are added to by every CPU at once.
+/// Packets and bytes dropped since the entry was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Hits {
@@ -51,11 +51,87 @@ pub struct Hits {
     pub bytes: u64,
 }
 
-/// Eight IPv4 entries.
+/// [`Hits`] in one word, in the line of its entry, so that a drop pays one addition and no further cache line: packets in
+/// the low 24 bits, bytes in 39, and whether there is more of them in `SPILLED`. Whoever finds it half full moves it
+/// there; until then every CPU has room for half a word more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Count(u64);
+
+impl Count {
+    pub const NONE: Count = Count(0);
+    /// Nothing since it was moved.
+    pub const SPILLED: Count = Count(1 << 63);
+    const PACKET_BITS: u32 = 24;
+    const BYTE_BITS: u32 = 39;
+    const HALF_FULL: u64 = 1 << (Self::PACKET_BITS - 1) | 1 << (Self::PACKET_BITS + Self::BYTE_BITS - 1);
+
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Count {
+        Count(bits)
+    }
+
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// What one packet adds.
+    #[inline(always)]
+    pub const fn packet(bytes: u64) -> u64 {
+        bytes << Self::PACKET_BITS | 1
+    }
+
+    /// `None`: too many for a word that is less than half full.
+    pub const fn of(hits: Hits) -> Option<Count> {
+        let fits = hits.packets < 1 << (Self::PACKET_BITS - 1) && hits.bytes < 1 << (Self::BYTE_BITS - 1);
+        if fits { Some(Count(hits.bytes << Self::PACKET_BITS | hits.packets)) } else { None }
+    }
+
+    /// What the word itself says.
+    #[inline(always)]
+    pub const fn hits(self) -> Hits {
+        let bytes = self.0 >> Self::PACKET_BITS & ((1 << Self::BYTE_BITS) - 1);
+        Hits { packets: self.0 & ((1 << Self::PACKET_BITS) - 1), bytes }
+    }
+
+    #[inline(always)]
+    pub const fn is_spilled(self) -> bool {
+        self.0 & Self::SPILLED.0 != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_half_full(self) -> bool {
+        self.0 & Self::HALF_FULL != 0
+    }
+}
+
+/// The tables of single addresses, as keys of `SPILLED` name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Single {
+    Four = 1,
+    Unit = 2,
+    Host = 3,
+}
+
+impl Single {
+    /// The key of a slot in `SPILLED`.
+    #[inline(always)]
+    pub const fn spill(self, slot: u32) -> u64 {
+        (self as u64) << 32 | slot as u64
+    }
+}
+
+/// Four IPv4 entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Line4 {
-    pub entries: [Entry4; 8],
+    pub entries: [Entry4; Line4::SLOTS],
+    pub counts: [Count; Line4::SLOTS],
+}
+
+impl Line4 {
+    pub const SLOTS: usize = 4;
 }
 
 /// An IPv4 address and its end in one word. An empty slot reads as 0.0.0.0 with an end that never holds.
@@ -94,39 +170,34 @@ impl Entry4 {
     }
 }
 
-/// Four IPv6 /64 entries.
+/// Three IPv6 /64 entries. A key is written before its end, the end cleared before the key: the end is the one store
+/// that puts the entry into force and ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct LineUnit6 {
-    pub entries: [EntryUnit6; 4],
+    pub units: [u64; LineUnit6::SLOTS],
+    pub counts: [Count; LineUnit6::SLOTS],
+    /// [`Until`]; the last is none's.
+    pub untils: [u32; LineUnit6::SLOTS + 1],
 }
 
-/// An IPv6 /64. The key is written before the end, the end cleared before the key: the end is the one store that
-/// puts the entry into force and ends it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct EntryUnit6 {
-    pub unit: u64,
-    /// [`Until`] in the low 32 bits, 0 in the others.
-    pub until: u64,
+impl LineUnit6 {
+    pub const SLOTS: usize = 3;
 }
 
-/// Two IPv6 address entries.
+/// Two IPv6 address entries, written in the order of [`LineUnit6`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct LineHost6 {
-    pub entries: [EntryHost6; 2],
+    pub units: [u64; LineHost6::SLOTS],
+    pub lows: [u64; LineHost6::SLOTS],
+    pub counts: [Count; LineHost6::SLOTS],
+    /// [`Until`]; the last two are none's.
+    pub untils: [u32; LineHost6::SLOTS + 2],
 }
 
-/// An IPv6 address; written in the order of [`EntryUnit6`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct EntryHost6 {
-    pub unit: u64,
-    pub low: u64,
-    /// [`Until`] in the low 32 bits, 0 in the others.
-    pub until: u64,
-    pub reserved: u64,
+impl LineHost6 {
+    pub const SLOTS: usize = 2;
 }
 
 /// A blocked prefix in a trie. The end that holds is the latest of its own and of those that cover it, since the trie
@@ -288,6 +359,24 @@ mod tests {
         assert_eq!(entry.address(), address);
         assert_eq!(entry.until(), Until::at(5 << 28));
         assert_eq!(Entry4::EMPTY.until(), Until::EMPTY);
+    }
+
+    #[test]
+    fn a_count_is_full_long_before_its_parts_run_over() {
+        let mut word = 0u64;
+        for _ in 0..(1 << 23) - 1 {
+            word += Count::packet(1500);
+        }
+        let hits = Hits { packets: (1 << 23) - 1, bytes: 1500 * ((1 << 23) - 1) };
+        assert_eq!(Count::from_bits(word).hits(), hits);
+        assert_eq!(Count::of(hits), Some(Count::from_bits(word)));
+        assert!(!Count::from_bits(word).is_half_full());
+        assert!(Count::from_bits(word + Count::packet(1500)).is_half_full());
+        assert!(Count::from_bits(Count::packet(1 << 38)).is_half_full());
+        let beside = Count::from_bits(Count::SPILLED.bits() + word);
+        assert!(beside.is_spilled() && beside.hits() == hits);
+        assert_eq!(Count::of(Hits { packets: 1 << 23, bytes: 0 }), None);
+        assert_eq!(Count::of(Hits { packets: 0, bytes: 1 << 38 }), None);
     }
 
     #[test]

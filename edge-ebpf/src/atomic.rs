@@ -1,6 +1,5 @@
 //! Atomic addition and compare-and-swap. rustc's BPF target has neither in `core::sync::atomic` (`atomic-cas: false`), so
-//! each is one instruction of assembly: addition since Linux 3.18, what
-//! gives the former value since 5.12.
+//! each is one instruction of assembly: addition since Linux 3.18, what gives the former value since 5.12.
 
 use core::arch::asm;
 
@@ -27,6 +26,20 @@ pub unsafe fn fetch_add(place: *mut u64, value: u64) -> u64 {
     unsafe {
         asm!("{was} = atomic_fetch_add((u64 *)({place} + 0), {was})",
             place = in(reg) place, was = inout(reg) was, options(nostack))
+    }
+    was
+}
+
+/// Writes `new`; gives what the word was.
+///
+/// # Safety
+/// `place` must point into a map's value and be aligned to 8 bytes.
+#[inline(always)]
+pub unsafe fn exchange(place: *mut u64, new: u64) -> u64 {
+    let mut was = new;
+    // SAFETY: the caller's; the instruction reads and writes that one word.
+    unsafe {
+        asm!("{was} = xchg_64({place} + 0, {was})", place = in(reg) place, was = inout(reg) was, options(nostack))
     }
     was
 }

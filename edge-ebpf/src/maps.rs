@@ -5,7 +5,7 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     helpers::generated::{bpf_jiffies64, bpf_map_lookup_elem},
     macros::btf_map,
 };
@@ -17,33 +17,32 @@ use edge_common::{
     rate::LineRates,
     reason::Counters,
     settings::{InUse, Settings},
-    table::{AreaFlags, Entry4, EntryHost6, EntryUnit6, Hits, Line4, LineHost6, LineUnit6, Narrow, NetEntry, Trust},
+    table::{AreaFlags, Hits, Line4, LineHost6, LineUnit6, Narrow, NetEntry, Trust},
     time::{ClockSample, Until},
 };
 use edge_ebpf::judge::{Block, Lists, Tables};
 
 use crate::{
     atomic,
+    find::find,
     limit::{Limited, admits},
 };
 
 /// `BPF_F_MMAPABLE`.
-const MAPPED: usize = 1 << 10;
+pub const MAPPED: usize = 1 << 10;
+/// `BPF_F_NO_PREALLOC`.
+const ON_DEMAND: usize = 1;
 
 #[btf_map]
 static SETTINGS: Array<Settings, 1, MAPPED> = Array::new();
 #[btf_map]
 static BLOCKED4: Array<Line4, 1, MAPPED> = Array::new();
 #[btf_map]
-static HITS4: Array<Hits, 8, MAPPED> = Array::new();
-#[btf_map]
 static UNITS6: Array<LineUnit6, 1, MAPPED> = Array::new();
-#[btf_map]
-static UNIT_HITS6: Array<Hits, 4, MAPPED> = Array::new();
 #[btf_map]
 static HOSTS6: Array<LineHost6, 1, MAPPED> = Array::new();
 #[btf_map]
-static HOST_HITS6: Array<Hits, 2, MAPPED> = Array::new();
+pub static SPILLED: HashMap<u64, Hits, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static AREAS4: Array<u64, { AreaFlags::WORDS as usize }, MAPPED> = Array::new();
 #[btf_map]
@@ -142,14 +141,11 @@ impl Lists<Addr4> for Live {
     #[inline(always)]
     fn blocked(&self, source: Addr4, bytes: u64) -> Block {
         let Some(settings) = settings() else { return Block::None };
-        if settings.in_use & InUse::BLOCKED4 != 0 {
-            for index in settings.blocked4.candidates(u64::from(source.bits())) {
-                let Some(line) = BLOCKED4.get_ptr(index) else { continue };
-                let Some((slot, until)) = slot4(line, source) else { continue };
-                if holds(settings, until) {
-                    return hit(HITS4.get_ptr_mut(index * 8 + slot), bytes);
-                }
-            }
+        if settings.in_use & InUse::BLOCKED4 != 0
+            && let Some(found) = find(&BLOCKED4, settings.blocked4.candidates(u64::from(source.bits())), source)
+            && holds(settings, found.until)
+        {
+            return found.hit(bytes);
         }
         let (index, bit) = Narrow::place4(source);
         if !asks_trie(area4(source), NARROW4.get_ptr(index), bit) {
@@ -186,23 +182,17 @@ impl Lists<Addr6> for Live {
     #[inline(always)]
     fn blocked(&self, source: Addr6, bytes: u64) -> Block {
         let Some(settings) = settings() else { return Block::None };
-        if settings.in_use & InUse::UNITS6 != 0 {
-            for index in settings.units6.candidates(source.unit()) {
-                let Some(line) = UNITS6.get_ptr(index) else { continue };
-                let Some((slot, until)) = slot_unit6(line, source) else { continue };
-                if holds(settings, until) {
-                    return hit(UNIT_HITS6.get_ptr_mut(index * 4 + slot), bytes);
-                }
-            }
+        if settings.in_use & InUse::HOSTS6 != 0
+            && let Some(found) = find(&HOSTS6, settings.hosts6.candidates(settings.hosts6.fold(source)), source)
+            && holds(settings, found.until)
+        {
+            return found.hit(bytes);
         }
-        if settings.in_use & InUse::HOSTS6 != 0 {
-            for index in settings.hosts6.candidates(settings.hosts6.fold(source)) {
-                let Some(line) = HOSTS6.get_ptr(index) else { continue };
-                let Some((slot, until)) = slot_host6(line, source) else { continue };
-                if holds(settings, until) {
-                    return hit(HOST_HITS6.get_ptr_mut(index * 2 + slot), bytes);
-                }
-            }
+        if settings.in_use & InUse::UNITS6 != 0
+            && let Some(found) = find(&UNITS6, settings.units6.candidates(source.unit()), source.unit())
+            && holds(settings, found.until)
+        {
+            return found.hit(bytes);
         }
         let (index, bit) = Narrow::place6(source, settings.areas6_seed);
         if !asks_trie(area6(settings, source), NARROW6.get_ptr(index), bit) {
@@ -270,43 +260,6 @@ fn trust(found: Option<&u64>) -> Trust {
 }
 
 #[inline(always)]
-fn slot4(line: *const Line4, source: Addr4) -> Option<(u32, Until)> {
-    for slot in 0..8 {
-        // SAFETY: slot is within the line; entries are written whole.
-        let entry = Entry4::from_bits(unsafe { read_volatile(&raw const (*line).entries[slot]) }.bits());
-        // An empty slot reads as 0.0.0.0 with the end that never holds.
-        if entry.is_of(source) && entry.until() != Until::EMPTY {
-            return Some((slot as u32, entry.until()));
-        }
-    }
-    None
-}
-
-#[inline(always)]
-fn slot_unit6(line: *const LineUnit6, source: Addr6) -> Option<(u32, Until)> {
-    for slot in 0..4 {
-        // SAFETY: slot is within the line. Key and end are two stores; the end is 0 while the key is not whole.
-        let entry: EntryUnit6 = unsafe { read_volatile(&raw const (*line).entries[slot]) };
-        if entry.unit == source.unit() && entry.until != 0 {
-            return Some((slot as u32, Until::from_bits(entry.until as u32)));
-        }
-    }
-    None
-}
-
-#[inline(always)]
-fn slot_host6(line: *const LineHost6, source: Addr6) -> Option<(u32, Until)> {
-    for slot in 0..2 {
-        // SAFETY: as in `slot_unit6`.
-        let entry: EntryHost6 = unsafe { read_volatile(&raw const (*line).entries[slot]) };
-        if entry.low == source.low() && entry.unit == source.unit() && entry.until != 0 {
-            return Some((slot as u32, Until::from_bits(entry.until as u32)));
-        }
-    }
-    None
-}
-
-#[inline(always)]
 fn net<K>(settings: &Settings, trie: &LpmTrie<K, NetEntry, 1>, key: Key<K>, bytes: u64) -> Block {
     // SAFETY: the trie is a map and the key of its type; what comes back is null or a value that lives until the program
     // ends (RCU). Not `LpmTrie::get`: its shared reference may not be written through.
@@ -321,7 +274,7 @@ fn net<K>(settings: &Settings, trie: &LpmTrie<K, NetEntry, 1>, key: Key<K>, byte
         return Block::None;
     }
     // SAFETY: a field of that value.
-    hit(Some(unsafe { &raw mut (*entry).hits }), bytes)
+    hit(unsafe { &raw mut (*entry).hits }, bytes)
 }
 
 #[inline(always)]
@@ -330,8 +283,7 @@ fn holds(settings: &Settings, until: Until) -> bool {
 }
 
 #[inline(always)]
-fn hit(place: Option<*mut Hits>, bytes: u64) -> Block {
-    let Some(place) = place else { return Block::Again };
+fn hit(place: *mut Hits, bytes: u64) -> Block {
     // SAFETY: a value of a map, aligned as its type is.
     let packets = unsafe {
         atomic::add(&raw mut (*place).bytes, bytes);

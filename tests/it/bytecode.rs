@@ -35,11 +35,9 @@ fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
     let rows = [
         (names::SETTINGS, "array", INDEX, size_of::<Settings>()),
         (names::BLOCKED4, "array", INDEX, size_of::<Line4>()),
-        (names::HITS4, "array", INDEX, size_of::<Hits>()),
         (names::UNITS6, "array", INDEX, size_of::<LineUnit6>()),
-        (names::UNIT_HITS6, "array", INDEX, size_of::<Hits>()),
         (names::HOSTS6, "array", INDEX, size_of::<LineHost6>()),
-        (names::HOST_HITS6, "array", INDEX, size_of::<Hits>()),
+        (names::SPILLED, "hash", size_of::<u64>(), size_of::<Hits>()),
         (names::AREAS4, "array", INDEX, size_of::<u64>()),
         (names::AREAS6, "array", INDEX, size_of::<u64>()),
         (names::NARROW4, "array", INDEX, size_of::<u64>()),

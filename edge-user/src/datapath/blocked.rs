@@ -111,7 +111,7 @@ impl Tables for Generation {
 impl Generation {
     /// Takes over what was counted in an earlier generation, which no CPU may run any more.
     pub fn add_hits(&mut self, target: Target, hits: Hits) -> Result<(), Failure> {
-        match place(target).map(|(layout, key)| (self.table(layout), key)) {
+        match place(target).map(|(layout, key)| (self.table_mut(layout), key)) {
             Some((table, key)) if table.until(key).is_some() => {
                 table.add_hits(key, hits);
                 Ok(())

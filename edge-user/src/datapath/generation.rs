@@ -16,7 +16,7 @@ use edge_common::{
     rate::{Limit, RateGeometry},
     reason::Counters,
     settings::{Settings, word},
-    table::{AreaFlags, Geometry, Narrow},
+    table::{AreaFlags, Geometry, Hits, Narrow},
     time::Jiffies,
 };
 
@@ -27,6 +27,7 @@ use super::{
     mapping::Mapping,
     nets::Nets,
     object::{self, Plan},
+    spilled::Spilled,
     table::{Layout, Table},
 };
 use crate::error::{Blame, Context, Failure};
@@ -276,19 +277,18 @@ impl Generation {
     }
 
     fn of_pins(directory: &Path) -> Result<Generation, Failure> {
-        let table = |layout: Layout, lines: &str, hits: &str| -> Result<Table, Failure> {
+        let table = |layout: Layout, lines: &str| -> Result<Table, Failure> {
             let count = check_pin(&directory.join(lines), 64)?;
-            check_pin(&directory.join(hits), 16)?;
             let entries = mapping(directory, lines, count as usize * 8)?;
-            Ok(Table::new(layout, count, entries, mapping(directory, hits, count as usize * layout.slots() * 2)?))
+            Ok(Table::new(layout, count, entries, spilled(directory)?))
         };
         check_pin(&directory.join(names::SETTINGS), size_of::<Settings>() as u32)?;
         Ok(Generation {
             directory: directory.to_owned(),
             settings: mapping(directory, names::SETTINGS, word::COUNT)?,
-            table4: table(Layout::Four, names::BLOCKED4, names::HITS4)?,
-            units6: table(Layout::Unit, names::UNITS6, names::UNIT_HITS6)?,
-            hosts6: table(Layout::Host, names::HOSTS6, names::HOST_HITS6)?,
+            table4: table(Layout::Four, names::BLOCKED4)?,
+            units6: table(Layout::Unit, names::UNITS6)?,
+            hosts6: table(Layout::Host, names::HOSTS6)?,
             nets4: nets(
                 directory,
                 names::NETS4,
@@ -311,6 +311,14 @@ fn mapping(directory: &Path, name: &str, words: usize) -> Result<Mapping, Failur
     let what = || format!("the pinned map {} cannot be opened", directory.join(name).display());
     let data = MapData::from_pin(directory.join(name)).blame(Blame::System, what)?;
     Mapping::new(descriptor(&data), words).blame(Blame::System, what)
+}
+
+fn spilled(directory: &Path) -> Result<Spilled, Failure> {
+    let path = directory.join(names::SPILLED);
+    let what = || format!("the pinned map {} cannot be opened", path.display());
+    check_pin(&path, size_of::<Hits>() as u32)?;
+    let map = Map::HashMap(MapData::from_pin(&path).blame(Blame::System, what)?);
+    Ok(Spilled::new(map.try_into().blame(Blame::System, what)?))
 }
 
 fn areas(directory: &Path, flags: &str, narrow: &str, narrow_words: u32) -> Result<Areas, Failure> {

@@ -44,6 +44,12 @@ impl Mapping {
         }
     }
 
+    pub fn set_bits(&self, index: usize, bits: u64) {
+        if let Some(word) = self.words().get(index) {
+            word.fetch_or(bits, Ordering::AcqRel);
+        }
+    }
+
     pub fn add(&self, index: usize, value: u64) {
         if let Some(word) = self.words().get(index) {
             word.fetch_add(value, Ordering::AcqRel);

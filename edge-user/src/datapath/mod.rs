@@ -16,6 +16,7 @@ mod link;
 mod mapping;
 mod nets;
 mod object;
+mod spilled;
 mod table;
 mod trace;
 mod unloaded;

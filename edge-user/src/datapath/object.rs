@@ -15,6 +15,7 @@ use edge_common::{
     rate::{Limit, RateGeometry},
     reason::Counters,
     settings::switch,
+    table::{Line4, LineHost6, LineUnit6},
 };
 
 use super::{generation::check_pin, trace};
@@ -47,17 +48,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// IPv4: twice as many slots as addresses, so that both lines of one are hardly ever full. IPv6: half and an
-    /// eighth as many; what finds no room becomes a prefix.
+    /// IPv4: half as many slots again as addresses, so that of a million one or two thousand find both their lines full
+    /// and become prefixes. IPv6: half and an eighth as many.
     pub fn of(filter: &config::Filter) -> Plan {
-        let lines = |share: u32| (filter.max_blocked / share).max(64);
+        let lines = |slots: u64, a_line: usize| (slots.div_ceil(a_line as u64) as u32).max(64);
+        let blocked = u64::from(filter.max_blocked);
         let rate_lines = |rate: Option<config::Rate>| {
             if rate.is_some() { 1 << RateGeometry::lines_log2_for(filter.max_tracked) } else { 1 }
         };
         Plan {
-            lines4: lines(4),
-            unit_lines6: lines(8),
-            host_lines6: lines(16),
+            lines4: lines(blocked * 3 / 2, Line4::SLOTS),
+            unit_lines6: lines(blocked / 2, LineUnit6::SLOTS),
+            host_lines6: lines(blocked / 8, LineHost6::SLOTS),
             prefixes: filter.max_prefixes.max(64),
             syn_lines: rate_lines(filter.limits.syns),
             packet_lines: rate_lines(filter.limits.packets),
@@ -108,11 +110,9 @@ impl Plan {
     fn entries(&self, name: &str) -> Option<u32> {
         match name {
             names::BLOCKED4 => Some(self.lines4),
-            names::HITS4 => Some(self.lines4 * 8),
             names::UNITS6 => Some(self.unit_lines6),
-            names::UNIT_HITS6 => Some(self.unit_lines6 * 4),
             names::HOSTS6 => Some(self.host_lines6),
-            names::HOST_HITS6 => Some(self.host_lines6 * 2),
+            names::SPILLED => Some(SPILLED),
             names::NETS4 | names::NETS6 => Some(self.prefixes),
             names::TRUST4 | names::TRUST6 => Some(TRUSTED),
             names::SYN_RATES => Some(self.syn_lines),
@@ -129,6 +129,9 @@ fn limit(rate: config::Rate, tick_ns: u64) -> Limit {
 
 /// UDP conversations that this host began and that may still be answered.
 const FLOWS: u32 = 65_536;
+
+/// Addresses with more than eight million dropped packets, or a quarter of a terabyte. Room is taken as it is needed.
+const SPILLED: u32 = 262_144;
 
 /// Allowed, protected and own prefixes of one family.
 const TRUSTED: u32 = 65_536;

@@ -1,46 +1,66 @@
-//! One cache-line table and its hits, written through memory mappings. The layouts are `edge_common::table`'s.
+//! One cache-line table with its counts, written through a memory mapping. The layouts are `edge_common::table`'s.
 
-use std::sync::atomic::Ordering;
+use std::{
+    mem::offset_of,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use edge_common::{
     address::{Addr4, Addr6},
-    table::{Entry4, Geometry, Hits},
+    table::{Count, Entry4, Geometry, Hits, Line4, LineHost6, LineUnit6, Single},
     time::Until,
 };
 
-use super::mapping::Mapping;
+use super::{mapping::Mapping, spilled::Spilled};
 
-/// What the table's entries are.
+/// What the table's entries are, and where their parts lie in a line of eight words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Eight IPv4 addresses a line, one word each.
+    /// [`Line4`]
     Four,
-    /// Four IPv6 /64 a line, two words each.
+    /// [`LineUnit6`]
     Unit,
-    /// Two IPv6 addresses a line, four words each.
+    /// [`LineHost6`]
     Host,
 }
 
+/// Words of a line.
+const WORDS: usize = 8;
+
 impl Layout {
-    pub const fn words(self) -> usize {
-        match self {
-            Layout::Four => 1,
-            Layout::Unit => 2,
-            Layout::Host => 4,
-        }
-    }
-
     pub const fn slots(self) -> usize {
-        8 / self.words()
+        match self {
+            Layout::Four => Line4::SLOTS,
+            Layout::Unit => LineUnit6::SLOTS,
+            Layout::Host => LineHost6::SLOTS,
+        }
     }
 
-    /// Which word of an entry has its end.
-    const fn word_of_end(self) -> usize {
+    const fn single(self) -> Single {
         match self {
-            Layout::Four => 0,
-            Layout::Unit => 1,
-            Layout::Host => 2,
+            Layout::Four => Single::Four,
+            Layout::Unit => Single::Unit,
+            Layout::Host => Single::Host,
         }
+    }
+
+    /// The word with the count of a line's first slot; the others follow.
+    const fn counts(self) -> usize {
+        match self {
+            Layout::Four => offset_of!(Line4, counts) / 8,
+            Layout::Unit => offset_of!(LineUnit6, counts) / 8,
+            Layout::Host => offset_of!(LineHost6, counts) / 8,
+        }
+    }
+
+    /// The word with the end of a line's `slot`, and the shift within it.
+    const fn end(self, slot: usize) -> (usize, u32) {
+        let first = match self {
+            Layout::Four => return (slot, 0),
+            Layout::Unit => offset_of!(LineUnit6, untils) / 8,
+            Layout::Host => offset_of!(LineHost6, untils) / 8,
+        };
+        (first + slot / 2, slot as u32 % 2 * u32::BITS)
     }
 }
 
@@ -60,25 +80,21 @@ pub struct Table {
     pub layout: Layout,
     pub geometry: Geometry,
     lines: Mapping,
-    hits: Mapping,
+    spilled: Spilled,
     used: usize,
-    /// A bit for each slot that held an entry before: its hits are another's.
-    spent: Vec<u64>,
 }
 
 impl Table {
     /// Over maps of `lines` lines with nothing in them; else [`recall`](Self::recall) is to follow.
-    pub fn new(layout: Layout, lines: u32, entries: Mapping, hits: Mapping) -> Table {
+    pub fn new(layout: Layout, lines: u32, entries: Mapping, spilled: Spilled) -> Table {
         let geometry = Geometry { lines: u64::from(lines), ..Geometry::default() };
-        let spent = vec![0; (lines as usize * layout.slots()).div_ceil(64)];
-        Table { layout, geometry, lines: entries, hits, used: 0, spent }
+        Table { layout, geometry, lines: entries, spilled, used: 0 }
     }
 
     /// Takes over what another process wrote.
     pub fn recall(&mut self, geometry: Geometry) {
         self.geometry = geometry;
         self.used = self.held();
-        self.spent.fill(u64::MAX);
     }
 
     pub fn set(&mut self, key: Key, until: Until) -> Result<(), NoRoom> {
@@ -87,31 +103,32 @@ impl Table {
             Found::Free(slot) => self.take(slot),
             Found::NoRoom => return Err(NoRoom),
         };
-        let at = slot * self.layout.words();
+        let (line, within) = self.place(slot);
         match key {
-            Key::Four(address) => self.lines.store(at, Entry4::new(address, until).bits()),
-            Key::Unit(unit) => {
-                self.lines.store(at, unit);
-                self.lines.store(at + 1, u64::from(until.bits()));
+            Key::Four(address) => {
+                self.lines.store(line + within, Entry4::new(address, until).bits());
+                return Ok(());
             }
+            Key::Unit(unit) => self.lines.store(line + within, unit),
             Key::Host(address) => {
-                self.lines.store(at, address.unit());
-                self.lines.store(at + 1, address.low());
-                self.lines.store(at + 2, u64::from(until.bits()));
+                self.lines.store(line + within, address.unit());
+                self.lines.store(line + LineHost6::SLOTS + within, address.low());
             }
         }
+        self.store_end(slot, until);
         Ok(())
     }
 
     /// The end goes first, so that no reader sees half an entry in force.
     pub fn clear(&mut self, key: Key) {
         let Some(slot) = self.find(key) else { return };
-        let at = slot * self.layout.words();
-        for word in (0..self.layout.words().min(3)).rev() {
-            self.lines.store(at + word, 0);
+        self.store_end(slot, Until::EMPTY);
+        let (line, within) = self.place(slot);
+        self.lines.store(line + within, 0);
+        if self.layout == Layout::Host {
+            self.lines.store(line + LineHost6::SLOTS + within, 0);
         }
         self.used -= 1;
-        self.spent[slot / 64] |= 1 << (slot % 64);
     }
 
     pub fn until(&self, key: Key) -> Option<Until> {
@@ -122,10 +139,15 @@ impl Table {
         self.find(key).map(|slot| self.hits_at(slot))
     }
 
-    pub fn add_hits(&self, key: Key, hits: Hits) {
-        if let Some(slot) = self.find(key) {
-            self.hits.add(slot * 2, hits.packets);
-            self.hits.add(slot * 2 + 1, hits.bytes);
+    pub fn add_hits(&mut self, key: Key, hits: Hits) {
+        let Some(slot) = self.find(key) else { return };
+        let word = self.count_word(slot);
+        match Count::of(hits) {
+            Some(count) => self.lines.add(word, count.bits()),
+            None => {
+                self.spilled.add(self.layout.single().spill(slot as u32), hits);
+                self.lines.set_bits(word, Count::SPILLED.bits());
+            }
         }
     }
 
@@ -150,8 +172,12 @@ impl Table {
 
     /// How many entries there are, by the map itself.
     pub fn held(&self) -> usize {
-        let words = self.lines.words().chunks_exact(self.layout.words());
-        words.filter(|entry| entry[self.layout.word_of_end()].load(Ordering::Relaxed) as u32 != 0).count()
+        let ends = [0, 1, 2, 3].map(|slot| self.layout.end(slot));
+        let ends = &ends[..self.layout.slots()];
+        let of_line = |line: &[AtomicU64]| {
+            ends.iter().filter(|(word, shift)| (line[*word].load(Ordering::Relaxed) >> shift) as u32 != 0).count()
+        };
+        self.lines.words().chunks_exact(WORDS).map(of_line).sum()
     }
 
     pub fn capacity(&self) -> usize {
@@ -161,7 +187,7 @@ impl Table {
     /// Has the processor fetch the lines that [`set`](Self::set) will look into.
     pub fn fetch(&self, key: Key) {
         for line in self.lines_of(key) {
-            std::hint::black_box(self.lines.load(line * 8));
+            std::hint::black_box(self.lines.load(line * WORDS));
         }
     }
 
@@ -192,14 +218,34 @@ impl Table {
         best.map_or(Found::NoRoom, |(_, slot)| Found::Free(slot))
     }
 
-    /// A free slot, whose hits begin anew.
+    /// A free slot, whose count begins anew.
     fn take(&mut self, slot: usize) -> usize {
-        if self.spent[slot / 64] >> (slot % 64) & 1 == 1 {
-            self.hits.store(slot * 2, 0);
-            self.hits.store(slot * 2 + 1, 0);
+        let word = self.count_word(slot);
+        if Count::from_bits(self.lines.load(word)).is_spilled() {
+            self.spilled.forget(self.layout.single().spill(slot as u32));
         }
+        self.lines.store(word, 0);
         self.used += 1;
         slot
+    }
+
+    /// The first word of the slot's line, and which of its slots it is.
+    fn place(&self, slot: usize) -> (usize, usize) {
+        let slots = self.layout.slots();
+        (slot / slots * WORDS, slot % slots)
+    }
+
+    fn count_word(&self, slot: usize) -> usize {
+        let (line, within) = self.place(slot);
+        line + self.layout.counts() + within
+    }
+
+    /// Ends share words, which only this owner writes.
+    fn store_end(&self, slot: usize, until: Until) {
+        let (line, within) = self.place(slot);
+        let (word, shift) = self.layout.end(within);
+        let others = self.lines.load(line + word) & !(u64::from(u32::MAX) << shift);
+        self.lines.store(line + word, others | u64::from(until.bits()) << shift);
     }
 
     fn lines_of(&self, key: Key) -> [usize; 2] {
@@ -212,21 +258,30 @@ impl Table {
     }
 
     fn key_at(&self, slot: usize) -> Key {
-        let at = slot * self.layout.words();
+        let (line, within) = self.place(slot);
+        let word = self.lines.load(line + within);
         match self.layout {
-            Layout::Four => Key::Four(Entry4::from_bits(self.lines.load(at)).address()),
-            Layout::Unit => Key::Unit(self.lines.load(at)),
-            Layout::Host => Key::Host(Addr6::from_halves(self.lines.load(at), self.lines.load(at + 1))),
+            Layout::Four => Key::Four(Entry4::from_bits(word).address()),
+            Layout::Unit => Key::Unit(word),
+            Layout::Host => Key::Host(Addr6::from_halves(word, self.lines.load(line + LineHost6::SLOTS + within))),
         }
     }
 
-    /// The low half of its word in every layout.
     fn until_at(&self, slot: usize) -> Until {
-        Until::from_bits(self.lines.load(slot * self.layout.words() + self.layout.word_of_end()) as u32)
+        let (line, within) = self.place(slot);
+        let (word, shift) = self.layout.end(within);
+        Until::from_bits((self.lines.load(line + word) >> shift) as u32)
     }
 
     fn hits_at(&self, slot: usize) -> Hits {
-        Hits { packets: self.hits.load(slot * 2), bytes: self.hits.load(slot * 2 + 1) }
+        let count = Count::from_bits(self.lines.load(self.count_word(slot)));
+        let beside = if count.is_spilled() {
+            self.spilled.get(self.layout.single().spill(slot as u32))
+        } else {
+            Hits::default()
+        };
+        let here = count.hits();
+        Hits { packets: here.packets + beside.packets, bytes: here.bytes + beside.bytes }
     }
 }
 

@@ -34,7 +34,7 @@ const PASS: u32 = 2;
 const FIRST_BUFFER: usize = 4096 - 256 - 320;
 
 /// What the kernel of this tree does not do yet.
-pub const GAPS: Gaps = Gaps { units_first: true, first_buffer: true, fragment_heads: true, first_fragments: true };
+pub const GAPS: Gaps = Gaps { units_first: false, first_buffer: true, fragment_heads: true, first_fragments: true };
 
 pub struct Rig {
     pub policy: Policy,
@@ -233,7 +233,7 @@ fn now() -> Result<Duration> {
 }
 
 /// The program of the one generation that is in force.
-fn program(lab: &Lab) -> Result<Program> {
+pub fn program(lab: &Lab) -> Result<Program> {
     let generations = fs::read_dir(lab.pin_path())?.filter_map(Result::ok).map(|entry| entry.path());
     let mut generations = generations.filter(|path| path.is_dir());
     let generation = generations.next().context("no generation is pinned")?;
