@@ -114,7 +114,7 @@ pub fn look_past_no_extension(packet: &impl Packet, asked: Asked) -> Option<Opti
     if is_extension(protocol) {
         return None;
     }
-    let payload = Payload { protocol, at: asked.at + asked.header, piece: Piece::Whole };
+    let payload = Payload { protocol, at: asked.at + asked.header, piece: Piece::Whole, lost: false };
     Some(Some(upper_at(packet, payload, asked.end)))
 }
 
@@ -133,6 +133,8 @@ struct Payload {
     protocol: u8,
     at: u32,
     piece: Piece,
+    /// It is not known where.
+    lost: bool,
 }
 
 #[inline(always)]
@@ -143,42 +145,51 @@ fn payload4(packet: &impl Packet, asked: Asked) -> Option<Payload> {
     let [fragment] = packet.words::<1>(at + 4)?;
     let fragment = u16::from_be(second(fragment));
     let piece = piece(fragment & 0x1fff != 0, fragment & 0x2000 != 0);
-    Some(Payload { protocol, at: asked.at + asked.header, piece })
+    Some(Payload { protocol, at: asked.at + asked.header, piece, lost: false })
+}
+
+/// A first fragment is one, even where the headers behind its fragment header cannot be followed.
+#[inline(always)]
+fn payload6(packet: &impl Packet, asked: Asked) -> Option<Payload> {
+    let mut piece = Piece::Whole;
+    match walk6(packet, asked, &mut piece) {
+        None if matches!(piece, Piece::First) => Some(Payload { protocol: FRAGMENT, at: asked.at, piece, lost: true }),
+        payload => payload,
+    }
 }
 
 #[inline(always)]
-fn payload6(packet: &impl Packet, asked: Asked) -> Option<Payload> {
+fn walk6(packet: &impl Packet, asked: Asked, found: &mut Piece) -> Option<Payload> {
     let [head] = packet.words::<1>(asked.at as usize + 4)?;
     let [_, _, mut protocol, _] = head.to_ne_bytes();
     let mut at = asked.at + asked.header;
-    let mut found = Piece::Whole;
     for extensions in 0..=MAX_EXTENSIONS {
         if !is_extension(protocol) {
-            return Some(Payload { protocol, at, piece: found });
+            return Some(Payload { protocol, at, piece: *found, lost: false });
         }
         if extensions == MAX_EXTENSIONS {
             break;
         }
         let [head] = packet.words::<1>(at as usize)?;
         let [next, length, high, low] = head.to_ne_bytes();
-        let bytes = match protocol {
-            AUTHENTICATION => u32::from(length) * 4 + 8,
-            FRAGMENT => 8,
-            _ => u32::from(length) * 8 + 8,
-        };
+        let behind = at
+            + match protocol {
+                AUTHENTICATION => u32::from(length) * 4 + 8,
+                FRAGMENT => 8,
+                _ => u32::from(length) * 8 + 8,
+            };
+        if behind > asked.end {
+            return None;
+        }
         if protocol == FRAGMENT {
             match piece((high, low & 0xf8) != (0, 0), low & 1 != 0) {
                 // An atomic fragment (RFC 6946) is a whole datagram.
                 Piece::Whole => {}
-                Piece::First => found = Piece::First,
-                Piece::Later => return Some(Payload { protocol: next, at: at + 8, piece: Piece::Later }),
+                Piece::First => *found = Piece::First,
+                Piece::Later => return Some(Payload { protocol: next, at: behind, piece: Piece::Later, lost: false }),
             }
         }
-        protocol = next;
-        at += bytes;
-        if at > asked.end {
-            return None;
-        }
+        (protocol, at) = (next, behind);
     }
     None
 }
@@ -187,7 +198,7 @@ fn payload6(packet: &impl Packet, asked: Asked) -> Option<Payload> {
 #[inline(always)]
 fn read(packet: &impl Packet, payload: Payload, end: u32, bare: Upper) -> Option<Upper> {
     let at = payload.at as usize;
-    let left = end.checked_sub(payload.at)?;
+    let left = end.checked_sub(payload.at).filter(|_| !payload.lost)?;
     match payload.protocol {
         TCP => {
             // RFC 9293, section 3.1.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use edge_tests::{
     generate::Generator,
-    model::{Flow, Frame},
+    model::Flow,
     net::{HOST4, HOST6},
     scene::{Features, Setting},
 };
@@ -80,9 +80,6 @@ fn compare_state(rig: &mut Rig, random: &mut Rng) -> Result<()> {
     let mut frame = Vec::new();
     for number in 0..PER_STATE {
         let class = generator.next(&mut frame);
-        if rig.policy.leaves_out(Frame::whole(&frame)) {
-            continue;
-        }
         let readable = if random.u8(..8) == 0 { random.usize(14..200) } else { usize::MAX };
         let judged = rig.judge_parted(&frame, readable);
         judged.with_context(|| format!("packet {number}, {class}, readable {readable}: {}", hex(&frame)))?;

@@ -16,7 +16,7 @@ use edge_common::{
 use edge_tests::{
     agent::Edge,
     bpf::{Map, Program, possible_cpus},
-    model::{self, Finding, Flow, Frame, Gaps, Judgement, Policy},
+    model::{self, Finding, Flow, Frame, Judgement, Policy},
     net::{CLIENT_INTERFACE, HOST_INTERFACE, Lab},
     run,
     scene::{Scene, Setting},
@@ -32,9 +32,6 @@ const PASS: u32 = 2;
 
 /// `BPF_PROG_TEST_RUN` puts so much into the first buffer: a page without headroom (256) and `skb_shared_info` (320).
 const FIRST_BUFFER: usize = 4096 - 256 - 320;
-
-/// What the kernel of this tree does not do yet.
-pub const GAPS: Gaps = Gaps { units_first: false, first_buffer: true, fragment_heads: true, first_fragments: true };
 
 pub struct Rig {
     pub policy: Policy,
@@ -66,7 +63,7 @@ impl Rig {
         let edge = started(&lab, setting)?;
         let scene = Scene { setting: setting.clone(), ..Scene::default() };
         let (own, resolvers) = (own_addresses(&lab)?, resolvers()?);
-        let policy = Policy { gaps: GAPS, ..scene.policy(&own, &resolvers) };
+        let policy = scene.policy(&own, &resolvers);
         let rates = RateBounds::new(setting);
         let per_cpu = vec![Counters::default(); possible_cpus()?];
         let counters = Map::pinned(&lab.pin_path().join(names::COUNTERS))?;
@@ -104,7 +101,7 @@ impl Rig {
         let (blocked, allowed) = (blocked.to_vec(), allowed.to_vec());
         self.scene = Scene { setting: self.scene.setting.clone(), blocked, allowed };
         let sent = mem::take(&mut self.policy.sent);
-        self.policy = Policy { gaps: GAPS, sent, ..self.scene.policy(&self.own, &self.resolvers) };
+        self.policy = Policy { sent, ..self.scene.policy(&self.own, &self.resolvers) };
         self.hits_agree().context("before the first packet")
     }
 

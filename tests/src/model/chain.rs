@@ -1,7 +1,7 @@
 //! Fragments and IPv6 extension headers: from the IP header to the protocol that it carries.
 
 use super::{
-    Gaps, Reason,
+    Reason,
     frame::{Datagram, Family, Header},
 };
 
@@ -33,11 +33,10 @@ pub fn walk(
     datagram: Datagram,
     drops_fragments: bool,
     wants_upper: bool,
-    gaps: Gaps,
 ) -> Result<Option<Upper>, Reason> {
     match header.family {
         Family::Ipv4 => walk4(header, drops_fragments),
-        _ if drops_fragments || wants_upper => walk6(header, datagram, drops_fragments, gaps),
+        _ if drops_fragments || wants_upper => walk6(header, datagram, drops_fragments),
         _ => Ok(None),
     }
 }
@@ -51,7 +50,7 @@ fn walk4(header: &Header, drops_fragments: bool) -> Result<Option<Upper>, Reason
     Ok((offset == 0).then_some(upper))
 }
 
-fn walk6(header: &Header, datagram: Datagram, drops_fragments: bool, gaps: Gaps) -> Result<Option<Upper>, Reason> {
+fn walk6(header: &Header, datagram: Datagram, drops_fragments: bool) -> Result<Option<Upper>, Reason> {
     let mut upper = Upper { protocol: header.next, begin: header.length(), is_first_fragment: false };
     let mut walked = 0;
     while is_extension(upper.protocol) {
@@ -62,7 +61,7 @@ fn walk6(header: &Header, datagram: Datagram, drops_fragments: bool, gaps: Gaps)
         if upper.protocol == FRAGMENT {
             let word = u16::from_be_bytes([fixed[2], fixed[3]]);
             let (offset, more) = (word >> 3, word & 1 != 0);
-            if drops_fragments && (offset != 0 || more && !gaps.first_fragments) {
+            if drops_fragments && (offset != 0 || more) {
                 return Err(Reason::Fragment);
             }
             if offset != 0 {
@@ -72,7 +71,7 @@ fn walk6(header: &Header, datagram: Datagram, drops_fragments: bool, gaps: Gaps)
         }
         upper = Upper { protocol: fixed[0], begin: upper.begin + length, ..upper };
     }
-    if drops_fragments && upper.is_first_fragment { Err(Reason::Fragment) } else { Ok(Some(upper)) }
+    Ok(Some(upper))
 }
 
 /// What must be read of an extension header, and its length; `None` if it cannot be, or does not lie in the datagram.
@@ -84,16 +83,6 @@ fn extension<'a>(upper: Upper, datagram: Datagram<'a>) -> Option<(&'a [u8], usiz
         _ => 8 * (usize::from(fixed[1]) + 1),
     };
     (upper.begin + length <= datagram.len()).then_some((fixed, length))
-}
-
-/// Whether the chain meets a fragment header that does not lie in the datagram: see [`Gaps::fragment_heads`].
-pub fn cuts_a_fragment_header(header: &Header, datagram: Datagram) -> bool {
-    let mut upper = Upper { protocol: header.next, begin: header.length(), is_first_fragment: false };
-    while header.family == Family::Ipv6 && is_extension(upper.protocol) {
-        let Some((fixed, length)) = extension(upper, datagram) else { return upper.protocol == FRAGMENT };
-        upper = Upper { protocol: fixed[0], begin: upper.begin + length, ..upper };
-    }
-    false
 }
 
 fn is_extension(protocol: u8) -> bool {

@@ -138,8 +138,8 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// See [`Gaps::first_buffer`](super::Gaps).
-    pub fn first_buffer(&self, frame: Frame) -> u64 {
+    /// How many bytes are counted: of the whole frame, or of the first buffer where the datagram ends in it.
+    pub fn counted(&self, frame: Frame) -> u64 {
         let begin = frame.bytes.len() - self.bytes.len();
         let (fixed, at) = if self.family == Family::Ipv4 { (0, 2) } else { (40, 4) };
         let length = usize::from(self.bytes.word(at).unwrap_or(0));

@@ -55,20 +55,6 @@ pub struct Policy {
     pub dry_run: bool,
     /// What this host sent over UDP.
     pub sent: Sent,
-    pub gaps: Gaps,
-}
-
-/// What the kernel does not do yet. With a gap the model judges as the kernel does; without any, as the documents say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gaps {
-    /// Of a blocked address in a blocked /64 the /64 counts the packet.
-    pub units_first: bool,
-    /// Of a frame whose datagram ends in the first buffer only that buffer is counted.
-    pub first_buffer: bool,
-    /// A fragment header need not lie in the datagram; such packets are left out.
-    pub fragment_heads: bool,
-    /// Where fragments are dropped, the chain of a first one is walked on, and may be malformed.
-    pub first_fragments: bool,
 }
 
 /// A blocked address or prefix.
@@ -149,16 +135,9 @@ impl Policy {
         let decided = |family, reason| Finding { verdict: Verdict::Decided(reason), family, entry: None, bytes };
         let Some((family, ip)) = frame.network() else { return decided(Family::Other, Reason::Passed) };
         let Some(header) = Header::read(family, ip) else { return decided(family, Reason::Malformed) };
-        let bytes = if self.gaps.first_buffer { header.first_buffer(frame) } else { bytes };
+        let bytes = header.counted(frame);
         let (verdict, entry) = self.by_source(&header, bytes, now);
         Finding { verdict, family, entry, bytes }
-    }
-
-    /// Whether a gap leaves this packet out.
-    pub fn leaves_out(&self, frame: Frame) -> bool {
-        let header = frame.network().and_then(|(family, ip)| Header::read(family, ip));
-        let cuts = |header: Header| header.datagram().is_some_and(|ip| chain::cuts_a_fragment_header(&header, ip));
-        self.gaps.fragment_heads && header.is_some_and(cuts)
     }
 
     /// The judgement that a finding and the rates together make.
@@ -189,7 +168,6 @@ impl Policy {
         let holds = |block: &Block| block.until.is_none_or(|until| now < until);
         let holding = || self.blocked.covering(source).filter(|(_, block)| holds(block)).map(|(net, _)| net);
         let single = holding().find(|net| net.prefix_len() == net.max_prefix_len());
-        let single = if self.gaps.units_first { holding().find(is_unit).or(single) } else { single };
         single.or_else(|| holding().find(is_unit)).or_else(|| holding().next())
     }
 
@@ -221,7 +199,7 @@ impl Policy {
     /// What the datagram carries; `None` where nothing wants to know, or a later fragment does not say.
     fn segment(&self, header: &Header, datagram: frame::Datagram) -> Result<Option<Segment>, Reason> {
         let is_wanted = self.exposed.is_some() || self.syns.is_some();
-        let Some(upper) = chain::walk(header, datagram, self.drops_fragments, is_wanted, self.gaps)? else {
+        let Some(upper) = chain::walk(header, datagram, self.drops_fragments, is_wanted)? else {
             return Ok(None);
         };
         if is_wanted { Segment::read(upper, datagram).map(Some).ok_or(Reason::Malformed) } else { Ok(None) }
