@@ -3,6 +3,7 @@
 //!
 //! A link is pinned as `link-INDEX` directly below `pin_path`: what is pinned outlives the agent.
 
+mod attached;
 mod done;
 mod held;
 mod hook;
@@ -20,11 +21,12 @@ use aya::programs::{
 };
 
 pub(super) use self::held::Held;
-use self::{done::Done, hook::attach_fresh};
 pub use self::{
+    attached::{Attached, Unfiltered},
     hook::program_name,
-    keep::{Attached, Links, Look, Mended, Unfiltered},
+    keep::{Links, Look, Mended},
 };
+use self::{done::Done, hook::attach_fresh};
 use super::{Generation, Unloaded, egress, generation, wait_for_readers};
 use crate::{
     config::Attach,

@@ -64,7 +64,8 @@ impl<T: Tables> Enforcer<T> {
         self.put(vec![(terms, request.targets.iter().copied().collect())])?;
         let hits_caller = |target: &&Target| caller.is_some_and(|caller| target.covers(caller));
         let warnings = request.targets.iter().filter(hits_caller).map(|target| hits(*target));
-        Ok(Changed { warnings: warnings.collect(), changed: request.targets.clone(), ..Changed::default() })
+        let warnings = warnings.chain(self.links.warning()).collect();
+        Ok(Changed { warnings, changed: request.targets.clone(), ..Changed::default() })
     }
 
     /// A target named exactly must not be protected; one that merely covers something protected may be blocked, for

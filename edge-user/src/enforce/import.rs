@@ -50,6 +50,7 @@ impl<T: Tables> Enforcer<T> {
         imported.addresses = counts.singles() as u64;
         imported.prefixes = counts.prefixes() as u64;
         imported.warnings.extend(caller.and_then(|caller| cover(&all, caller)).map(hits));
+        imported.warnings.extend(self.links.warning());
         imported.warnings.extend(self.memory.warning());
         Ok(imported)
     }

@@ -170,6 +170,8 @@ fn a_hook_that_was_taken_meanwhile_is_said_once_and_taken_back_when_it_is_free()
     ensure!(reason.contains(&foreign.to_string()) && reason.contains(FOREIGN), "{reason}");
     ensure!(edge.cli(&["status"])?.good()?.contains(reason));
     ensure!(attached(&lab, HOST_INTERFACE)? == Some(0.0), "{}", scrape(&lab)?.text);
+    let warned = edge.cli(&["block", &ATTACKER4.to_string()])?;
+    ensure!(warned.code == 0 && warned.stderr.contains(HOST_INTERFACE), "{warned:?}");
     ensure!(edge.log().lines().filter(|line| line.contains("ERROR") && line.contains(FOREIGN)).count() == 1);
     ensure!(lab.host.xdp_program(HOST_INTERFACE)? == Some(foreign), "the owner was thrown out");
     lab.host.ip(&format!("link set dev {HOST_INTERFACE} xdpgeneric off"))?;

@@ -9,33 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{super::egress::Noting, Generation, Held, attach_fresh, egress, pin_of};
+use super::{super::egress::Noting, Attached, Generation, Held, Unfiltered, attach_fresh, egress, pin_of};
 use crate::{
     config::Attach,
     error::{Blame, Context, Failure},
-    netlink::{self, Link, XdpAttached, XdpHook},
+    netlink::Link,
 };
-
-/// An interface that is filtered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attached {
-    pub name: String,
-    pub index: u32,
-    /// Whether the driver runs the program, and not the network stack on its behalf.
-    pub native: bool,
-    pub program_id: u32,
-}
-
-/// An interface that is to be filtered and is not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfiltered {
-    pub name: String,
-    pub reason: String,
-    /// The mode that it was filtered in last, or would be.
-    pub native: bool,
-    /// Whose program has its hook.
-    taken_by: Option<u32>,
-}
 
 /// One look at the interfaces, and what the config asks for among them.
 #[derive(Clone, Debug, Default)]
@@ -76,36 +55,6 @@ struct Filtered {
     sent: Option<Noting>,
 }
 
-impl Attached {
-    fn of(link: &Link, hook: XdpHook) -> Attached {
-        let native = !matches!(hook.mode, XdpAttached::Generic);
-        Attached { name: link.name.clone(), index: link.index, native, program_id: hook.program_id }
-    }
-
-    /// What the kernel says of an interface now.
-    fn ask(link: &Link) -> Result<Attached, Failure> {
-        let what = || format!("interface {} cannot be looked up", link.name);
-        let now = netlink::links().blame(Blame::System, what)?.into_iter().find(|now| now.index == link.index);
-        let lost =
-            || Failure::system(format!("the program is not attached to {} though the kernel said so", link.name));
-        Ok(Attached::of(link, now.and_then(|now| now.xdp).ok_or_else(lost)?))
-    }
-
-    pub const fn mode(&self) -> &'static str {
-        mode(self.native)
-    }
-}
-
-impl Unfiltered {
-    pub const fn mode(&self) -> &'static str {
-        mode(self.native)
-    }
-}
-
-const fn mode(native: bool) -> &'static str {
-    if native { "native" } else { "generic" }
-}
-
 impl Links {
     /// Takes hold of what was just attached and pinned.
     pub(super) fn of_pins(
@@ -127,6 +76,24 @@ impl Links {
 
     pub fn unfiltered(&self) -> &[Unfiltered] {
         &self.unfiltered
+    }
+
+    /// For who has just blocked something: where that drops nothing. An agent's links alone know.
+    pub fn warning(&self) -> Option<String> {
+        if self.pin_path.as_os_str().is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = self.unfiltered.iter().map(|one| one.name.as_str()).collect();
+        match (self.filtered.is_empty(), names.as_slice()) {
+            (false, []) => None,
+            (true, []) => {
+                Some("no interface is filtered yet, so nothing is dropped: none carries a default route".to_owned())
+            }
+            (_, names) => Some(format!(
+                "not filtered now, so nothing is dropped there: {} (`edge status` says why)",
+                names.join(", ")
+            )),
+        }
     }
 
     /// Attaches to what is asked for and is not filtered, and pins what is pinned no more. What is filtered stays so as
