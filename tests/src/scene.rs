@@ -72,13 +72,21 @@ impl Setting {
             packets: packets.then(|| draw_limit(random)),
             ipv6_unit: if features.rates { random.u8(32..65) } else { 64 },
             dry_run,
-            gateways: GATEWAYS.iter().filter_map(|text| text.parse().ok()).filter(|_| ports || random.bool()).collect(),
+            gateways: GATEWAYS
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .filter(|_| features.ports || random.bool())
+                .collect(),
             proxies: PROXIES.iter().filter_map(|text| text.parse().ok()).filter(|_| proxies).collect(),
         }
     }
 
-    /// Into the sections of the configuration; what is a default is left out.
+    /// Into the sections of the configuration, in place of another setting; what is a default is left out.
     pub fn configure(&self, config: &mut Config) {
+        for key in ["exposed_ports", "fragments", "dry_run", "ipv6_unit"] {
+            config.unset("filter", key);
+        }
+        config.without("filter.limits").unset("server", "trusted_proxies");
         let list = |words: Vec<String>| format!("{words:?}");
         if !self.exposed.is_empty() {
             config.set("filter", "exposed_ports", &list(self.exposed.clone()));

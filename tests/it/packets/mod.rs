@@ -6,6 +6,7 @@ mod differential;
 mod rates;
 mod rig;
 mod rows;
+mod sequences;
 mod xdp_filter;
 
 use std::net::IpAddr;

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs, mem,
     net::{IpAddr, UdpSocket},
+    path::Path,
     time::Duration,
 };
 
@@ -86,6 +87,22 @@ impl Rig {
         Ok(rig)
     }
 
+    /// Another setting on the same host, by `edge reload`: blocks and their counts stay as they are.
+    pub fn reload(&mut self, setting: &Setting) -> Result<()> {
+        setting.configure(&mut self.edge.config);
+        self.edge.write_config()?;
+        self.edge.cli(&["reload"])?.good()?;
+        self.program = program(&self.lab)?;
+        self.rates = RateBounds::new(setting);
+        self.scene.setting = setting.clone();
+        let Policy { blocked, sent, exposed, .. } = mem::take(&mut self.policy);
+        let next = self.scene.policy(&self.own, &self.resolvers);
+        // What is sent is noted only while ports are limited.
+        let sent = if exposed.is_some() && next.exposed.is_some() { sent } else { Default::default() };
+        self.policy = Policy { blocked, sent, ..next };
+        self.hits_agree().context("after a reload")
+    }
+
     /// Draws what is blocked and allowed, and puts it into force.
     pub fn draw(&mut self, random: &mut fastrand::Rng) -> Result<()> {
         let scene = Scene::draw(&self.scene.setting, &self.own, &self.resolvers, random);
@@ -163,6 +180,26 @@ impl Rig {
         bail!("the model says {finding:?}, so one of {possible:?}; counted was {}", difference(&counted, &seen))
     }
 
+    /// Kills the agent: what is in the kernel stays.
+    pub fn kill(&mut self) -> Result<()> {
+        self.edge.kill()
+    }
+
+    /// The kernel's verdict alone, whatever the model says; [`recount`](Self::recount) before the next comparison.
+    pub fn passes_now(&mut self, frame: &[u8]) -> Result<bool> {
+        Ok(self.program.test_run(frame, 1)?.verdict == PASS)
+    }
+
+    /// Takes what the counters say for what they must say.
+    pub fn recount(&mut self) -> Result<()> {
+        self.counted = self.counters()?;
+        Ok(())
+    }
+
+    pub fn parts(&self) -> bool {
+        self.parts
+    }
+
     pub fn edge(&self) -> &Edge {
         &self.edge
     }
@@ -232,7 +269,8 @@ fn now() -> Result<Duration> {
 /// The program of the one generation that is in force.
 pub fn program(lab: &Lab) -> Result<Program> {
     let generations = fs::read_dir(lab.pin_path())?.filter_map(Result::ok).map(|entry| entry.path());
-    let mut generations = generations.filter(|path| path.is_dir());
+    let is_one = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"gen-"));
+    let mut generations = generations.filter(|path| is_one(path));
     let generation = generations.next().context("no generation is pinned")?;
     ensure!(generations.next().is_none(), "two generations are pinned");
     Program::pinned(&generation.join(names::PROGRAM))
