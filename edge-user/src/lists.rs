@@ -14,6 +14,7 @@ use crate::{
     clock::Wall,
     parcel::{About, End, Part},
     printable::quotable,
+    targets::Targets,
 };
 
 /// So many wrong lines are named; the rest is counted.
@@ -148,7 +149,7 @@ impl List {
             offence: said.offence.unwrap_or(1),
         };
         *self.known.entry(about).or_insert_with_key(|about| {
-            self.parts.push(Part { about: about.clone(), targets: Default::default() });
+            self.parts.push(Part::new(about.clone(), Targets::default()));
             self.parts.len() - 1
         })
     }

@@ -1,6 +1,6 @@
-//! Many blocks on their way into force: sets of targets, each with what is said of all of its members. The caller packs
-//! them into a sealed memory file and hands its descriptor to the agent, which neither parses foreign text nor waits for
-//! a file or a pipe: what comes is whole, bounded, and cannot change any more.
+//! Many blocks on their way into force, or out to who asks for them: sets of targets, each with what is said of all of its
+//! members. They are packed into a sealed memory file, whose descriptor is handed over. So the agent neither parses foreign
+//! text nor waits for a file or a pipe: what comes is whole, bounded, and cannot change any more.
 
 use std::{
     fs::File,
@@ -9,13 +9,18 @@ use std::{
     sync::Arc,
 };
 
+use edge_common::table::Hits;
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::memfd::{MFdFlags, memfd_create},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{block::Origin, clock::Wall, targets::Targets};
+use crate::{
+    block::{Origin, Target},
+    clock::Wall,
+    targets::Targets,
+};
 
 /// The most that is taken from anybody.
 const MAX_BYTES: u64 = 1 << 30;
@@ -46,6 +51,32 @@ pub enum End {
 pub struct Part {
     pub about: About,
     pub targets: Targets,
+    /// What was dropped of those of which anything was, by position and in order.
+    pub hits: Vec<(u32, Hits)>,
+}
+
+impl Part {
+    pub fn new(about: About, targets: Targets) -> Part {
+        Part { about, targets, hits: Vec::new() }
+    }
+
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        let row = |(position, target)| Row { target, about: &self.about, hits: self.hits_at(position) };
+        self.targets.iter().map(row)
+    }
+
+    fn hits_at(&self, position: usize) -> Hits {
+        let found = self.hits.binary_search_by_key(&position, |(position, _)| *position as usize);
+        found.ok().and_then(|at| self.hits.get(at)).map(|(_, hits)| *hits).unwrap_or_default()
+    }
+}
+
+/// One member of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row<'a> {
+    pub target: Target,
+    pub about: &'a About,
+    pub hits: Hits,
 }
 
 /// Parts that come into force together or not at all; of two that name the same target and origin the later counts.
@@ -59,6 +90,13 @@ impl Parcel {
 
     pub fn parts(&self) -> &[Part] {
         &self.0
+    }
+
+    /// By target and then origin.
+    pub fn rows(&self) -> Vec<Row<'_>> {
+        let mut rows: Vec<Row<'_>> = self.parts().iter().flat_map(Part::rows).collect();
+        rows.sort_by_key(|row| (row.target, row.about.origin));
+        rows
     }
 
     /// A memory file that nobody can change any more.
@@ -97,6 +135,10 @@ impl Parcel {
             bytes.extend((about.len() as u64).to_le_bytes());
             bytes.extend(about);
             part.targets.encode(&mut bytes);
+            bytes.extend((part.hits.len() as u64).to_le_bytes());
+            for (position, Hits { packets, bytes: dropped }) in &part.hits {
+                bytes.extend([u64::from(*position), *packets, *dropped].map(u64::to_le_bytes).as_flattened());
+            }
         }
         Ok(bytes)
     }
@@ -104,14 +146,23 @@ impl Parcel {
     fn decode(mut bytes: &[u8]) -> io::Result<Parcel> {
         let cut = || invalid("the parcel is cut short");
         let mut parts = Vec::new();
+        let number = |bytes: &mut &[u8]| {
+            let mut number = [0; 8];
+            bytes.read_exact(&mut number).map_err(|_| cut())?;
+            Ok::<u64, io::Error>(u64::from_le_bytes(number))
+        };
         while !bytes.is_empty() {
-            let mut length = [0; 8];
-            bytes.read_exact(&mut length).map_err(|_| cut())?;
-            let length = usize::try_from(u64::from_le_bytes(length)).map_err(|_| cut())?;
+            let length = usize::try_from(number(&mut bytes)?).map_err(|_| cut())?;
             let about = bytes.split_off(..length).ok_or_else(cut)?;
             let about = serde_json::from_slice(about).map_err(|error| invalid(&format!("the parcel: {error}")))?;
             let targets = Targets::decode(&mut bytes).map_err(|error| invalid(&error.to_string()))?;
-            parts.push(Part { about, targets });
+            let mut hits = Vec::new();
+            for _ in 0..number(&mut bytes)? {
+                let [position, packets, dropped] = [number(&mut bytes)?, number(&mut bytes)?, number(&mut bytes)?];
+                let position = u32::try_from(position).map_err(|_| cut())?;
+                hits.push((position, Hits { packets, bytes: dropped }));
+            }
+            parts.push(Part { about, targets, hits });
         }
         Ok(Parcel::new(parts))
     }
@@ -144,8 +195,11 @@ mod tests {
         };
         let targets = |names: &[&str]| names.iter().map(|name| name.parse::<Target>().unwrap()).collect();
         Parcel::new(vec![
-            Part { about: about("first", End::At(Wall(9))), targets: targets(&["203.0.113.7", "2001:db8::/32"]) },
-            Part { about: about("", End::After(60)), targets: targets(&[]) },
+            Part {
+                hits: vec![(1, Hits { packets: 3, bytes: 180 })],
+                ..Part::new(about("first", End::At(Wall(9))), targets(&["203.0.113.7", "2001:db8::/32"]))
+            },
+            Part::new(about("", End::After(60)), targets(&[])),
         ])
     }
 
@@ -153,6 +207,14 @@ mod tests {
     fn a_parcel_comes_back_whole() {
         assert_eq!(Parcel::open(parcel().seal().unwrap()).unwrap(), parcel());
         assert_eq!(Parcel::open(Parcel::default().seal().unwrap()).unwrap(), Parcel::default());
+    }
+
+    #[test]
+    fn rows_are_in_order_with_what_was_dropped() {
+        let parcel = parcel();
+        let rows: Vec<(String, u64)> =
+            parcel.rows().iter().map(|row| (row.target.to_string(), row.hits.packets)).collect();
+        assert_eq!(rows, [("203.0.113.7/32".to_owned(), 0), ("2001:db8::/32".to_owned(), 3)]);
     }
 
     #[test]

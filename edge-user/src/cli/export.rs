@@ -7,18 +7,19 @@ use serde::Serialize;
 use super::{
     args::{Export, Exported, Format, Global},
     ask,
+    list::write_json,
     output::{Complaint, Outcome},
 };
 use crate::{
     block::{Origin, Target},
     clock::Wall,
     control::protocol::{Command, Reply},
-    parcel::{About, End, Parcel},
+    parcel::{About, End, Parcel, Row},
 };
 
 /// As `edge list` has it, but for the counts, which are the kernel's.
 #[derive(Serialize)]
-struct Row<'a> {
+struct Exportable<'a> {
     address: Target,
     origin: Origin,
     reason: &'a str,
@@ -27,17 +28,17 @@ struct Row<'a> {
     offence: u32,
 }
 
-impl<'a> Row<'a> {
-    fn of(address: Target, about: &'a About) -> Row<'a> {
-        let About { origin, reason, created, end, offence } = about;
+impl<'a> Exportable<'a> {
+    fn of(row: &Row<'a>) -> Exportable<'a> {
+        let Row { target: address, about: About { origin, reason, created, end, offence }, hits: _ } = *row;
         let expires = if let End::At(expires) = end { Some(*expires) } else { None };
-        Row { address, origin: *origin, reason, created: *created, expires, offence: *offence }
+        Exportable { address, origin: *origin, reason, created: *created, expires, offence: *offence }
     }
 }
 
 pub fn export(global: &Global, arguments: &Export) -> Result<Outcome, Complaint> {
     let reply = ask::agent_or_pins(global, Command::Export { origin: arguments.origin })?;
-    let Reply::Exported(parcel) = reply else { return Err(ask::mismatched()) };
+    let Reply::Listed(parcel) = reply else { return Err(ask::mismatched()) };
     let mut out = BufWriter::new(io::stdout().lock());
     // A closed pipe is no failure.
     drop(write(&mut out, &parcel, global.output, arguments.format).and_then(|()| out.flush()));
@@ -45,36 +46,19 @@ pub fn export(global: &Global, arguments: &Export) -> Result<Outcome, Complaint>
 }
 
 fn write(out: &mut impl Write, parcel: &Parcel, output: Format, format: Exported) -> io::Result<()> {
-    let rows = in_order(parcel);
+    let rows = parcel.rows();
     match (output, format) {
-        (Format::Json, _) => {
-            let mut opening = "[";
-            for (address, about) in &rows {
-                out.write_all(opening.as_bytes())?;
-                serde_json::to_writer(&mut *out, &Row::of(*address, about))?;
-                opening = ",\n";
-            }
-            out.write_all(if rows.is_empty() { b"[]\n" } else { b"]\n" })
-        }
-        (Format::Text, Exported::Jsonl) => rows.iter().try_for_each(|(address, about)| {
-            serde_json::to_writer(&mut *out, &Row::of(*address, about))?;
+        (Format::Json, _) => write_json(out, rows.iter().map(Exportable::of)),
+        (Format::Text, Exported::Jsonl) => rows.iter().try_for_each(|row| {
+            serde_json::to_writer(&mut *out, &Exportable::of(row))?;
             out.write_all(b"\n")
         }),
         (Format::Text, Exported::Plain) => {
-            let mut addresses: Vec<Target> = rows.into_iter().map(|(address, _)| address).collect();
+            let mut addresses: Vec<Target> = rows.iter().map(|row| row.target).collect();
             addresses.dedup();
             addresses.iter().try_for_each(|address| writeln!(out, "{address}"))
         }
     }
-}
-
-/// In the order of `edge list`: by target and then origin.
-fn in_order(parcel: &Parcel) -> Vec<(Target, &About)> {
-    let parts = parcel.parts().iter();
-    let mut rows: Vec<(Target, &About)> =
-        parts.flat_map(|part| part.targets.iter().map(|(_, target)| (target, &part.about))).collect();
-    rows.sort_by_key(|(target, about)| (*target, about.origin));
-    rows
 }
 
 #[cfg(test)]
@@ -83,9 +67,10 @@ mod tests {
     use crate::{lists, parcel::Part};
 
     fn parcel() -> Parcel {
-        let part = |origin, reason: &str, end, names: &[&str]| Part {
-            about: About { origin, reason: reason.to_owned(), created: Some(Wall(1_767_323_045_000)), end, offence: 2 },
-            targets: names.iter().map(|name| name.parse::<Target>().unwrap()).collect(),
+        let part = |origin, reason: &str, end, names: &[&str]| {
+            let created = Some(Wall(1_767_323_045_000));
+            let about = About { origin, reason: reason.to_owned(), created, end, offence: 2 };
+            Part::new(about, names.iter().map(|name| name.parse::<Target>().unwrap()).collect())
         };
         Parcel::new(vec![
             part(Origin::Feed, "a\n\"b\"", End::At(Wall(1_767_323_945_007)), &["203.0.113.7", "2001:db8::/32"]),
@@ -103,7 +88,7 @@ mod tests {
     fn what_is_written_is_read_back_as_it_was() {
         for text in [written(Format::Text, Exported::Jsonl), written(Format::Json, Exported::Jsonl)] {
             let read = lists::read(text.as_bytes(), "a", lists::Format::Auto, lists::Given::default()).unwrap();
-            assert_eq!(in_order(&Parcel::new(read)), in_order(&parcel()));
+            assert_eq!(Parcel::new(read).rows(), parcel().rows());
         }
         let array: serde_json::Value = serde_json::from_str(&written(Format::Json, Exported::Jsonl)).unwrap();
         assert_eq!(array[1]["address"], "203.0.113.7/32");

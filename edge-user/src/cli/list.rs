@@ -1,41 +1,63 @@
-//! `edge list`: what is blocked now.
+//! `edge list`: what is blocked now. Written as it is made, since it may be long.
 
-use serde_json::json;
+use std::io::{self, BufWriter, Write};
 
 use super::{
-    args::{Global, List},
+    args::{Format, Global, List},
     ask,
-    output::{Complaint, Outcome, relative, table},
+    output::{Complaint, Outcome, relative, write_table},
 };
 use crate::{
     clock::Wall,
     control::protocol::{Command, Entry, Reply},
+    parcel::Row,
     printable::printable,
 };
+
+const HEADER: [&str; 7] = ["ADDRESS", "ORIGIN", "SINCE", "ENDS", "OFFENCE", "PACKETS", "REASON"];
 
 pub fn list(global: &Global, arguments: &List) -> Result<Outcome, Complaint> {
     // One more is asked for than is shown, to know whether that is all.
     let asked = arguments.limit.map(|limit| limit.saturating_add(1));
     let command = Command::List { origin: arguments.origin, limit: asked };
-    let Reply::List(mut entries) = ask::agent_or_pins(global, command)? else { return Err(ask::mismatched()) };
-    let cut = arguments.limit.filter(|limit| entries.len() > *limit);
-    entries.truncate(cut.unwrap_or(usize::MAX));
-    Ok(Outcome::new(json!(entries), text(&entries, cut, Wall::now())))
+    let Reply::Listed(parcel) = ask::agent_or_pins(global, command)? else { return Err(ask::mismatched()) };
+    let mut rows = parcel.rows();
+    let cut = arguments.limit.filter(|limit| rows.len() > *limit);
+    rows.truncate(cut.unwrap_or(usize::MAX));
+    let mut out = BufWriter::new(io::stdout().lock());
+    let written = match global.output {
+        Format::Json => write_json(&mut out, rows.iter().map(Entry::of)),
+        Format::Text => write_text(&mut out, &rows, cut, Wall::now()),
+    };
+    // A closed pipe is no failure.
+    drop(written.and_then(|()| out.flush()));
+    Ok(Outcome::printed())
+}
+
+/// One array, an entry a line.
+pub fn write_json<T: serde::Serialize>(out: &mut impl Write, rows: impl Iterator<Item = T>) -> io::Result<()> {
+    let mut opening = "[";
+    for row in rows {
+        out.write_all(opening.as_bytes())?;
+        serde_json::to_writer(&mut *out, &row)?;
+        opening = ",\n";
+    }
+    out.write_all(if opening == "[" { b"[]\n" } else { b"]\n" })
 }
 
 /// `cut`: the limit, where there are more than it lets show.
-fn text(entries: &[Entry], cut: Option<usize>, now: Wall) -> String {
-    let rows: Vec<Vec<String>> = entries.iter().map(|entry| row(entry, now)).collect();
-    let table = || table(&["ADDRESS", "ORIGIN", "SINCE", "ENDS", "OFFENCE", "PACKETS", "REASON"], &rows);
-    match (entries, cut) {
-        ([], None) => "nothing is blocked".to_owned(),
-        ([], Some(limit)) => format!("none is shown, though there are blocks: --limit {limit}"),
-        (_, None) => table(),
-        (_, Some(limit)) => format!("{}\n… and more: --limit {limit} cut the list", table()),
+fn write_text(out: &mut impl Write, rows: &[Row<'_>], cut: Option<usize>, now: Wall) -> io::Result<()> {
+    if let (true, limit) = (rows.is_empty(), cut) {
+        return match limit {
+            None => writeln!(out, "nothing is blocked"),
+            Some(limit) => writeln!(out, "none is shown, though there are blocks: --limit {limit}"),
+        };
     }
+    write_table(out, &HEADER, rows.iter().map(|row| cells(&Entry::of(row), now)))?;
+    cut.map_or(Ok(()), |limit| writeln!(out, "… and more: --limit {limit} cut the list"))
 }
 
-fn row(entry: &Entry, now: Wall) -> Vec<String> {
+fn cells(entry: &Entry, now: Wall) -> Vec<String> {
     vec![
         entry.address.to_string(),
         entry.origin.to_string(),
@@ -53,29 +75,42 @@ pub fn ends(entry: &Entry, now: Wall) -> String {
 
 #[cfg(test)]
 mod tests {
+    use edge_common::table::Hits;
+
     use super::*;
-    use crate::block::Origin;
+    use crate::{
+        block::Origin,
+        parcel::{About, End},
+    };
+
+    fn text(rows: &[Row<'_>], cut: Option<usize>, now: Wall) -> String {
+        let mut out = Vec::new();
+        write_text(&mut out, rows, cut, now).unwrap();
+        String::from_utf8(out).unwrap()
+    }
 
     #[test]
     fn a_row_says_who_why_and_until_when() {
-        let entry = Entry {
-            address: "203.0.113.7".parse().unwrap(),
+        let about = About {
             origin: Origin::Auth,
             reason: "5 failed\nlogins".to_owned(),
-            created: Wall(0),
-            expires: Some(Wall(900_000)),
+            created: Some(Wall(0)),
+            end: End::At(Wall(900_000)),
             offence: 2,
-            packets: 12,
-            bytes: 720,
         };
-        let one = std::slice::from_ref(&entry);
-        let shown = |cut| text(one, cut, Wall(300_000));
-        assert_eq!(shown(Some(1)), shown(None) + "\n… and more: --limit 1 cut the list");
-        let text = shown(None);
-        let row = text.lines().nth(1).unwrap();
-        assert_eq!(row, "203.0.113.7/32  auth    5 min ago  in 10 min  2        12       5 failed\u{fffd}logins");
-        assert_eq!(ends(&Entry { expires: None, ..entry }, Wall(0)), "when lifted");
-        assert_eq!(super::text(&[], None, Wall(0)), "nothing is blocked");
-        assert_eq!(super::text(&[], Some(0), Wall(0)), "none is shown, though there are blocks: --limit 0");
+        let hits = Hits { packets: 12, bytes: 720 };
+        let row = Row { target: "203.0.113.7".parse().unwrap(), about: &about, hits };
+        let shown = |cut| text(&[row], cut, Wall(300_000));
+        assert_eq!(shown(Some(1)), shown(None) + "… and more: --limit 1 cut the list\n");
+        let only = shown(None);
+        let line = only.lines().nth(1).unwrap();
+        assert_eq!(line, "203.0.113.7/32  auth    5 min ago  in 10 min  2        12       5 failed\u{fffd}logins");
+        assert_eq!(ends(&Entry { expires: None, ..Entry::of(&row) }, Wall(0)), "when lifted");
+        assert_eq!(text(&[], None, Wall(0)), "nothing is blocked\n");
+        assert_eq!(text(&[], Some(0), Wall(0)), "none is shown, though there are blocks: --limit 0\n");
+        let mut out = Vec::new();
+        write_json(&mut out, [row, row].iter().map(Entry::of)).unwrap();
+        let array: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((&array[1]["bytes"], &array[0]["created"]), (&720.into(), &"1970-01-01T00:00:00.000Z".into()));
     }
 }

@@ -1,7 +1,10 @@
 //! What a command gives back and how it is printed: aligned text with relative times for people, one JSON document
 //! for programs, and the exit code.
 
-use std::{io::Write, path::Path};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use serde_json::{Value, json};
 
@@ -164,19 +167,32 @@ pub fn print(format: Format, outcome: Result<Outcome, Complaint>) -> u8 {
 
 fn to_stdout(text: &str) {
     if !text.is_empty() {
-        drop(writeln!(std::io::stdout().lock(), "{text}"));
+        drop(writeln!(io::stdout().lock(), "{text}"));
     }
 }
 
 fn to_stderr(text: &str) {
-    drop(writeln!(std::io::stderr().lock(), "{text}"));
+    drop(writeln!(io::stderr().lock(), "{text}"));
 }
 
-/// Columns as wide as their widest cell; the last one is not padded.
+/// As [`write_table`], without the last newline.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut text = Vec::new();
+    // Memory takes everything.
+    drop(write_table(&mut text, header, rows.iter().cloned()));
+    String::from_utf8_lossy(&text).trim_end_matches('\n').to_owned()
+}
+
+/// Columns as wide as their widest cell; the last one is not padded. The rows are made twice, since a long table would fill
+/// the memory.
+pub fn write_table(
+    out: &mut impl Write,
+    header: &[&str],
+    rows: impl Iterator<Item = Vec<String>> + Clone,
+) -> io::Result<()> {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
+    for row in rows.clone() {
+        for (width, cell) in widths.iter_mut().zip(&row) {
             *width = (*width).max(cell.chars().count());
         }
     }
@@ -184,9 +200,8 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         padded.join("  ").trim_end().to_owned()
     };
-    let mut lines = vec![line(&mut header.iter().copied())];
-    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
-    lines.join("\n")
+    writeln!(out, "{}", line(&mut header.iter().copied()))?;
+    rows.into_iter().try_for_each(|row| writeln!(out, "{}", line(&mut row.iter().map(String::as_str))))
 }
 
 /// `NAME  value`, the values aligned.

@@ -11,7 +11,7 @@ use crate::{
     config::ConfigErrors,
     datapath::Unloaded,
     error::Failure,
-    parcel::Parcel,
+    parcel::{End, Parcel, Row},
     printable::quotable,
 };
 
@@ -106,14 +106,14 @@ impl Reply {
     /// What travels beside it.
     pub fn parcel(&self) -> Option<&Parcel> {
         match self {
-            Reply::Exported(parcel) => Some(parcel),
+            Reply::Listed(parcel) => Some(parcel),
             _ => None,
         }
     }
 
     pub fn parcel_mut(&mut self) -> Option<&mut Parcel> {
         match self {
-            Reply::Exported(parcel) => Some(parcel),
+            Reply::Listed(parcel) => Some(parcel),
             _ => None,
         }
     }
@@ -164,13 +164,12 @@ pub type Answer = Result<Reply, Failure>;
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     Status(Box<Status>),
-    List(Vec<Entry>),
+    /// `list` and `export`: it travels beside the answer, as a descriptor.
+    Listed(#[serde(skip)] Parcel),
     Why(Box<Why>),
     /// A command that changes something: one outcome for each target, in the order given.
     Changed(Changed),
     Imported(Box<Imported>),
-    /// It travels beside the answer, as a descriptor.
-    Exported(#[serde(skip)] Parcel),
     Reloaded(Reloaded),
     /// The config is not good, or cannot be put into force: nothing was changed.
     Refused(ConfigErrors),
@@ -232,6 +231,22 @@ pub struct Entry {
     /// Dropped since the block was made, as the kernel counts now.
     pub packets: u64,
     pub bytes: u64,
+}
+
+impl Entry {
+    pub fn of(row: &Row<'_>) -> Entry {
+        let Row { target, about, hits } = *row;
+        Entry {
+            address: target,
+            origin: about.origin,
+            reason: about.reason.clone(),
+            created: about.created.unwrap_or(Wall(0)),
+            expires: if let End::At(expires) = about.end { Some(expires) } else { None },
+            offence: about.offence,
+            packets: hits.packets,
+            bytes: hits.bytes,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

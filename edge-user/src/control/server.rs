@@ -173,7 +173,10 @@ mod tests {
     use nix::unistd::geteuid;
 
     use super::*;
-    use crate::control::{client, protocol::Command};
+    use crate::control::{
+        client,
+        protocol::{Changed, Command},
+    };
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
@@ -187,7 +190,7 @@ mod tests {
         tokio::spawn(async move {
             while let Some(order) = orders.recv().await {
                 assert_eq!(order.actor.uid, geteuid().as_raw());
-                order.answered(Ok(Reply::List(Vec::new())));
+                order.answered(Ok(Reply::Changed(Changed::default())));
             }
         });
     }
@@ -213,7 +216,7 @@ mod tests {
             bad.write_all(junk).unwrap();
         }
         let begun = std::time::Instant::now();
-        assert_eq!(client::call(&path, &request()).unwrap(), Ok(Reply::List(Vec::new())));
+        assert_eq!(client::call(&path, &request()).unwrap(), Ok(Reply::Changed(Changed::default())));
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         drop(slow);
     }

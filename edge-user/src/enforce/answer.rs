@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use edge_common::reason::{Counters, Family, Reason, Run};
 
-use super::Enforcer;
+use super::{Enforcer, import::alike, ledger::Standing};
 use crate::{
     block::{Block, Origin, Target},
     clock::Now,
@@ -16,17 +16,28 @@ use crate::{
     drops::Sample,
     error::Failure,
     inventory::Inventory,
+    parcel::{Parcel, Part},
     targets::Kind,
 };
 
 impl<T: Tables> Enforcer<T> {
-    pub(super) fn list(&self, origin: Option<Origin>, limit: Option<usize>, now: Now) -> Vec<Entry> {
-        self.ledger
-            .holding_now(now)
-            .filter(|held| origin.is_none_or(|origin| origin == held.origin()))
-            .take(limit.unwrap_or(usize::MAX))
-            .map(|held| self.entry(held.block()))
-            .collect()
+    /// The first of all that holds now, with what was dropped of it.
+    pub(super) fn list(&self, origin: Option<Origin>, limit: Option<usize>, now: Now) -> Parcel {
+        let mut parts = match limit {
+            None => self.standing(origin, now),
+            Some(limit) => {
+                let is_asked = |held: &Standing<'_>| origin.is_none_or(|origin| origin == held.origin());
+                alike(self.ledger.holding_now(now).filter(is_asked).take(limit).map(Standing::block))
+            }
+        };
+        for Part { targets, hits, .. } in &mut parts {
+            hits.extend(targets.iter().filter_map(|(position, target)| {
+                let hits = self.tables.hits(target);
+                (hits.packets > 0).then_some((u32::try_from(position).ok()?, hits))
+            }));
+            hits.sort_unstable_by_key(|(position, _)| *position);
+        }
+        Parcel::new(parts)
     }
 
     fn entry(&self, block: Block) -> Entry {

@@ -21,8 +21,8 @@ impl<T: Tables> Enforcer<T> {
     pub fn execute(&mut self, request: &Request, now: Now) -> Answer {
         let changed = match &request.command {
             Command::Status => return Ok(Reply::Status(Box::new(self.status(now)?))),
-            Command::Export { origin } => return Ok(Reply::Exported(self.export(*origin, now))),
-            Command::List { origin, limit } => return Ok(Reply::List(self.list(*origin, *limit, now))),
+            Command::Export { origin } => return Ok(Reply::Listed(self.export(*origin, now))),
+            Command::List { origin, limit } => return Ok(Reply::Listed(self.list(*origin, *limit, now))),
             Command::Why { address } => return Ok(Reply::Why(Box::new(self.why(*address, now)?))),
             Command::Reload => return Err(Failure::bug("a config is read again by the agent, not by its enforcer")),
             Command::Unload => {

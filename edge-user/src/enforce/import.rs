@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     batch::Terms,
-    block::{Origin, Target},
+    block::{Block, Origin, Target},
     clock::Now,
     control::protocol::{ImportRequest, Imported, LeftOut},
     datapath::Tables,
@@ -30,7 +30,7 @@ impl<T: Tables> Enforcer<T> {
     ) -> Result<Imported, Failure> {
         let mut imported = Imported::default();
         let mut parts: Vec<(Terms, Targets)> = Vec::new();
-        for Part { about, targets } in request.parcel.parts() {
+        for Part { about, targets, .. } in request.parcel.parts() {
             targets.nets().try_for_each(|net| may_be_so_wide(net, request.force))?;
             let Some(terms) = terms(about, now) else {
                 imported.ended += targets.len() as u64;
@@ -55,20 +55,19 @@ impl<T: Tables> Enforcer<T> {
         Ok(imported)
     }
 
-    /// All that holds now. What shares all but the target is one part.
     pub(super) fn export(&self, origin: Option<Origin>, now: Now) -> Parcel {
-        let is_asked = |terms: &Terms| terms.hold(now) && origin.is_none_or(|origin| origin == terms.origin);
-        let mut alone: HashMap<About, Targets> = HashMap::new();
-        for block in self.ledger.blocks() {
-            let terms = Terms::of(block);
-            if is_asked(&terms) {
-                alone.entry(about(terms)).or_default().push(block.target);
-            }
-        }
-        let alone = alone.into_iter().map(|(about, targets)| Part { about, targets: targets.sorted() });
-        let batches = self.ledger.batches().filter(|(_, batch)| is_asked(&batch.terms));
-        let batches = batches.map(|(_, batch)| Part { about: about(batch.terms.clone()), targets: batch.rest() });
-        Parcel::new(batches.chain(alone).collect())
+        Parcel::new(self.standing(origin, now))
+    }
+
+    /// All that holds now.
+    pub(super) fn standing(&self, origin: Option<Origin>, now: Now) -> Vec<Part> {
+        let is_asked = |of: Origin| origin.is_none_or(|origin| origin == of);
+        let alone = self.ledger.blocks().filter(|block| is_asked(block.origin));
+        let alone = alone.filter(|block| block.until.is_none_or(|end| end > now.boot)).cloned();
+        let batches = self.ledger.batches().map(|(_, batch)| batch);
+        let batches = batches.filter(|batch| is_asked(batch.terms.origin) && batch.terms.hold(now));
+        let batches = batches.map(|batch| Part::new(about(batch.terms.clone()), batch.rest()));
+        batches.chain(alike(alone)).collect()
     }
 
     /// Exactly those that nothing protected covers; what merely covers something protected may be blocked.
@@ -105,6 +104,13 @@ impl<T: Tables> Enforcer<T> {
         let manual = Terms { origin: Origin::Manual, ..terms.clone() };
         [(terms, named.into_iter().collect()), (manual, others.into_iter().collect())]
     }
+}
+
+/// What shares all but the target is one part.
+pub(super) fn alike(blocks: impl Iterator<Item = Block>) -> Vec<Part> {
+    let mut parts: HashMap<About, Targets> = HashMap::new();
+    blocks.for_each(|block| parts.entry(about(Terms::of(&block))).or_default().push(block.target));
+    parts.into_iter().map(|(about, targets)| Part::new(about, targets.sorted())).collect()
 }
 
 fn about(terms: Terms) -> About {

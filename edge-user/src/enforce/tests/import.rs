@@ -8,7 +8,7 @@ use crate::{
 
 fn part(origin: Origin, end: End, names: &[String]) -> Part {
     let about = About { origin, reason: format!("list of {origin}"), created: None, end, offence: 1 };
-    Part { about, targets: names.iter().map(|name| target(name)).collect() }
+    Part::new(about, names.iter().map(|name| target(name)).collect())
 }
 
 fn import(enforcer: &mut Enforcer<Fake>, parts: Vec<Part>, now: Now) -> Result<Imported, Failure> {
@@ -22,7 +22,7 @@ fn import(enforcer: &mut Enforcer<Fake>, parts: Vec<Part>, now: Now) -> Result<I
 
 fn export(enforcer: &mut Enforcer<Fake>, now: Now) -> Parcel {
     match enforcer.execute(&order(Command::Export { origin: None }), now).unwrap() {
-        Reply::Exported(parcel) => parcel,
+        Reply::Listed(parcel) => parcel,
         other => panic!("{other:?}"),
     }
 }
@@ -56,7 +56,7 @@ fn parts_come_into_force_together_or_not_at_all() {
     let directory = tempfile::tempdir().unwrap();
     let mut enforcer = started(&directory, "max_blocked = 1_500\nmax_prefixes = 10");
     block(&mut enforcer, &["198.18.0.1"]).unwrap();
-    let before = enforcer.list(None, None, START);
+    let before = rows(&enforcer, None, START);
     let parts = |count, nets: &[&str]| {
         vec![
             part(Origin::Feed, End::After(60), &hosts(count)),
@@ -72,7 +72,7 @@ fn parts_come_into_force_together_or_not_at_all() {
     assert!(full.message.contains("1 addresses are blocked, 1500 more are asked for, 1500 fit"), "{full}");
     let wide = import(&mut enforcer, parts(10, &["10.0.0.0/7"]), START).unwrap_err();
     assert!(wide.message.contains("10.0.0.0/7 is wider than /8"), "{wide}");
-    assert_eq!(enforcer.list(None, None, START), before);
+    assert_eq!(rows(&enforcer, None, START), before);
     assert_eq!((enforcer.tables.held.len(), enforcer.drift()), (1, 0));
 
     import(&mut enforcer, parts(1_500, &["203.0.113.0/24"]), START).unwrap();
@@ -96,20 +96,20 @@ fn what_is_exported_is_imported_as_it_was() {
     assert_eq!(fail(&mut enforcer, "203.0.114.7", 5).unwrap(), Outcome::Blocked(target("203.0.114.7")));
     unblock(&mut enforcer, &["198.18.0.8"]).unwrap();
     let parcel = export(&mut enforcer, later(2));
-    let listed = enforcer.list(None, None, later(2));
+    let listed = rows(&enforcer, None, later(2));
 
     let all = order(Command::Unblock(UnblockRequest { targets: None, origin: None }));
     enforcer.execute(&all, later(2)).unwrap();
     assert!(enforcer.tables.held.is_empty());
     import(&mut enforcer, parcel.parts().to_vec(), later(3)).unwrap();
-    assert_eq!(enforcer.list(None, None, later(3)), listed);
+    assert_eq!(rows(&enforcer, None, later(3)), listed);
 
     // Elsewhere the config does not name what this one did: it is a person's block there.
     let mut other = started(&there, "");
     let imported = import(&mut other, parcel.parts().to_vec(), later(3)).unwrap();
     assert!(imported.warnings[0].contains("1 of origin config"), "{imported:?}");
-    assert_eq!(other.list(Some(Origin::Manual), None, later(3))[0].address, target("203.0.113.0/24"));
-    assert_eq!(other.list(None, None, later(3)).len(), listed.len());
+    assert_eq!(rows(&other, Some(Origin::Manual), later(3))[0].address, target("203.0.113.0/24"));
+    assert_eq!(rows(&other, None, later(3)).len(), listed.len());
 }
 
 #[test]

@@ -24,18 +24,18 @@ fn block_all(
 }
 
 fn listed(enforcer: &Enforcer<Fake>, now: Now) -> Vec<Target> {
-    enforcer.list(None, None, now).iter().map(|entry| entry.address).collect()
+    rows(enforcer, None, now).iter().map(|entry| entry.address).collect()
 }
 
 /// Kernel and model agree, and so does the store when it is opened again.
 fn restarted(directory: &TempDir, enforcer: Enforcer<Fake>, now: Now) -> Enforcer<Fake> {
     assert_eq!(enforcer.drift(), 0);
-    let (before, held) = (enforcer.list(None, None, now), enforcer.tables.held.clone());
+    let (before, held) = (rows(&enforcer, None, now), enforcer.tables.held.clone());
     drop(enforcer);
     let mut after = self::enforcer(directory.path(), "");
     after.recall(|_| Held::default(), now).unwrap();
     after.fill().unwrap();
-    assert_eq!(after.list(None, None, now), before);
+    assert_eq!(rows(&after, None, now), before);
     assert_eq!(after.tables.held, held);
     after
 }
@@ -48,7 +48,7 @@ fn many_are_one_batch_and_look_like_any_block() {
     assert_eq!(enforcer.ledger.blocks().count(), 0);
     assert_eq!(enforcer.tables.held.len(), 1_000);
     let mut enforcer = restarted(&directory, enforcer, START);
-    let entry = &enforcer.list(None, None, START)[500];
+    let entry = &rows(&enforcer, None, START)[500];
     assert_eq!((entry.address, entry.reason.as_str()), (target("198.18.1.244"), "together"));
     assert_eq!(enforcer.why("198.18.1.244".parse().unwrap(), START).unwrap().verdict, "drop");
     assert_eq!(enforcer.status(START).unwrap().blocked.ipv4, 1_000);
@@ -89,14 +89,14 @@ fn what_the_kernel_refuses_of_many_leaves_everything_as_it_was() {
     let mut enforcer = started(&directory, "max_blocked = 3_000");
     block(&mut enforcer, &["198.18.0.1", "198.18.0.2"]).unwrap();
     block_all(&mut enforcer, &addresses(100, 500), Some(60), START).unwrap();
-    let (listed, held) = (enforcer.list(None, None, START), enforcer.tables.held.clone());
+    let (listed, held) = (rows(&enforcer, None, START), enforcer.tables.held.clone());
     enforcer.tables.refuses = Some(target("198.18.1.99"));
     let failure = block_all(&mut enforcer, &addresses(0, 1_000), None, START).unwrap_err();
     assert_eq!(failure.blame, Blame::System);
     enforcer.tables.refuses = None;
     let failure = block_all(&mut enforcer, &addresses(0, 3_001), None, START).unwrap_err();
     assert!(failure.message.contains("502 addresses are blocked, 2499 more are asked for, 3000 fit"), "{failure}");
-    assert_eq!((enforcer.list(None, None, START), &enforcer.tables.held), (listed, &held));
+    assert_eq!((rows(&enforcer, None, START), &enforcer.tables.held), (listed, &held));
     assert_eq!(enforcer.ledger.counts().total(), 502);
     restarted(&directory, enforcer, START);
 }
