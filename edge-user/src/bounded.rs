@@ -97,6 +97,16 @@ impl<K: Copy + Ord + Hash, A: Copy + Ord, V: Default> Bounded<K, A, V> {
         !self.entries.contains_key(&key) && self.entries.len() >= self.limit
     }
 
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.entries.values_mut().map(|(_, value)| value)
+    }
+
+    /// The oldest, if `drop` holds for it.
+    pub fn pop_if(&mut self, drop: impl Fn(A, &V) -> bool) -> Option<(K, V)> {
+        let (age, key) = self.order.first()?;
+        self.look(*key).is_some_and(|value| drop(*age, value)).then(|| self.pop_oldest())?
+    }
+
     pub fn pop_oldest(&mut self) -> Option<(K, V)> {
         let (_, key) = self.order.pop_first()?;
         let (_, value) = self.entries.remove(&key)?;

@@ -36,6 +36,10 @@ impl Wall {
     pub fn plus(self, duration: Duration) -> Wall {
         Wall(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
+
+    pub fn minus(self, duration: Duration) -> Wall {
+        Wall(self.0.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    }
 }
 
 /// Both clocks read together, as everything that must convert between them is handed.

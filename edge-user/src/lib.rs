@@ -1,6 +1,6 @@
 //! edge: drops blocked clients inside the kernel and learns from its own auth endpoints whom to block.
 //!
-//! A guided tour, along the ways that five things travel:
+//! A guided tour, along the ways that six things travel:
 //!
 //! - a **packet**: `edge-ebpf` judges it by tables that [`datapath`] fills;
 //! - a **failed login**: [`server`] (the unprivileged child) → its link → [`agent`] → [`offense`] decides → [`enforce`]
@@ -8,11 +8,13 @@
 //! - **`edge block`**: [`cli`] → [`control`] → the same [`enforce`];
 //! - a **start**: [`config`] reads, [`store`] remembers, [`netlink`] tells what is protected, [`datapath`] builds the
 //!   tables and swaps the program in place;
+//! - an **event of the audit log**: [`server`], a command or the kernel → `agent` → [`audit`], whose thread writes it;
 //! - a **reload**: `agent` reads the config again, `config` tells what differs, [`enforce`] does as at a start.
 //!
 //! Only [`datapath`] imports aya. One task owns [`enforce`] and with it every map.
 
 pub mod agent;
+pub mod audit;
 pub mod batch;
 pub mod block;
 mod bounded;

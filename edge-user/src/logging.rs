@@ -80,6 +80,7 @@ fn stderr_is_journal() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AuditTo;
 
     #[test]
     fn each_v_says_more_of_edge_and_each_q_less() {
@@ -94,7 +95,7 @@ mod tests {
         for (format, to) in
             [(LogFormat::Json, To::Json), (LogFormat::Text, To::Text), (LogFormat::Journald, To::Journal)]
         {
-            let logging = Logging::of(&Log { format, loudness: -1 });
+            let logging = Logging::of(&Log { format, audit: AuditTo::Journald, loudness: -1 });
             assert_eq!(logging.to, to);
             let sent = serde_json::to_string(&logging).unwrap();
             assert_eq!(serde_json::from_str::<Logging>(&sent).unwrap(), logging);

@@ -303,6 +303,13 @@ impl Edge {
         run(&mut command, input)
     }
 
+    /// `edge ARGS` as a process that goes on, its standard output in a pipe. The caller ends it.
+    pub fn cli_going_on(&self, args: &[&str]) -> Result<Child> {
+        let mut command = self.command("setpriv", &["--pdeathsig", "KILL", "--"]);
+        command.arg(&self.binary).args(args).arg("--config").arg(self.path("edge.toml"));
+        Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?)
+    }
+
     /// The document that `edge ARGS -o json` prints; an error unless the exit code is 0.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let (code, document) = self.json_any(args)?;

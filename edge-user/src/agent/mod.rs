@@ -29,12 +29,13 @@ use self::{
     stop::{HangUp, Stop},
 };
 use crate::{
+    audit::Audit,
     block::Target,
     capability::{self, Capabilities},
     clock::{Boot, Now, Wall},
     config::{Config, Overrides},
     control::{
-        protocol::{Command, Reply, Stores},
+        protocol::{Answer, Command, Reply, Stores},
         server::{self as admin, Order},
     },
     datapath::{self, Events, Lock},
@@ -76,6 +77,7 @@ pub fn run(config: Config, overrides: Overrides) -> Result<(), Failure> {
 
 /// Everything that runs.
 struct Agent {
+    audit: Audit,
     /// What is in force.
     config: Config,
     overrides: Overrides,
@@ -130,6 +132,7 @@ impl Agent {
             () = stop.asked() => return Ok(stopped()),
             prepared = Prepared::new(&config) => prepared?,
         };
+        let audit = Audit::start(&config)?;
         let surroundings = Surroundings::read(&config, None);
         let enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
         let (tell, from_child) = mpsc::channel(256);
@@ -160,7 +163,10 @@ impl Agent {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("ready");
         prepared.own.reloaded(true, Wall::now());
+        let mut audit = audit;
+        audit.started(Now::read());
         Ok(Some(Agent {
+            audit,
             events: enforcer.events()?,
             enforcer,
             lock,
@@ -198,6 +204,7 @@ impl Agent {
                 }
                 Some(answer) = self.snapshots.recv() => {
                     self.own.lost(Lost::Ring, self.events.newly_lost());
+                    self.own.lost(Lost::Audit, self.audit.newly_lost());
                     if let Ok(snapshot) = self.snapshot() {
                         let _ = answer.send(snapshot);
                     }
@@ -205,6 +212,7 @@ impl Agent {
                 _ = sweep.tick() => {
                     self.mend();
                     logged("sweeping", self.enforcer.sweep(Now::read()));
+                    self.audit.sweep(Now::read());
                 }
                 _ = follow.tick() => {
                     let surroundings = Surroundings::read(&self.config, Some(self.enforcer.surroundings()));
@@ -252,6 +260,7 @@ impl Agent {
             FromChild::Says(FromServer::SignedIn { peer, account }) => {
                 self.enforcer.signed_in(link::client_address(peer), &account);
             }
+            FromChild::Says(FromServer::Audit { attempts, lost }) => self.audit.attempted(attempts, lost, Now::read()),
             FromChild::Says(FromServer::Metrics(metrics)) => self.server_metrics = metrics,
             FromChild::Says(FromServer::Ready) => tracing::info!("the server accepts"),
             FromChild::Says(FromServer::Failed { message }) => tracing::error!("the server cannot serve: {message}"),
@@ -273,7 +282,9 @@ impl Agent {
 
     /// What the kernel sampled since.
     fn dropped(&mut self) {
+        let now = Now::read();
         for sample in self.events.take() {
+            self.audit.dropped(&sample, now);
             self.enforcer.dropped(sample);
         }
         self.own.lost(Lost::Ring, self.events.newly_lost());
@@ -308,6 +319,8 @@ impl Agent {
             }
         };
         if let Outcome::Blocked(client) = outcome {
+            let now = Now::read();
+            self.audit.blocked(client, peer, self.enforcer.why_blocked(peer, now), now);
             self.end_connections_of(&[client]).await;
         }
         let Some(child) = &mut self.child else { return };
@@ -366,6 +379,8 @@ impl Agent {
         }
         let mut answer = match order.request.command {
             Command::Reload => self.reload().await,
+            Command::Audit { former } => self.audit_log(former).await,
+            Command::Note(ref noted) => noted.accepted(),
             _ => self.enforcer.execute(&order.request, Now::read()),
         };
         if let Ok(Reply::Status(status)) = &mut answer {
@@ -377,9 +392,17 @@ impl Agent {
             (Command::Import(_), Ok(_)) => self.end_blocked_connections().await,
             _ => {}
         }
+        self.audit.commanded(&order.request.command, order.actor.uid, &answer, Now::read());
         let ends = is_unload && answer.is_ok();
         order.answered(answer);
         ends
+    }
+
+    /// All that happened so far is in it.
+    async fn audit_log(&mut self, former: bool) -> Answer {
+        self.dropped();
+        self.audit.written().await;
+        self.audit.opened(former).map(Reply::Audit)
     }
 
     /// What the server says of the store of users.
@@ -407,6 +430,7 @@ impl Agent {
             map_entries: self.enforcer.capacities(),
             drift: self.enforcer.drift(),
             server: self.server_metrics.clone(),
+            audit_ok: self.audit.is_ok(),
             store_ok: self.enforcer.store_is_ok() && !self.server_metrics.store_failed,
             dry_run: self.config.filter.dry_run,
         })
@@ -437,6 +461,7 @@ impl Agent {
         self.drain().await;
         drop(self.orders);
         let _ = timeout(ANSWERED_WITHIN, self.admin).await;
+        self.audit.end(Now::read()).await;
         tracing::info!("ended; {left}");
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::mem;
 
 use super::Agent;
 use crate::{
+    audit::event::Name,
     block::Target,
     clock::Now,
     config::{self, Config, Difference},
@@ -23,12 +24,22 @@ impl Agent {
         if !matches!(answer, Ok(Reply::Reloaded(_))) {
             self.enforcer.reloaded(LastResult::Refused, Now::read());
         }
+        // Also where nothing was changed: whoever moved the file away has to be able to go on.
+        self.audit.reopen(&self.config).await;
         answer
     }
 
     /// As a signal asks for it: the log has the answer.
     pub(super) async fn hung_up(&mut self) {
-        match self.reload().await {
+        let answer = self.reload().await;
+        let told = match &answer {
+            Ok(Reply::Reloaded(done)) => format!("SIGHUP, {}", done.told()),
+            Ok(Reply::Refused(errors)) => format!("SIGHUP, {errors}"),
+            Ok(_) => "SIGHUP".to_owned(),
+            Err(failure) => format!("SIGHUP, {failure}"),
+        };
+        self.audit.done(Name::Reload, Some(told), !matches!(answer, Ok(Reply::Reloaded(_))), Now::read());
+        match answer {
             Ok(Reply::Reloaded(done)) => {
                 tracing::info!("SIGHUP: reload: {}", done.told());
                 done.sentences().iter().for_each(|sentence| tracing::warn!("SIGHUP: reload: {sentence}"));
@@ -43,7 +54,7 @@ impl Agent {
         let now = Now::read();
         let Difference { reloaded, at_restart, fixed: _ } = difference;
         let mut warnings: Vec<String> = config.warnings.iter().map(|warning| warning.told(&config.file)).collect();
-        if !reloaded.is_empty() {
+        if reloaded.iter().any(|key| key.starts_with("filter.")) {
             let named = self
                 .refilter(&config, now)
                 .map_err(|Failure { blame, message }| Failure::new(blame, format!("nothing was changed: {message}")))?;
@@ -52,6 +63,7 @@ impl Agent {
             self.tell_ipv6_unit().await;
             self.end_connections_of(&named).await;
         }
+        self.config.log.audit = config.log.audit;
         let result = if at_restart.is_empty() { LastResult::Ok } else { LastResult::Partial };
         let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
         let now = self.enforcer.reloaded(result, now);
@@ -72,7 +84,11 @@ impl Agent {
         match self.enforcer.events() {
             Ok(events) => {
                 let mut former = mem::replace(&mut self.events, events);
-                former.take_all().into_iter().for_each(|sample| self.enforcer.dropped(sample));
+                let now = Now::read();
+                for sample in former.take_all() {
+                    self.audit.dropped(&sample, now);
+                    self.enforcer.dropped(sample);
+                }
                 self.own.lost(Lost::Ring, former.newly_lost());
             }
             Err(failure) => tracing::error!("drops are not sampled before the next reload: {failure}"),

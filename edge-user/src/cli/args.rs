@@ -137,6 +137,14 @@ The exit code is 0 if its traffic passes, 1 if it is dropped.")]
   edge status
   edge status -o json")]
     Status,
+    /// Show the audit log: who signed in or tried to, who changed what, what was blocked
+    #[command(after_help = "Examples:
+  edge audit --since 1h
+  edge audit --follow
+  edge audit -o json
+
+With --follow and -o json each event is an object in a line of its own.")]
+    Audit(Audit),
     /// Let the agent read its config again: all of it is put into force, or nothing
     #[command(after_help = "Examples:
   edge check && edge reload
@@ -268,6 +276,16 @@ pub struct List {
 pub struct Why {
     #[arg(value_name = "ADDR")]
     pub address: Target,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Audit {
+    /// Only what happened within this time, as 90s, 15m, 4h, 7d, 2w
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::duration::parse)]
+    pub since: Option<Duration>,
+    /// Go on with what happens from now on
+    #[arg(long)]
+    pub follow: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     args::{Address, Global},
+    note,
     output::Complaint,
 };
 use crate::{
@@ -28,12 +29,31 @@ pub fn agent(global: &Global, command: Command) -> Result<Reply, Complaint> {
     Ok(answer?)
 }
 
+/// Told to the agent; `None`: none is there.
+pub fn agent_if_any(global: &Global, command: Command) -> Option<Result<Reply, Failure>> {
+    let request = Request { command, caller: client::caller() };
+    let path = match socket(global) {
+        Ok(path) => path,
+        Err(failure) => return Some(Err(failure)),
+    };
+    match client::call(&path, &request) {
+        Ok(answer) => Some(answer),
+        Err(Silence::Absent(_)) => None,
+        Err(Silence::Failed(failure)) => Some(Err(failure)),
+    }
+}
+
 /// Executed by the agent, else on its pinned maps and its store.
 pub fn agent_or_pins(global: &Global, command: Command) -> Result<Reply, Complaint> {
     let request = Request { command, caller: client::caller() };
     match client::call(&socket(global)?, &request) {
         Ok(answer) => Ok(answer?),
-        Err(Silence::Absent(_)) => Ok(enforce::offline(&config_for(global, &request.command)?, &request)?),
+        Err(Silence::Absent(_)) => {
+            let config = config_for(global, &request.command)?;
+            let answer = enforce::offline(&config, &request);
+            note::carried_out(&config, &request.command, &answer);
+            Ok(answer?)
+        }
         Err(Silence::Failed(failure)) => Err(failure.into()),
     }
 }

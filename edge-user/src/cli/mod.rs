@@ -3,12 +3,14 @@
 
 pub mod args;
 mod ask;
+mod audit;
 mod block;
 mod check;
 mod doctor;
 mod export;
 mod import;
 mod list;
+mod note;
 mod output;
 mod password;
 mod progress;
@@ -58,6 +60,7 @@ fn execute(line: &CommandLine) -> Result<Outcome, Complaint> {
         Command::List(arguments) => list::list(global, arguments),
         Command::Why(arguments) => why::why(global, arguments),
         Command::Status => status::status(global),
+        Command::Audit(arguments) => audit::audit(global, arguments),
         Command::Reload => reload::reload(global),
         Command::Unload => unload::unload(global),
         Command::User(command) => user::user(global, command),

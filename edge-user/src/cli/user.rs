@@ -4,19 +4,41 @@ use serde_json::json;
 
 use super::{
     args::{Global, User as Command},
-    ask,
+    ask, note,
     output::{Complaint, Outcome, relative, table},
     password,
 };
 use crate::{
+    audit::event::Name,
     clock::Wall,
     config::Config,
+    error::Failure,
     printable::printable,
     server::users::{User, UserStore, check_name},
 };
 
 pub fn user(global: &Global, command: &Command) -> Result<Outcome, Complaint> {
     let config = Config::load(&ask::config_file(global), &ask::without_interfaces())?;
+    let done = execute(&config, command);
+    let (name, subject) = noted(command);
+    note::done(global, &config, name, subject, done.as_ref().err());
+    Ok(done?)
+}
+
+/// What the audit log says of it.
+fn noted(command: &Command) -> (Name, Option<&str>) {
+    match command {
+        Command::Add { name, .. } => (Name::UserAdd, Some(name)),
+        Command::Role { name, .. } => (Name::UserRole, Some(name)),
+        Command::List => (Name::UserList, None),
+        Command::Passwd { name } => (Name::UserPasswd, Some(name)),
+        Command::Disable { name } => (Name::UserDisable, Some(name)),
+        Command::Enable { name } => (Name::UserEnable, Some(name)),
+        Command::Remove { name } => (Name::UserRemove, Some(name)),
+    }
+}
+
+fn execute(config: &Config, command: &Command) -> Result<Outcome, Failure> {
     let store = || UserStore::open_or_create(&config.store.auth_directory());
     match command {
         Command::Add { name, roles } => {

@@ -21,15 +21,17 @@ impl Difference {
         at_restart.extend(served(old, new));
         at_restart.extend(learned(&old.learn, learn));
         let Metrics { listen } = metrics;
-        let Log { format, loudness: _ } = log;
+        let Log { format, audit, loudness: _ } = log;
         at_restart.extend(differing([
             ("metrics.listen", *listen != old.metrics.listen),
             ("log.format", *format != old.log.format),
         ]));
         let fixed =
             [(pinned(&old.filter, filter), PINNED), (kept(&old.store, store), KEPT), (asked(&old.admin, admin), ASKED)];
+        let mut reloaded = filtered(&old.filter, filter);
+        reloaded.extend(differing([("log.audit", *audit != old.log.audit)]));
         Difference {
-            reloaded: filtered(&old.filter, filter),
+            reloaded,
             at_restart,
             fixed: fixed.into_iter().flat_map(|(keys, why)| keys.into_iter().map(move |key| (key, why))).collect(),
         }
@@ -186,10 +188,10 @@ mod tests {
         assert_eq!(Difference::between(&old, &said), Difference::default(), "a default that is written out");
         let new = config(&format!(
             "mode = \"development\"\n{FILTER}fragments = \"drop\"\nlimits.syns.per_second = 5\npin_path = \"/sys/fs/bpf/x\"\n\
-             [server]\n[store]\npath = \"/x\"\n[admin]\ngroup = \"x\"\n[learn]\nwindow = \"5m\"\n"
+             [server]\n[log]\naudit = \"/var/log/x\"\n[store]\npath = \"/x\"\n[admin]\ngroup = \"x\"\n[learn]\nwindow = \"5m\"\n"
         ));
         let found = Difference::between(&old, &new);
-        assert_eq!(found.reloaded, ["filter.fragments", "filter.limits.syns"]);
+        assert_eq!(found.reloaded, ["filter.fragments", "filter.limits.syns", "log.audit"]);
         assert_eq!(found.at_restart, ["mode", "server", "learn.window"]);
         assert_eq!(found.fixed, [("filter.pin_path", PINNED), ("store.path", KEPT), ("admin.group", ASKED)]);
         let served = config(&format!("{FILTER}[server]\n[auth]\nissuer = \"x\"\n"));

@@ -9,8 +9,9 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::{Auth, Config, Mode, Tls, raw::Problems, validate::Places};
+use super::{AuditTo, Auth, Config, Mode, Tls, raw::Problems, validate::Places};
 use crate::{
+    audit,
     clock::Wall,
     error::{Blame, Failure},
     server::{tls, x509},
@@ -53,6 +54,11 @@ pub fn read_secret(auth: &Auth) -> Result<SecretString, Failure> {
 
 /// Adds what is wrong with each file, at the key that names it.
 pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
+    if let (AuditTo::File(path), Some(place)) = (&config.log.audit, &places.audit)
+        && let Some(warning) = audit::unwritable(path)
+    {
+        problems.warn(place, warning);
+    }
     let Some(server) = &config.server else { return };
     let production = config.mode == Mode::Production;
     match read_secret(&server.auth) {

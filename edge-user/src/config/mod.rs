@@ -313,6 +313,11 @@ impl Store {
         suffixed(&self.path, "-auth")
     }
 
+    /// Where the audit log is kept that no journal takes.
+    pub fn audit(&self) -> PathBuf {
+        suffixed(&self.path, "-audit")
+    }
+
     /// Where a certificate that edge made itself is kept.
     pub fn self_signed(&self) -> PathBuf {
         suffixed(&self.path, "-self-signed.pem")
@@ -334,8 +339,18 @@ pub struct Admin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
+    pub audit: AuditTo,
     /// How much more is logged than usual.
     pub loudness: i16,
+}
+
+/// Where the audit log goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AuditTo {
+    /// Without a journal: standard error and the store.
+    #[default]
+    Journald,
+    File(PathBuf),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

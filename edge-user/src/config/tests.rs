@@ -113,7 +113,7 @@ fn every_default_is_that_of_the_interface() {
     assert_eq!(config.store.path, Path::new("/var/lib/edge/edge.db"));
     assert_eq!(config.admin.socket, Path::new(DEFAULT_SOCKET));
     assert_eq!(config.admin.group, "edge");
-    assert_eq!(config.log.format, LogFormat::Auto);
+    assert_eq!((config.log.format, config.log.audit), (LogFormat::Auto, AuditTo::Journald));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Admin, Auth, Config, Learn, Log, LogFormat, Metrics, Mode, Overrides, Server, Store, Tls, Weights,
+    Admin, AuditTo, Auth, Config, Learn, Log, LogFormat, Metrics, Mode, Overrides, Server, Store, Tls, Weights,
     filter::FilterPlaces,
     raw::{Node, Place, Problems, Section},
 };
@@ -29,6 +29,7 @@ pub struct Places {
     /// `None`: it is missing beside the other, which is reported already.
     pub cert: Option<Place>,
     pub key: Option<Place>,
+    pub audit: Option<Place>,
 }
 
 /// Reads the document. The result is meaningful only if no problem was added.
@@ -42,6 +43,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
     let (tls, cert, key) = tls(server_section.section("tls", problems), mode, problems);
     let server = server(server_section, tls, auth, problems);
     let (admin, group) = admin(document.section("admin", problems), overrides, problems);
+    let (log, audit) = log(document.section("log", problems), overrides, problems);
     let config = Config {
         file: file.to_owned(),
         mode,
@@ -51,11 +53,11 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         metrics: metrics(document.section("metrics", problems), problems),
         store: store(document.section("store", problems), problems),
         admin,
-        log: log(document.section("log", problems), overrides, problems),
+        log,
         warnings: Vec::new(),
     };
     document.finish(problems);
-    (config, Places { filter: filter_places, group, secret, cert, key })
+    (config, Places { filter: filter_places, group, secret, cert, key, audit })
 }
 
 /// The socket that the config names, whatever else is wrong with it.
@@ -204,7 +206,7 @@ fn admin(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problem
     (admin, place)
 }
 
-fn log(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> Log {
+fn log(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<'_>) -> (Log, Option<Place>) {
     let formats = [
         ("auto", LogFormat::Auto),
         ("journald", LogFormat::Journald),
@@ -212,8 +214,22 @@ fn log(mut section: Section<'_>, overrides: &Overrides, problems: &mut Problems<
         ("text", LogFormat::Text),
     ];
     let format = section.read("format", problems, LogFormat::Auto, |node, p| node.choice(p, &formats));
+    let audit = section.read_placed("audit", problems, audit_to);
     section.finish(problems);
-    Log { format, loudness: overrides.loudness }
+    let place = audit.as_ref().map(|(_, place)| place.clone());
+    let audit = audit.and_then(|(audit, _)| audit).unwrap_or_default();
+    (Log { format, audit, loudness: overrides.loudness }, place)
+}
+
+fn audit_to(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<AuditTo> {
+    match node.text(problems)? {
+        "journald" => Some(AuditTo::Journald),
+        path if path.starts_with('/') && !path.ends_with('/') => Some(AuditTo::File(PathBuf::from(path))),
+        other => {
+            let right = "write `journald`, or the absolute path of a file, as /var/log/edge/audit.log";
+            node.wrong(problems, format!("`{other}` is neither; {right}"))
+        }
+    }
 }
 
 pub(super) fn number(

@@ -19,7 +19,7 @@ use nix::sys::{
 
 use super::{
     handed,
-    protocol::{Answer, MAX_FRAME, Reply, Request},
+    protocol::{Answer, MAX_FRAME, Request},
 };
 use crate::{error::Failure, parcel::Parcel};
 
@@ -66,11 +66,11 @@ fn ssh_client(text: &str) -> Option<IpAddr> {
 
 fn exchange(stream: &UnixStream, request: &Request, parcel: Option<OwnedFd>) -> io::Result<Answer> {
     handed::write_now(stream, request, MAX_FRAME, parcel.as_ref())?;
-    let (mut answer, handed): (Answer, _) = handed::read_now(stream, MAX_FRAME)?;
-    if let Some(parcel) = answer.as_mut().ok().and_then(Reply::parcel_mut) {
-        *parcel = Parcel::open(handed.ok_or(ErrorKind::InvalidData)?)?;
+    let (answer, handed): (Answer, _) = handed::read_now(stream, MAX_FRAME)?;
+    match answer {
+        Ok(reply) => reply.with(handed).map(Ok),
+        Err(failure) => Ok(Err(failure)),
     }
-    Ok(answer)
 }
 
 /// A connection whose every step ends within `patience`; the standard library cannot bound the connecting itself.

@@ -1,11 +1,19 @@
 //! Commands and their answers, as frames: one [`Request`] from the CLI, one [`Answer`] back, then the connection ends. The documents are those of the interface,
 //! section 4.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    io::{self, ErrorKind},
+    net::IpAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    audit::event::Name,
     block::{Origin, Target},
     clock::Wall,
     config::ConfigErrors,
@@ -49,6 +57,12 @@ pub enum Command {
     Disallow {
         targets: Vec<Target>,
     },
+    /// The audit log, or the part of it that was written before it.
+    Audit {
+        former: bool,
+    },
+    /// What the caller has done by itself.
+    Note(Noted),
     /// Read the config again and put into force what differs.
     Reload,
     /// Detach and unpin everything, then end.
@@ -59,7 +73,12 @@ impl Command {
     /// What it changes, in one line for the log; `None`: it only looks.
     pub fn change(&self) -> Option<String> {
         let change = match self {
-            Command::Status | Command::List { .. } | Command::Export { .. } | Command::Why { .. } => return None,
+            Command::Status
+            | Command::List { .. }
+            | Command::Export { .. }
+            | Command::Why { .. }
+            | Command::Audit { .. }
+            | Command::Note(_) => return None,
             Command::Block(BlockRequest { targets, for_seconds, reason, origin, force }) => {
                 let length =
                     for_seconds.map_or_else(|| "until lifted".to_owned(), |seconds| format!("for {seconds} s"));
@@ -104,17 +123,20 @@ impl Command {
 
 impl Reply {
     /// What travels beside it.
-    pub fn parcel(&self) -> Option<&Parcel> {
+    pub fn beside(&self) -> io::Result<Option<Arc<OwnedFd>>> {
         match self {
-            Reply::Listed(parcel) => Some(parcel),
-            _ => None,
+            Reply::Listed(parcel) => parcel.seal().map(Arc::new).map(Some),
+            Reply::Audit(AuditAt { file: Handed(file), .. }) => Ok(file.clone()),
+            _ => Ok(None),
         }
     }
 
-    pub fn parcel_mut(&mut self) -> Option<&mut Parcel> {
+    /// What has travelled beside it.
+    pub fn with(self, handed: Option<OwnedFd>) -> io::Result<Reply> {
         match self {
-            Reply::Listed(parcel) => Some(parcel),
-            _ => None,
+            Reply::Listed(_) => Ok(Reply::Listed(Parcel::open(handed.ok_or(ErrorKind::InvalidData)?)?)),
+            Reply::Audit(at) => Ok(Reply::Audit(AuditAt { file: Handed(handed.map(Arc::new)), ..at })),
+            other => Ok(other),
         }
     }
 }
@@ -158,6 +180,46 @@ pub struct UnblockRequest {
     pub origin: Option<Origin>,
 }
 
+/// One of the commands that need no agent, as its audit log is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    pub name: Name,
+    pub subject: Option<String>,
+    /// Why it was refused; `None`: it was done.
+    pub refused: Option<String>,
+}
+
+impl Noted {
+    /// Whatever the agent does itself it notes itself.
+    pub fn accepted(&self) -> Answer {
+        match self.name.text().starts_with("user.") {
+            true => Ok(Reply::Noted),
+            false => Err(Failure::usage(format!("{} is not noted for others", self.name.text()))),
+        }
+    }
+}
+
+/// Where the audit log is; the journal where there is no path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditAt {
+    pub path: Option<PathBuf>,
+    /// Open for reading; empty where there is no such file.
+    #[serde(skip)]
+    pub file: Handed,
+}
+
+/// A file that travels beside an answer.
+#[derive(Clone, Debug, Default)]
+pub struct Handed(pub Option<Arc<OwnedFd>>);
+
+impl PartialEq for Handed {
+    fn eq(&self, other: &Handed) -> bool {
+        self.0.as_ref().map(AsRawFd::as_raw_fd) == other.0.as_ref().map(AsRawFd::as_raw_fd)
+    }
+}
+
+impl Eq for Handed {}
+
 pub type Answer = Result<Reply, Failure>;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -173,6 +235,8 @@ pub enum Reply {
     Reloaded(Reloaded),
     /// The config is not good, or cannot be put into force: nothing was changed.
     Refused(ConfigErrors),
+    Audit(AuditAt),
+    Noted,
     /// What `unload` took away.
     Unloaded(Unloaded),
 }

@@ -126,9 +126,9 @@ async fn exchange(
         },
         Err(failure) => Err(failure),
     };
-    let parcel = answer.as_ref().ok().and_then(Reply::parcel).map(Parcel::seal).transpose()?;
+    let beside = answer.as_ref().map_or(Ok(None), Reply::beside)?;
     timeout(WRITE_PATIENCE, async {
-        handed::write(&mut stream, &answer, MAX_FRAME, parcel.as_ref()).await?;
+        handed::write(&mut stream, &answer, MAX_FRAME, beside.as_deref()).await?;
         stream.shutdown().await
     })
     .await?

@@ -292,6 +292,11 @@ impl<T: Tables> Enforcer<T> {
         self.drops.note(sample);
     }
 
+    /// The reason of the block that holds.
+    pub fn why_blocked(&self, address: IpAddr, now: Now) -> Option<String> {
+        self.ledger.holding(address, now).map(|block| block.reason)
+    }
+
     pub fn signed_in(&mut self, peer: IpAddr, account: &str) {
         self.learner.success(peer, account);
     }

@@ -37,6 +37,8 @@ pub struct Snapshot {
     /// What the server said last; of it only the series that edge knows are shown.
     pub server: link::Metrics,
     pub store_ok: bool,
+    /// Whether the last attempt to write the audit log succeeded.
+    pub audit_ok: bool,
     pub dry_run: bool,
 }
 
@@ -69,6 +71,7 @@ fn text(snapshot: &Snapshot, own: &Own) -> Result<String, prometheus::Error> {
         "Whether the stores, of blocks and of users, can be used.",
         snapshot.store_ok.into(),
     )?))?;
+    add(Box::new(gauge("edge_audit_ok", "Whether the audit log can be written.", snapshot.audit_ok.into())?))?;
     add(Box::new(gauge("edge_dry_run", "Whether nothing is dropped, only counted.", snapshot.dry_run.into())?))?;
     add(Box::new(auth_requests(&snapshot.server)?))?;
     add(Box::new(tls_handshakes(&snapshot.server)?))?;
@@ -181,6 +184,7 @@ mod tests {
             interfaces: vec![("eth0".to_owned(), "native".to_owned(), true)],
             map_entries: vec![("BLOCKED4", 0, 1000)],
             store_ok: true,
+            audit_ok: true,
             ..Snapshot::default()
         }
     }
@@ -227,12 +231,13 @@ mod tests {
             "edge_config_last_reload_successful",
             "edge_config_last_reload_success_timestamp_seconds",
             "edge_store_ok",
+            "edge_audit_ok",
             "process_cpu_seconds_total",
             "process_resident_memory_bytes",
             "process_open_fds",
             "process_start_time_seconds",
         ];
-        let not_zero = ["edge_build_info", "edge_xdp_attached", "edge_map_capacity", "edge_store_ok"];
+        let not_zero = ["edge_build_info", "edge_xdp_attached", "edge_map_capacity", "edge_store_ok", "edge_audit_ok"];
         for family in families {
             let mut of_family = found.iter().filter(|(series, _)| series.split('{').next() == Some(family)).peekable();
             assert!(of_family.peek().is_some(), "{family} is missing in\n{text}");

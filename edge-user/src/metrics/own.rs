@@ -60,16 +60,19 @@ impl Drift {
 pub enum Lost {
     /// Offences that the server reported.
     Server,
+    /// Events that the audit log had no room for, or the server no room to report.
+    Audit,
     /// Samples of drops that found the kernel's ring buffer full.
     Ring,
 }
 
 impl Lost {
-    pub const ALL: [Lost; 2] = [Lost::Server, Lost::Ring];
+    pub const ALL: [Lost; 3] = [Lost::Server, Lost::Audit, Lost::Ring];
 
     pub const fn name(self) -> &'static str {
         match self {
             Lost::Server => "server",
+            Lost::Audit => "audit",
             Lost::Ring => "ring",
         }
     }

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use crate::frame::{frame, read, write};
-use crate::logging::Logging;
+use crate::{audit::attempt::Attempt, logging::Logging};
 
 /// The largest frame that the agent takes from the server.
 pub const MAX_FROM_SERVER: usize = 64 << 10;
@@ -30,6 +30,9 @@ pub enum FromServer {
     Offence(Offence),
     /// A good login: takes back the failures of that name from that address.
     SignedIn { peer: SocketAddr, account: String },
+    /// For the audit log: what came of requests, at most [`AT_ONCE`](crate::audit::attempt::AT_ONCE) of them, in their order; and how many more
+    /// there was no room for.
+    Audit { attempts: Vec<Attempt>, lost: u64 },
     /// Sent every second: the server's own counters.
     Metrics(Metrics),
 }

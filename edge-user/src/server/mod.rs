@@ -151,7 +151,7 @@ async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) 
     shared.auth.probe_store().await;
     tokio::spawn(count(shared.clone(), report.clone()));
     tokio::select! {
-        result = send(to_send, &mut writes) => result,
+        result = send(to_send, &report, &mut writes) => result,
         result = obey(&mut reads, &shared, &report, &drain) => result,
         () = drained(&shared) => Ok(()),
     }
@@ -174,13 +174,26 @@ fn build(config: ServerConfig, report: &Arc<Report>, draining: watch::Receiver<b
     })
 }
 
-async fn send(mut to_send: mpsc::Receiver<FromServer>, writes: &mut OwnedWriteHalf) -> Result<(), Failure> {
-    while let Some(message) = to_send.recv().await {
-        if link::write(writes, &message, MAX_FROM_SERVER).await.is_err() {
-            break;
+/// What is for the audit log goes before what was reported after it.
+async fn send(
+    mut to_send: mpsc::Receiver<FromServer>,
+    report: &Report,
+    writes: &mut OwnedWriteHalf,
+) -> Result<(), Failure> {
+    loop {
+        let message = tokio::select! {
+            message = to_send.recv() => match message {
+                Some(message) => Some(message),
+                None => return Ok(()),
+            },
+            () = report.attempted() => None,
+        };
+        for message in std::iter::from_fn(|| report.attempts()).chain(message) {
+            if link::write(writes, &message, MAX_FROM_SERVER).await.is_err() {
+                return Ok(());
+            }
         }
     }
-    Ok(())
 }
 
 /// Does what the agent says until it is gone.

@@ -1,7 +1,8 @@
 //! The server's side of the link: what is sent to the agent, and the answers that requests wait for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
+    mem,
     net::SocketAddr,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -11,21 +12,34 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::timeout,
 };
 
 use super::link::{FromServer, Kind, Metrics, Offence};
+use crate::audit::attempt::{AT_ONCE, Attempt};
 
 /// How long a refusal waits for the agent's word, then it is sent without it.
 const JUDGED_WITHIN: Duration = Duration::from_secs(1);
 /// The longest user name that is reported, in bytes.
 const MAX_ACCOUNT: usize = 256;
+/// Attempts that may wait for the agent.
+const ATTEMPTS: usize = 4_096;
 
 pub struct Report {
     out: mpsc::Sender<FromServer>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
     next: AtomicU64,
+    attempts: Mutex<Attempts>,
+    attempted: Notify,
+}
+
+/// What is to be told to the audit log. The agent takes it as fast as it can; a stranger's requests may come faster.
+#[derive(Default)]
+struct Attempts {
+    list: VecDeque<Attempt>,
+    /// How many found no room.
+    lost: u64,
 }
 
 /// Both ends of an accepted connection.
@@ -38,7 +52,38 @@ pub struct Ends {
 impl Report {
     /// What comes out of `out` goes to the agent.
     pub fn new(out: mpsc::Sender<FromServer>) -> Report {
-        Report { out, waiting: Mutex::default(), next: AtomicU64::new(1) }
+        Report {
+            out,
+            waiting: Mutex::default(),
+            next: AtomicU64::new(1),
+            attempts: Mutex::default(),
+            attempted: Notify::new(),
+        }
+    }
+
+    /// For the audit log. It goes out before whatever is reported after it.
+    pub fn attempt(&self, attempt: Attempt) {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if attempts.list.len() < ATTEMPTS {
+            attempts.list.push_back(attempt.bounded());
+        } else {
+            attempts.lost += 1;
+        }
+        drop(attempts);
+        self.attempted.notify_one();
+    }
+
+    /// Waits until there is one. Cancel-safe.
+    pub async fn attempted(&self) {
+        self.attempted.notified().await;
+    }
+
+    /// The next message of them, if there are any.
+    pub fn attempts(&self) -> Option<FromServer> {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = attempts.list.len().min(AT_ONCE);
+        let (list, lost) = (attempts.list.drain(..count).collect::<Vec<_>>(), mem::take(&mut attempts.lost));
+        (!list.is_empty() || lost > 0).then_some(FromServer::Audit { attempts: list, lost })
     }
 
     /// Reports a refused credential and waits until the agent has judged; whether the client is blocked now.
@@ -102,6 +147,7 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::attempt::Endpoint;
 
     #[tokio::test]
     async fn an_offence_waits_for_its_answer_and_no_longer_than_a_second() {
@@ -119,5 +165,27 @@ mod tests {
         assert!(blocked);
         assert!(!report.offence(Kind::Token, ends, None).await);
         assert!(report.waiting().is_empty());
+    }
+
+    #[tokio::test]
+    async fn attempts_wait_in_their_order_up_to_a_bound_and_the_others_are_counted() {
+        let report = Report::new(mpsc::channel(1).0);
+        assert_eq!(report.attempts(), None);
+        let attempt = |number: usize| Attempt {
+            endpoint: Endpoint::Verify,
+            peer: "203.0.113.7".parse().unwrap(),
+            subject: Some(number.to_string()),
+            refused: None,
+            request_id: None,
+        };
+        (0..ATTEMPTS + 7).for_each(|number| report.attempt(attempt(number)));
+        report.attempted().await;
+        let (mut all, mut all_lost) = (Vec::new(), 0);
+        while let Some(FromServer::Audit { attempts, lost }) = report.attempts() {
+            assert!(attempts.len() <= AT_ONCE);
+            all.extend(attempts);
+            all_lost += lost;
+        }
+        assert_eq!((all, all_lost), ((0..ATTEMPTS).map(attempt).collect::<Vec<_>>(), 7));
     }
 }

@@ -54,7 +54,8 @@ fn a_server_that_was_left_over_is_no_hindrance() -> Result<()> {
 fn agent_and_server_log_alike() -> Result<()> {
     let lab = Lab::new()?;
     let mut edge = Edge::new(&lab)?;
-    edge.config.text("log", "format", "json");
+    let audit = edge.path("audit.log");
+    edge.config.text("log", "format", "json").text("log", "audit", audit);
     edge.arguments = vec!["-v".to_owned()];
     edge.run()?;
     // What the server tells only of those who ask for more.

@@ -29,7 +29,9 @@ pub enum Denial {
         account: Option<String>,
     },
     /// The credential is good, its roles do not suffice.
-    Forbidden,
+    Forbidden {
+        account: String,
+    },
     NotFound,
     /// Another method is needed: those.
     Method(&'static str),
@@ -48,7 +50,7 @@ impl Denial {
         match self {
             Denial::NoCredential => Outcome::Missing,
             Denial::Login { .. } | Denial::Token { .. } => Outcome::Refused,
-            Denial::Forbidden => Outcome::Forbidden,
+            Denial::Forbidden { .. } => Outcome::Forbidden,
             Denial::NotFound
             | Denial::Method(_)
             | Denial::Malformed
@@ -79,7 +81,7 @@ impl Denial {
                 WWW_AUTHENTICATE,
                 "Bearer realm=\"edge\", error=\"invalid_token\", error_description=\"the token is not good\"",
             ),
-            Denial::Forbidden => {
+            Denial::Forbidden { .. } => {
                 set(&mut response, WWW_AUTHENTICATE, "Bearer realm=\"edge\", error=\"insufficient_scope\"");
             }
             Denial::Method(allow) => set(&mut response, ALLOW, allow),
@@ -95,7 +97,7 @@ impl Denial {
             Denial::NoCredential => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Denial::Login { .. } => (StatusCode::UNAUTHORIZED, "invalid_credentials"),
             Denial::Token { .. } => (StatusCode::UNAUTHORIZED, "invalid_token"),
-            Denial::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+            Denial::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden"),
             Denial::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Denial::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Denial::Malformed => (StatusCode::BAD_REQUEST, "invalid_request"),

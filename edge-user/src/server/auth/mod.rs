@@ -3,6 +3,7 @@
 //! requests and answers, nothing of sockets.
 
 mod answer;
+mod audited;
 mod hashing;
 mod store;
 pub mod token;
@@ -38,7 +39,7 @@ use super::{
     report::{Ends, Report},
     users::{Account, Refreshed, Session, password_matches},
 };
-use crate::{block::Target, clock::Wall, error::Failure};
+use crate::{audit::attempt::is_request_id, block::Target, clock::Wall, error::Failure};
 
 /// The longest body under `/auth/`, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -94,6 +95,18 @@ pub enum Outcome {
     Invalid,
     /// 503.
     Unavailable,
+}
+
+/// An answer that is no refusal, and whom it concerns.
+struct Good {
+    response: Response<Full<Bytes>>,
+    subject: Option<String>,
+}
+
+impl Good {
+    fn of(response: Response<Full<Bytes>>, subject: impl Into<Option<String>>) -> Good {
+        Good { response, subject: subject.into() }
+    }
 }
 
 /// Whom a good credential names.
@@ -242,6 +255,7 @@ impl Auth {
     {
         let endpoint = Endpoint::of(request.uri().path());
         let under_auth = request.uri().path() == "/auth" || request.uri().path().starts_with("/auth/");
+        let request_id = request_id(request.headers());
         let result = match endpoint {
             _ if head_too_large(&request) => Err(Denial::HeadTooLarge),
             Some(endpoint) => self.endpoint(endpoint, ends, request).await,
@@ -250,9 +264,12 @@ impl Auth {
         let outcome = result.as_ref().map_or_else(Denial::outcome, |_| Outcome::Success);
         if let Some(endpoint) = endpoint {
             self.counters.auth(endpoint, outcome);
+            if let Some(attempt) = audited::attempt(endpoint, ends.peer, &result, request_id) {
+                self.report.attempt(attempt);
+            }
         }
         let mut answer = match result {
-            Ok(response) => Answer { response, close: false },
+            Ok(good) => Answer { response: good.response, close: false },
             Err(denial) => {
                 Answer { close: self.is_blocked(&denial, ends).await, response: denial.response(under_auth) }
             }
@@ -261,12 +278,7 @@ impl Auth {
         answer
     }
 
-    async fn endpoint<B>(
-        &self,
-        endpoint: Endpoint,
-        ends: Ends,
-        request: Request<B>,
-    ) -> Result<Response<Full<Bytes>>, Denial>
+    async fn endpoint<B>(&self, endpoint: Endpoint, ends: Ends, request: Request<B>) -> Result<Good, Denial>
     where
         B: Body<Data = Bytes> + Send,
     {
@@ -277,9 +289,9 @@ impl Auth {
             Endpoint::Logout => self.logout(request.headers()).await,
             Endpoint::Me => self.me(request.headers()),
             Endpoint::Verify => self.verify(request.headers(), request.uri().query()),
-            Endpoint::Health => Ok(json_answer(StatusCode::OK, &json!({"status": "ok"}))),
-            Endpoint::Ready => self.ready(),
-            Endpoint::Status => Ok(self.status()),
+            Endpoint::Health => Ok(Good::of(json_answer(StatusCode::OK, &json!({"status": "ok"})), None)),
+            Endpoint::Ready => self.ready().map(|response| Good::of(response, None)),
+            Endpoint::Status => Ok(Good::of(self.status(), None)),
         }
     }
 
@@ -294,7 +306,7 @@ impl Auth {
         }
     }
 
-    async fn login<B>(&self, ends: Ends, request: Request<B>) -> Result<Response<Full<Bytes>>, Denial>
+    async fn login<B>(&self, ends: Ends, request: Request<B>) -> Result<Good, Denial>
     where
         B: Body<Data = Bytes> + Send,
     {
@@ -312,41 +324,42 @@ impl Auth {
         let begun = self.store.write(move |store| store.begin_session(&account, now, ttl)).await?;
         let session = begun.ok_or_else(refused)?;
         self.report.signed_in(ends, &session.user).await;
-        self.tokens_for(&session, now)
+        self.tokens_for(session, now)
     }
 
-    async fn refresh<B>(&self, request: Request<B>) -> Result<Response<Full<Bytes>>, Denial>
+    async fn refresh<B>(&self, request: Request<B>) -> Result<Good, Denial>
     where
         B: Body<Data = Bytes> + Send,
     {
         let Refresh { refresh_token } = self.body(request).await?;
         let (now, ttl) = (Wall::now(), self.refresh_ttl);
         match self.store.write(move |store| store.refresh(&refresh_token, now, ttl)).await? {
-            Refreshed::Good(session) => self.tokens_for(&session, now),
+            Refreshed::Good(session) => self.tokens_for(session, now),
             Refreshed::Spent => Err(Denial::Token { guessed: false, account: None }),
             Refreshed::Unknown => Err(Denial::Token { guessed: true, account: None }),
         }
     }
 
-    async fn logout(&self, headers: &HeaderMap) -> Result<Response<Full<Bytes>>, Denial> {
+    async fn logout(&self, headers: &HeaderMap) -> Result<Good, Denial> {
         let caller = self.identify(headers)?;
         if let Some(Stamp { family, .. }) = caller.stamp {
             self.store.write(move |store| store.end_session(family)).await?;
         }
         let mut response = Response::default();
         *response.status_mut() = StatusCode::NO_CONTENT;
-        Ok(response)
+        Ok(Good::of(response, caller.account.name))
     }
 
-    fn me(&self, headers: &HeaderMap) -> Result<Response<Full<Bytes>>, Denial> {
+    fn me(&self, headers: &HeaderMap) -> Result<Good, Denial> {
         let Identified { account, .. } = self.identify(headers)?;
-        Ok(json_answer(StatusCode::OK, &json!({"username": account.name, "roles": account.roles})))
+        let response = json_answer(StatusCode::OK, &json!({"username": account.name, "roles": account.roles}));
+        Ok(Good::of(response, account.name))
     }
 
-    fn verify(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Response<Full<Bytes>>, Denial> {
+    fn verify(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Good, Denial> {
         let Identified { account, .. } = self.identify(headers)?;
         if !required_roles(query.unwrap_or_default()).all(|role| account.roles.contains(&role)) {
-            return Err(Denial::Forbidden);
+            return Err(Denial::Forbidden { account: account.name });
         }
         let mut response = json_answer(StatusCode::OK, &json!({"username": account.name, "roles": account.roles}));
         for (name, value) in
@@ -355,7 +368,7 @@ impl Auth {
             let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Denial::Unavailable)?;
             response.headers_mut().insert(name, value);
         }
-        Ok(response)
+        Ok(Good::of(response, account.name))
     }
 
     fn ready(&self) -> Result<Response<Full<Bytes>>, Denial> {
@@ -389,7 +402,7 @@ impl Auth {
         if good { Ok(Identified { account, stamp: caller.stamp }) } else { Err(revoked()) }
     }
 
-    fn tokens_for(&self, session: &Session, now: Wall) -> Result<Response<Full<Bytes>>, Denial> {
+    fn tokens_for(&self, session: Session, now: Wall) -> Result<Good, Denial> {
         let stamp = Stamp { generation: session.generation, family: session.family };
         let access_token = self.tokens.issue(&session.user, stamp, now).map_err(|failure| {
             tracing::error!("{failure}");
@@ -401,7 +414,7 @@ impl Auth {
             "expires_in": self.tokens.ttl().as_secs(),
             "refresh_token": session.refresh_token,
         });
-        Ok(json_answer(StatusCode::OK, &body))
+        Ok(Good::of(json_answer(StatusCode::OK, &body), session.user))
     }
 
     async fn body<T, B>(&self, request: Request<B>) -> Result<T, Denial>
@@ -438,6 +451,11 @@ where
         }
     }
     if came > MAX_BODY { Err(Denial::TooLarge) } else { Ok(body) }
+}
+
+/// What the client, or a proxy before this server, calls the request.
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    headers.get("x-request-id")?.to_str().ok().filter(|id| is_request_id(id)).map(str::to_owned)
 }
 
 /// Whether the request line and the header fields are longer than a head may be.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    config::{Log, LogFormat},
+    config::{AuditTo, Log, LogFormat},
     logging::Logging,
     server::{
         link::{FromServer, Offence},
@@ -29,7 +29,7 @@ fn world() -> World {
     let mut users = UserStore::open(directory.path()).unwrap();
     users.add("alice", "correct horse", &["chat".to_owned()]).unwrap();
     let config = ServerConfig {
-        logging: Logging::of(&Log { format: LogFormat::Text, loudness: 0 }),
+        logging: Logging::of(&Log { format: LogFormat::Text, audit: AuditTo::Journald, loudness: 0 }),
         production: true,
         certificate_pem: String::new(),
         key_pem: String::new(),

@@ -1,0 +1,43 @@
+//! Telling the audit log of what a command has done by itself: the agent writes it, and where none runs, the caller. What
+//! cannot be told is warned of; the command is done all the same.
+
+use super::{args::Global, ask};
+use crate::{
+    audit,
+    config::Config,
+    control::protocol::{Answer, Command, Noted},
+    error::Failure,
+    printable::printable,
+};
+
+/// A command that no agent takes part in.
+pub fn done(
+    global: &Global,
+    config: &Config,
+    name: audit::event::Name,
+    subject: Option<&str>,
+    refused: Option<&Failure>,
+) {
+    let noted =
+        Noted { name, subject: subject.map(str::to_owned), refused: refused.map(|failure| failure.message.clone()) };
+    match ask::agent_if_any(global, Command::Note(noted.clone())) {
+        Some(Ok(_)) => {}
+        Some(Err(failure)) => warn(&failure.message),
+        None => written(config, vec![audit::noted(&noted)]),
+    }
+}
+
+/// A command that the agent would have carried out.
+pub fn carried_out(config: &Config, command: &Command, answer: &Answer) {
+    written(config, audit::carried_out(command, answer));
+}
+
+fn written(config: &Config, events: Vec<audit::event::Event>) {
+    if let Err(error) = audit::write_now(config, events) {
+        warn(&error.to_string());
+    }
+}
+
+fn warn(why: &str) {
+    eprintln!("edge: warning: the audit log could not be told of it: {}", printable(why));
+}
