@@ -2,7 +2,7 @@
 //! sides must agree on.
 
 /// Raised whenever a layout or a meaning in this crate changes. Pinned maps of another version are never reinterpreted.
-pub const ABI: u32 = 6;
+pub const ABI: u32 = 7;
 
 /// The XDP program.
 pub const PROGRAM: &str = "edge";

@@ -1,6 +1,7 @@
 //! Cache-line tables: how a key finds its two candidate lines, and how entries are packed into them.
 //!
-//! A look-up costs at most two cache misses and no helper call, and a drop is counted in the line that was found. The agent is the only writer, through a memory
+//! A look-up costs one cache miss as a rule, two at most, and no helper call: the second line is looked into only where the
+//! first says that entries of its own are elsewhere. A drop is counted in the line that was found. The agent is the only writer, through a memory
 //! mapping; each entry comes into force and ends with one store of 8 bytes. Lines are never rearranged: what finds
 //! both its lines full becomes a prefix of full length in the trie.
 
@@ -52,18 +53,19 @@ pub struct Hits {
 }
 
 /// [`Hits`] in one word, in the line of its entry, so that a drop pays one addition and no further cache line: packets in
-/// the low 24 bits, bytes in 39, and whether there is more of them in `SPILLED`. Whoever finds it half full moves it
-/// there; until then every CPU has room for half a word more.
+/// the low 24 bits, bytes in 38, and two flags. Whoever finds it half full moves it to `SPILLED`; until then every CPU has
+/// room for half a word more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Count(u64);
 
 impl Count {
-    pub const NONE: Count = Count(0);
-    /// Nothing since it was moved.
-    pub const SPILLED: Count = Count(1 << 63);
+    /// There is more of it in `SPILLED`.
+    pub const SPILLED: u64 = 1 << 63;
+    /// Of a line's first slot, and of the line: entries whose first line it is lie in their second.
+    pub const OVERFLOWN: u64 = 1 << 62;
     const PACKET_BITS: u32 = 24;
-    const BYTE_BITS: u32 = 39;
+    const BYTE_BITS: u32 = 38;
     const HALF_FULL: u64 = 1 << (Self::PACKET_BITS - 1) | 1 << (Self::PACKET_BITS + Self::BYTE_BITS - 1);
 
     #[inline(always)]
@@ -96,7 +98,24 @@ impl Count {
 
     #[inline(always)]
     pub const fn is_spilled(self) -> bool {
-        self.0 & Self::SPILLED.0 != 0
+        self.0 & Self::SPILLED != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_overflown(self) -> bool {
+        self.0 & Self::OVERFLOWN != 0
+    }
+
+    /// Nothing was counted yet.
+    #[inline(always)]
+    pub const fn is_new(self) -> bool {
+        self.0 & !Self::OVERFLOWN == 0
+    }
+
+    /// What stays in the word once its hits are in `SPILLED`.
+    #[inline(always)]
+    pub const fn emptied(self) -> u64 {
+        self.0 & Self::OVERFLOWN | Self::SPILLED
     }
 
     #[inline(always)]
@@ -372,11 +391,13 @@ mod tests {
         assert_eq!(Count::of(hits), Some(Count::from_bits(word)));
         assert!(!Count::from_bits(word).is_half_full());
         assert!(Count::from_bits(word + Count::packet(1500)).is_half_full());
-        assert!(Count::from_bits(Count::packet(1 << 38)).is_half_full());
-        let beside = Count::from_bits(Count::SPILLED.bits() + word);
-        assert!(beside.is_spilled() && beside.hits() == hits);
+        assert!(Count::from_bits(Count::packet(1 << 37)).is_half_full());
+        let beside = Count::from_bits(Count::SPILLED | Count::OVERFLOWN | word);
+        assert!(beside.is_spilled() && beside.is_overflown() && !beside.is_half_full() && beside.hits() == hits);
+        assert_eq!(beside.emptied(), Count::SPILLED | Count::OVERFLOWN);
+        assert!(Count::from_bits(Count::OVERFLOWN).is_new() && !Count::from_bits(Count::SPILLED).is_new());
         assert_eq!(Count::of(Hits { packets: 1 << 23, bytes: 0 }), None);
-        assert_eq!(Count::of(Hits { packets: 0, bytes: 1 << 38 }), None);
+        assert_eq!(Count::of(Hits { packets: 0, bytes: 1 << 37 }), None);
     }
 
     #[test]

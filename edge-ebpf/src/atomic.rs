@@ -30,20 +30,6 @@ pub unsafe fn fetch_add(place: *mut u64, value: u64) -> u64 {
     was
 }
 
-/// Writes `new`; gives what the word was.
-///
-/// # Safety
-/// `place` must point into a map's value and be aligned to 8 bytes.
-#[inline(always)]
-pub unsafe fn exchange(place: *mut u64, new: u64) -> u64 {
-    let mut was = new;
-    // SAFETY: the caller's; the instruction reads and writes that one word.
-    unsafe {
-        asm!("{was} = xchg_64({place} + 0, {was})", place = in(reg) place, was = inout(reg) was, options(nostack))
-    }
-    was
-}
-
 /// Writes `new` where the word is `old`; whether it was.
 ///
 /// # Safety

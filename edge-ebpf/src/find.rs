@@ -28,30 +28,29 @@ pub trait Line {
     type Key: Copy;
     const SLOTS: usize;
     const SINGLE: Single;
-    /// The word that tells an entry from most others.
-    fn word(line: *const Self, slot: usize) -> u64;
-    /// The end of the entry with this word, if it is the key's and not an empty slot.
-    fn until(line: *const Self, slot: usize, word: u64, key: Self::Key) -> Option<Until>;
+    /// The end of the entry, if it is the key's and not an empty slot.
+    fn until(line: *const Self, slot: usize, key: Self::Key) -> Option<Until>;
     fn count(line: *mut Self, slot: usize) -> *mut Count;
 }
 
 #[inline(always)]
 pub fn find<L: Line>(table: &Array<L, 1, MAPPED>, candidates: [u32; 2], key: L::Key) -> Option<Found> {
     let [near, far] = candidates;
-    let lines = [table.get_ptr_mut(near)?, table.get_ptr_mut(far)?];
-    // Read before anything is compared, so that both lines come from memory at the same time.
-    let words = lines.map(|line| L::word(line, 0));
-    match look(lines[0], near, words[0], key) {
-        None => look(lines[1], far, words[1], key),
-        found => found,
+    let line = table.get_ptr_mut(near)?;
+    if let Some(found) = look(line, near, key) {
+        return Some(found);
     }
+    // SAFETY: every line has a first slot.
+    if !unsafe { read_volatile(L::count(line, 0)) }.is_overflown() {
+        return None;
+    }
+    look(table.get_ptr_mut(far)?, far, key)
 }
 
 #[inline(always)]
-fn look<L: Line>(line: *mut L, index: u32, first: u64, key: L::Key) -> Option<Found> {
+fn look<L: Line>(line: *mut L, index: u32, key: L::Key) -> Option<Found> {
     for slot in 0..L::SLOTS {
-        let word = if slot == 0 { first } else { L::word(line, slot) };
-        if let Some(until) = L::until(line, slot, word, key) {
+        if let Some(until) = L::until(line, slot, key) {
             let spill = L::SINGLE.spill(index * L::SLOTS as u32 + slot as u32);
             return Some(Found { until, count: L::count(line, slot), spill });
         }
@@ -65,14 +64,9 @@ impl Line for Line4 {
     const SINGLE: Single = Single::Four;
 
     #[inline(always)]
-    fn word(line: *const Line4, slot: usize) -> u64 {
+    fn until(line: *const Line4, slot: usize, key: Addr4) -> Option<Until> {
         // SAFETY: the slot is within the line.
-        unsafe { read_volatile(&raw const (*line).entries[slot]) }.bits()
-    }
-
-    #[inline(always)]
-    fn until(_: *const Line4, _: usize, word: u64, key: Addr4) -> Option<Until> {
-        let entry = Entry4::from_bits(word);
+        let entry = unsafe { read_volatile(&raw const (*line).entries[slot]) };
         // An empty slot reads as 0.0.0.0 with the end that never holds.
         (entry.is_of(key) && entry.until() != Until::EMPTY).then_some(entry.until())
     }
@@ -91,14 +85,9 @@ impl Line for LineUnit6 {
     const SINGLE: Single = Single::Unit;
 
     #[inline(always)]
-    fn word(line: *const LineUnit6, slot: usize) -> u64 {
+    fn until(line: *const LineUnit6, slot: usize, key: u64) -> Option<Until> {
         // SAFETY: the slot is within the line.
-        unsafe { read_volatile(&raw const (*line).units[slot]) }
-    }
-
-    #[inline(always)]
-    fn until(line: *const LineUnit6, slot: usize, word: u64, key: u64) -> Option<Until> {
-        if word != key {
+        if unsafe { read_volatile(&raw const (*line).units[slot]) } != key {
             return None;
         }
         // SAFETY: the slot is within the line.
@@ -118,15 +107,11 @@ impl Line for LineHost6 {
     const SINGLE: Single = Single::Host;
 
     #[inline(always)]
-    fn word(line: *const LineHost6, slot: usize) -> u64 {
+    fn until(line: *const LineHost6, slot: usize, key: Addr6) -> Option<Until> {
         // SAFETY: the slot is within the line.
-        unsafe { read_volatile(&raw const (*line).lows[slot]) }
-    }
-
-    #[inline(always)]
-    fn until(line: *const LineHost6, slot: usize, word: u64, key: Addr6) -> Option<Until> {
-        // SAFETY: the slot is within the line.
-        if word != key.low() || unsafe { read_volatile(&raw const (*line).units[slot]) } != key.unit() {
+        let [unit, low] =
+            unsafe { [&raw const (*line).units[slot], &raw const (*line).lows[slot]].map(|half| read_volatile(half)) };
+        if low != key.low() || unit != key.unit() {
             return None;
         }
         // SAFETY: the slot is within the line.
@@ -154,11 +139,12 @@ impl Found {
         if was.is_half_full() {
             spill(self.count, self.spill);
         }
-        if was.bits() == 0 { Block::First } else { Block::Again }
+        if was.is_new() { Block::First } else { Block::Again }
     }
 }
 
-/// Moves a count out of its line. Where `SPILLED` has no room it begins anew: lost is then the count, never the block.
+/// Moves a count out of its line. Where another CPU counts meanwhile, the next packet tries again; where `SPILLED` has no
+/// room the count begins anew, for there is none left in the word either.
 #[cold]
 #[inline(never)]
 fn spill(count: *mut Count, key: u64) {
@@ -167,8 +153,13 @@ fn spill(count: *mut Count, key: u64) {
         let _ = SPILLED.insert(key, Hits::default(), u64::from(BPF_NOEXIST));
     }
     // SAFETY: a word of a line, aligned as lines are.
-    let hits = Count::from_bits(unsafe { atomic::exchange(count.cast(), Count::SPILLED.bits()) }).hits();
+    let full = unsafe { read_volatile(count) };
+    // SAFETY: as above.
+    if !full.is_half_full() || !unsafe { atomic::swap(count.cast(), full.bits(), full.emptied()) } {
+        return;
+    }
     if let Some(place) = SPILLED.get_ptr_mut(key) {
+        let hits = full.hits();
         // SAFETY: a value of a map, aligned as its type is.
         unsafe {
             atomic::add(&raw mut (*place).bytes, hits.bytes);

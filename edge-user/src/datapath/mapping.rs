@@ -50,6 +50,12 @@ impl Mapping {
         }
     }
 
+    pub fn clear_bits(&self, index: usize, bits: u64) {
+        if let Some(word) = self.words().get(index) {
+            word.fetch_and(!bits, Ordering::AcqRel);
+        }
+    }
+
     pub fn add(&self, index: usize, value: u64) {
         if let Some(word) = self.words().get(index) {
             word.fetch_add(value, Ordering::AcqRel);

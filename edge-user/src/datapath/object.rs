@@ -32,7 +32,8 @@ pub struct Plan {
     pub lines4: u32,
     pub unit_lines6: u32,
     pub host_lines6: u32,
-    pub prefixes: u32,
+    /// Of each family, addresses included that find no room in their table; a trie takes room as it is needed.
+    pub nets: u32,
     /// 1 where the rate is not limited.
     pub syn_lines: u32,
     pub packet_lines: u32,
@@ -48,7 +49,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// IPv4: half as many slots again as addresses, so that of a million one or two thousand find both their lines full
+    /// IPv4: two slots for each address, so that of a million some 50,000 lie in their second line and 4,000 find both full
     /// and become prefixes. IPv6: half and an eighth as many.
     pub fn of(filter: &config::Filter) -> Plan {
         let lines = |slots: u64, a_line: usize| (slots.div_ceil(a_line as u64) as u32).max(64);
@@ -57,10 +58,10 @@ impl Plan {
             if rate.is_some() { 1 << RateGeometry::lines_log2_for(filter.max_tracked) } else { 1 }
         };
         Plan {
-            lines4: lines(blocked * 3 / 2, Line4::SLOTS),
+            lines4: lines(blocked * 2, Line4::SLOTS),
             unit_lines6: lines(blocked / 2, LineUnit6::SLOTS),
             host_lines6: lines(blocked / 8, LineHost6::SLOTS),
-            prefixes: filter.max_prefixes.max(64),
+            nets: filter.max_prefixes.saturating_add(filter.max_blocked),
             syn_lines: rate_lines(filter.limits.syns),
             packet_lines: rate_lines(filter.limits.packets),
             flows: if filter.exposed_ports.is_empty() { 1 } else { FLOWS },
@@ -113,7 +114,7 @@ impl Plan {
             names::UNITS6 => Some(self.unit_lines6),
             names::HOSTS6 => Some(self.host_lines6),
             names::SPILLED => Some(SPILLED),
-            names::NETS4 | names::NETS6 => Some(self.prefixes),
+            names::NETS4 | names::NETS6 => Some(self.nets),
             names::TRUST4 | names::TRUST6 => Some(TRUSTED),
             names::SYN_RATES => Some(self.syn_lines),
             names::PACKET_RATES => Some(self.packet_lines),

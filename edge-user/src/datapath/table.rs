@@ -82,25 +82,35 @@ pub struct Table {
     lines: Mapping,
     spilled: Spilled,
     used: usize,
+    /// Of each line: how many entries whose first line it is lie in their second.
+    overflown: Vec<u32>,
 }
 
 impl Table {
     /// Over maps of `lines` lines with nothing in them; else [`recall`](Self::recall) is to follow.
     pub fn new(layout: Layout, lines: u32, entries: Mapping, spilled: Spilled) -> Table {
         let geometry = Geometry { lines: u64::from(lines), ..Geometry::default() };
-        Table { layout, geometry, lines: entries, spilled, used: 0 }
+        Table { layout, geometry, lines: entries, spilled, used: 0, overflown: vec![0; lines as usize] }
     }
 
     /// Takes over what another process wrote.
     pub fn recall(&mut self, geometry: Geometry) {
         self.geometry = geometry;
         self.used = self.held();
+        self.overflown.fill(0);
+        for slot in 0..self.capacity() {
+            if self.until_at(slot) != Until::EMPTY
+                && let Some(near) = self.overflowed_from(self.key_at(slot), slot)
+            {
+                self.overflown[near] += 1;
+            }
+        }
     }
 
     pub fn set(&mut self, key: Key, until: Until) -> Result<(), NoRoom> {
         let slot = match self.look(key) {
             Found::Held(slot) => slot,
-            Found::Free(slot) => self.take(slot),
+            Found::Free(slot) => self.take(key, slot),
             Found::NoRoom => return Err(NoRoom),
         };
         let (line, within) = self.place(slot);
@@ -128,6 +138,12 @@ impl Table {
         if self.layout == Layout::Host {
             self.lines.store(line + LineHost6::SLOTS + within, 0);
         }
+        if let Some(near) = self.overflowed_from(key, slot) {
+            self.overflown[near] -= 1;
+            if self.overflown[near] == 0 {
+                self.lines.clear_bits(near * WORDS + self.layout.counts(), Count::OVERFLOWN);
+            }
+        }
         self.used -= 1;
     }
 
@@ -146,7 +162,7 @@ impl Table {
             Some(count) => self.lines.add(word, count.bits()),
             None => {
                 self.spilled.add(self.layout.single().spill(slot as u32), hits);
-                self.lines.set_bits(word, Count::SPILLED.bits());
+                self.lines.set_bits(word, Count::SPILLED);
             }
         }
     }
@@ -184,11 +200,10 @@ impl Table {
         self.geometry.lines as usize * self.layout.slots()
     }
 
-    /// Has the processor fetch the lines that [`set`](Self::set) will look into.
+    /// Has the processor fetch the line that [`set`](Self::set) will look into.
     pub fn fetch(&self, key: Key) {
-        for line in self.lines_of(key) {
-            std::hint::black_box(self.lines.load(line * WORDS));
-        }
+        let [near, _] = self.lines_of(key);
+        std::hint::black_box(self.lines.load(near * WORDS));
     }
 
     fn find(&self, key: Key) -> Option<usize> {
@@ -198,35 +213,55 @@ impl Table {
         }
     }
 
-    /// The key's slot, else a free one in the emptier of its two lines.
+    /// The key's slot, else a free one in the first of its two lines that has one: the kernel looks into the second only
+    /// where the first says that it must.
     fn look(&self, key: Key) -> Found {
-        let mut best = None;
-        for line in self.lines_of(key) {
-            let (mut free, mut first) = (0, None);
-            for slot in line * self.layout.slots()..(line + 1) * self.layout.slots() {
-                if self.until_at(slot) == Until::EMPTY {
-                    free += 1;
-                    first.get_or_insert(slot);
-                } else if self.key_at(slot) == key {
-                    return Found::Held(slot);
-                }
-            }
-            if best.is_none_or(|(most, _)| free > most) {
-                best = first.map(|slot| (free, slot)).or(best);
-            }
+        let [near, far] = self.lines_of(key);
+        let (held, free) = self.look_into(near, key);
+        if let Some(slot) = held {
+            return Found::Held(slot);
         }
-        best.map_or(Found::NoRoom, |(_, slot)| Found::Free(slot))
+        let (held, further) =
+            if free.is_none() || self.overflown[near] > 0 { self.look_into(far, key) } else { (None, None) };
+        match (held, free.or(further)) {
+            (Some(slot), _) => Found::Held(slot),
+            (None, Some(slot)) => Found::Free(slot),
+            (None, None) => Found::NoRoom,
+        }
     }
 
-    /// A free slot, whose count begins anew.
-    fn take(&mut self, slot: usize) -> usize {
+    /// The key's slot in this line, and the first free one.
+    fn look_into(&self, line: usize, key: Key) -> (Option<usize>, Option<usize>) {
+        let mut free = None;
+        for slot in line * self.layout.slots()..(line + 1) * self.layout.slots() {
+            if self.until_at(slot) == Until::EMPTY {
+                free = free.or(Some(slot));
+            } else if self.key_at(slot) == key {
+                return (Some(slot), free);
+            }
+        }
+        (None, free)
+    }
+
+    /// A free slot, whose count begins anew. The first line says that it lies in the second before it does.
+    fn take(&mut self, key: Key, slot: usize) -> usize {
         let word = self.count_word(slot);
         if Count::from_bits(self.lines.load(word)).is_spilled() {
             self.spilled.forget(self.layout.single().spill(slot as u32));
         }
-        self.lines.store(word, 0);
+        self.lines.clear_bits(word, !Count::OVERFLOWN);
+        if let Some(near) = self.overflowed_from(key, slot) {
+            self.overflown[near] += 1;
+            self.lines.set_bits(near * WORDS + self.layout.counts(), Count::OVERFLOWN);
+        }
         self.used += 1;
         slot
+    }
+
+    /// The first line of a key, where its slot is in the second.
+    fn overflowed_from(&self, key: Key, slot: usize) -> Option<usize> {
+        let [near, _] = self.lines_of(key);
+        (slot / self.layout.slots() != near).then_some(near)
     }
 
     /// The first word of the slot's line, and which of its slots it is.
