@@ -29,7 +29,7 @@ mod programs {
         flow::Flow,
         ports::Exposure,
         reason::{Reason, Run},
-        table::Trust,
+        table::{Hits, Trust},
     };
     use edge_ebpf::{
         judge::{Block, Lists, Tables, judge},
@@ -39,13 +39,20 @@ mod programs {
 
     use crate::{
         count,
-        maps::{Live, settings},
+        maps::{Live, hit, settings},
         packet::Frame,
     };
 
-    /// Addresses and their ends, as the obvious program would hold them.
+    /// An end, and what was dropped since it was set.
+    #[repr(C)]
+    struct Blocked {
+        end: u64,
+        hits: Hits,
+    }
+
+    /// Addresses, as the obvious program would hold them.
     #[btf_map]
-    static KERNEL_HASH: HashMap<u32, u64, 1> = HashMap::new();
+    static KERNEL_HASH: HashMap<u32, Blocked, 1> = HashMap::new();
     /// Prefixes and their ends.
     #[btf_map]
     static KERNEL_TRIE: LpmTrie<u64, u64, 1> = LpmTrie::new();
@@ -118,13 +125,19 @@ mod programs {
             KERNEL_TRUST.get(&Key::new(32, source.trie_data())).map_or(Trust::NONE, |bits| Trust::from_bits(*bits))
         }
         #[inline(always)]
-        fn blocked(&self, source: Addr4, _: u64) -> Block {
-            // SAFETY: a value of the map, read whole.
-            let single = KERNEL_HASH.get_ptr(source.bits()).map(|end| unsafe { *end });
-            let end = single.or_else(|| KERNEL_TRIE.get(&Key::new(32, source.trie_data())).copied());
+        fn blocked(&self, source: Addr4, bytes: u64) -> Block {
             // SAFETY: a helper without arguments.
-            let holds = end.is_some_and(|end| end > unsafe { bpf_ktime_get_coarse_ns() });
-            if holds { Block::Again } else { Block::None }
+            let holds = |end: u64| end > unsafe { bpf_ktime_get_coarse_ns() };
+            let Some(entry) = KERNEL_HASH.get_ptr_mut(source.bits()) else {
+                let end = KERNEL_TRIE.get(&Key::new(32, source.trie_data()));
+                return if end.copied().is_some_and(holds) { Block::Again } else { Block::None };
+            };
+            // SAFETY: a value of the map.
+            if !holds(unsafe { (*entry).end }) {
+                return Block::None;
+            }
+            // SAFETY: as above.
+            hit(unsafe { &raw mut (*entry).hits }, bytes)
         }
         #[inline(always)]
         fn admits_syn(&self, source: Addr4) -> bool {

@@ -282,8 +282,9 @@ fn holds(settings: &Settings, until: Until) -> bool {
     until.holds_at(settings.clock.boot_ns(jiffies()))
 }
 
+/// Counts a packet in a value of a map.
 #[inline(always)]
-fn hit(place: *mut Hits, bytes: u64) -> Block {
+pub fn hit(place: *mut Hits, bytes: u64) -> Block {
     // SAFETY: a value of a map, aligned as its type is.
     let packets = unsafe {
         atomic::add(&raw mut (*place).bytes, bytes);

@@ -2,7 +2,7 @@
 //! returns, which is what a run costs in itself.
 //!
 //! Hot rows are one source again and again: xdp-filter on the same frames. Cold rows draw their source at random: the same
-//! judge over the kernel's own hash and trie.
+//! judge over the kernel's own hash and trie, packets and bytes of each entry counted there too.
 
 mod cold;
 mod lists;

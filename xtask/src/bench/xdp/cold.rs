@@ -65,9 +65,9 @@ fn generation(lab: &Lab) -> Result<PathBuf> {
 }
 
 fn fill(object: &mut Ebpf) -> Result<()> {
-    let mut hash: HashMap<_, u32, u64> = object.map_mut("KERNEL_HASH").context("no hash")?.try_into()?;
+    let mut hash: HashMap<_, u32, [u64; 3]> = object.map_mut("KERNEL_HASH").context("no hash")?.try_into()?;
     for index in 0..lists::ADDRESSES {
-        hash.insert(lists::address(index), u64::MAX, 0)?;
+        hash.insert(lists::address(index), [u64::MAX, 0, 0], 0)?;
     }
     let mut trie: LpmTrie<_, u64, u64> = object.map_mut("KERNEL_TRIE").context("no trie")?.try_into()?;
     for index in 0..lists::PREFIXES {
