@@ -104,6 +104,8 @@ pub struct Edge {
     pub config: Config,
     /// What `edge run` gets besides its config.
     pub arguments: Vec<String>,
+    /// The mount namespace that all of it runs in, as `/proc/PID/ns/mnt`; `None`: that of the test.
+    pub mounts: Option<PathBuf>,
     folder: TempDir,
     binary: PathBuf,
     namespace: PathBuf,
@@ -130,7 +132,15 @@ impl Edge {
         // The server is another user and comes through here.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         let config = default_config(folder.path(), &lab.pin_path());
-        Ok(Edge { config, arguments: Vec::new(), folder, binary: binary()?, namespace: lab.host.path(), process: None })
+        Ok(Edge {
+            config,
+            arguments: Vec::new(),
+            mounts: None,
+            folder,
+            binary: binary()?,
+            namespace: lab.host.path(),
+            process: None,
+        })
     }
 
     /// A new one, started and ready.
@@ -330,7 +340,9 @@ impl Edge {
 
     fn command(&self, program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.namespace.display())).arg("--").arg(program).args(args);
+        command.arg(format!("--net={}", self.namespace.display()));
+        command.args(self.mounts.iter().map(|mounts| format!("--mount={}", mounts.display())));
+        command.arg("--").arg(program).args(args);
         for variable in ["EDGE_CONFIG", "EDGE_SOCKET", "NOTIFY_SOCKET", "SSH_CONNECTION", "SSH_CLIENT", "RUST_LOG"] {
             command.env_remove(variable);
         }

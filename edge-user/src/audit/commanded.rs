@@ -14,7 +14,9 @@ const NAMED: usize = 100;
 pub fn events(command: &Command, actor: &Actor, answer: &Answer, time: Wall) -> Vec<(Name, Event)> {
     let name = name(command);
     let outcome = outcome(answer);
-    let base = Event { actor: Some(actor.clone()), reason: reason(command, answer), ..Event::new(name, outcome, time) };
+    let count = if let Ok(Reply::Imported(imported)) = answer { Some(imported.imported) } else { None };
+    let base =
+        Event { count, actor: Some(actor.clone()), reason: reason(command, answer), ..Event::new(name, outcome, time) };
     let subjects = subjects(command, answer);
     let mut events: Vec<(Name, Event)> =
         subjects.named.into_iter().map(|subject| (name, Event { subject: Some(subject), ..base.clone() })).collect();

@@ -10,6 +10,9 @@ use serde_json::{
 
 use crate::clock::Wall;
 
+/// The longest subject and reason, in bytes.
+const MAX_TEXT: usize = 1_024;
+
 /// The endpoint or command. Of all names, only that of a sign-in contains `login`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Name {
@@ -193,6 +196,15 @@ impl Event {
         }
     }
 
+    /// Cut to what a line holds, whoever wrote so much.
+    pub fn bounded(self) -> Event {
+        let cut = |mut text: String| {
+            text.truncate(text.floor_char_boundary(MAX_TEXT));
+            text
+        };
+        Event { subject: self.subject.map(cut), reason: self.reason.map(cut), ..self }
+    }
+
     /// As JSON, without a newline at its end or anywhere else.
     pub fn line(&self) -> String {
         in_one_line(self)
@@ -313,6 +325,8 @@ mod tests {
             }
         }
         assert_eq!(serde_json::from_str::<Event>(&event.line()).unwrap().subject.as_deref(), Some(hostile));
+        let long = Event { reason: Some("\u{1}".repeat(1 << 20)), ..event.clone() }.bounded();
+        assert!(long.line().len() < 8 * MAX_TEXT && long.subject == event.subject);
         let named = Event { event: Cow::Borrowed("x y\u{202e}"), ..event };
         assert!(named.text().contains(" FAILURE \"x y\\u202e\" subject="), "{}", named.text());
     }

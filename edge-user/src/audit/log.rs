@@ -38,6 +38,7 @@ struct Shared {
     moved: Mutex<Option<Place>>,
     /// Whether the last attempt to write succeeded.
     is_ok: AtomicBool,
+    in_journal: AtomicBool,
     lost: AtomicU64,
 }
 
@@ -56,8 +57,12 @@ impl Log {
 
     fn with_queue(place: Place, length: usize) -> Result<Log, Failure> {
         let (queue, messages) = sync_channel(length);
-        let shared = Shared { moved: Mutex::new(None), is_ok: AtomicBool::new(true), lost: AtomicU64::new(0) };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            moved: Mutex::new(None),
+            is_ok: AtomicBool::new(true),
+            in_journal: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+        });
         let writer = Writer { place, sink: None, shared: shared.clone(), names: HashMap::new() };
         let what = || "the thread that writes the audit log cannot be started".to_owned();
         let thread = thread::Builder::new().name("audit".to_owned());
@@ -88,6 +93,11 @@ impl Log {
 
     pub fn is_ok(&self) -> bool {
         self.shared.is_ok.load(Ordering::Relaxed)
+    }
+
+    /// Whether the journal takes the lines.
+    pub fn is_in_journal(&self) -> bool {
+        self.shared.in_journal.load(Ordering::Relaxed)
     }
 
     /// How many lines found the queue full since this was asked last.
@@ -146,12 +156,13 @@ impl Writer {
     fn attempt(&mut self, line: Option<&str>) -> bool {
         let done = self.take(line);
         let was_ok = self.shared.is_ok.swap(done.is_ok(), Ordering::Relaxed);
-        let place = self.place.told();
+        let place = || self.place.told();
         match &done {
             Err(error) if was_ok => tracing::error!(
-                "the audit log ({place}) cannot be written: {error}; what edge enforces goes on, {QUEUE} events wait, more are lost"
+                "the audit log ({}) cannot be written: {error}; what edge enforces goes on, {QUEUE} events wait, more are lost",
+                place()
             ),
-            Ok(()) if !was_ok => tracing::info!("the audit log ({place}) is written again"),
+            Ok(()) if !was_ok => tracing::info!("the audit log ({}) is written again", place()),
             Ok(()) | Err(_) => {}
         }
         done.is_ok()
@@ -160,7 +171,11 @@ impl Writer {
     fn take(&mut self, line: Option<&str>) -> io::Result<()> {
         let sink = match &mut self.sink {
             Some(sink) => sink,
-            none => none.insert(Sink::open(&self.place, true)?),
+            none => {
+                let sink = none.insert(Sink::open(&self.place, true)?);
+                self.shared.in_journal.store(matches!(sink, Sink::Journal(_)), Ordering::Relaxed);
+                sink
+            }
         };
         let taken = line.map_or(Ok(()), |line| sink.take(line));
         // A line that was begun where there is no room is gone on with there.

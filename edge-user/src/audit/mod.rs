@@ -38,6 +38,8 @@ use crate::{
     error::Failure,
 };
 
+/// What the server can have lost between two messages at most.
+const MOST_LOST: u64 = 1 << 20;
 /// How long an answer waits for a disk.
 const WRITTEN_WITHIN: Duration = Duration::from_millis(200);
 
@@ -71,7 +73,7 @@ impl Audit {
     }
 
     pub fn attempted(&mut self, attempts: Vec<Attempt>, lost: u64, now: Now) {
-        self.lost = self.lost.saturating_add(lost);
+        self.lost = self.lost.saturating_add(lost.min(MOST_LOST));
         for attempt in attempts {
             let who = Who::Peer(Target::client(attempt.peer, self.ipv6_unit));
             let (name, event) = attempt.event(now.wall);
@@ -111,7 +113,7 @@ impl Audit {
     }
 
     fn take(&mut self, who: Who, name: Name, event: Event, now: Now) {
-        if let Some(event) = self.limiter.take(who, name, event, now) {
+        if let Some(event) = self.limiter.take(who, name, event.bounded(), now) {
             self.log.write(event);
         }
     }
@@ -139,12 +141,13 @@ impl Audit {
 
     /// For whoever reads: the agent may open what the caller may not, and the caller may do everything to edge.
     pub fn opened(&self, former: bool) -> Result<AuditAt, Failure> {
-        match self.place.written() {
-            Written::Journal => Ok(AuditAt::default()),
+        let uid = nix::unistd::getuid().as_raw();
+        match self.place.written_if(|_| self.log.is_in_journal()) {
+            Written::Journal => Ok(AuditAt { uid, ..AuditAt::default() }),
             Written::File { path, former: before } => {
                 let wanted = if former { before } else { Some(path.clone()) };
                 let file = wanted.map(|wanted| opened(&wanted)).transpose()?.flatten();
-                Ok(AuditAt { path: Some(path), file: Handed(file.map(OwnedFd::from).map(Arc::new)) })
+                Ok(AuditAt { uid, path: Some(path), file: Handed(file.map(OwnedFd::from).map(Arc::new)) })
             }
         }
     }
@@ -180,7 +183,7 @@ pub fn opened(path: &Path) -> Result<Option<File>, Failure> {
 /// Writes what a command did where no agent could be told, as the user who gives it.
 pub fn write_now(config: &Config, events: impl IntoIterator<Item = Event>) -> io::Result<()> {
     let mut sink = Sink::open(&Place::of(config), false)?;
-    events.into_iter().try_for_each(|event| sink.take(&event.line()))
+    events.into_iter().try_for_each(|event| sink.take(&event.bounded().line()))
 }
 
 /// The events of a command that was carried out without an agent.

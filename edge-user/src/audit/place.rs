@@ -53,11 +53,16 @@ impl Place {
         }
     }
 
-    /// Where it is written now.
+    /// Where it would be written now.
     pub fn written(&self) -> Written {
+        self.written_if(|socket| connected(socket).is_ok())
+    }
+
+    /// The same for who knows whether the journal takes it.
+    pub fn written_if(&self, takes: impl FnOnce(&Path) -> bool) -> Written {
         match self {
             Place::File(path) => Written::File { path: path.clone(), former: None },
-            Place::Journal { socket, .. } if connected(socket).is_ok() => Written::Journal,
+            Place::Journal { socket, .. } if takes(socket) => Written::Journal,
             Place::Journal { kept, .. } => Written::File { path: kept.clone(), former: Some(former(kept)) },
         }
     }

@@ -2,6 +2,7 @@
 //! to read the log but not to open it; without an agent the caller opens it. Written as it is read, since it may be long.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
@@ -68,19 +69,23 @@ impl Source {
     /// And the file before, if there is one.
     fn find(global: &Global) -> Result<(Source, Option<File>), Complaint> {
         match ask::agent_if_any(global, Command::Audit { former: true }) {
-            Some(Ok(Reply::Audit(AuditAt { path: Some(path), file }))) => {
+            Some(Ok(Reply::Audit(AuditAt { path: Some(path), file, .. }))) => {
                 Ok((Source::Files { path, by_agent: true }, own(file)?))
             }
-            Some(Ok(Reply::Audit(AuditAt { path: None, .. }))) => Ok((Source::Journal(writers()), None)),
+            Some(Ok(Reply::Audit(AuditAt { path: None, uid, .. }))) => Ok((Source::Journal(writers(uid)), None)),
             Some(Ok(_)) => Err(ask::mismatched()),
             Some(Err(failure)) => Err(failure.into()),
-            None => Ok(Source::of(&ask::config_or_default(global)?)?),
+            None => {
+                let needed = ["log.audit", "store.path"];
+                let (config, _) = Config::load_partly(&ask::config_file(global), global.config.is_none(), &needed)?;
+                Ok(Source::of(&config)?)
+            }
         }
     }
 
     fn of(config: &Config) -> Result<(Source, Option<File>), Failure> {
         match audit::written(config) {
-            Written::Journal => Ok((Source::Journal(writers()), None)),
+            Written::Journal => Ok((Source::Journal(writers(nix::unistd::getuid().as_raw())), None)),
             Written::File { path, former } => {
                 let former = former.as_deref().map(audit::opened).transpose()?.flatten();
                 Ok((Source::Files { path, by_agent: false }, former))
@@ -106,14 +111,10 @@ fn own(Handed(file): Handed) -> Result<Option<File>, Failure> {
     file.map_err(|error| Failure::system(format!("the audit log cannot be read: {error}")))
 }
 
-/// Those whom the agent may run as.
-fn writers() -> Vec<u32> {
+/// Those who write it: the agent, and root, who gives commands without one.
+fn writers(agent: u32) -> Vec<u32> {
     let service = nix::unistd::User::from_name("edge").ok().flatten();
-    let own = nix::unistd::getuid().as_raw();
-    let mut uids = vec![0, own];
-    uids.extend(service.map(|user| user.uid.as_raw()));
-    uids.dedup();
-    uids
+    [0, agent].into_iter().chain(service.map(|user| user.uid.as_raw())).collect::<BTreeSet<u32>>().into_iter().collect()
 }
 
 fn journal<W: Write>(
@@ -161,7 +162,8 @@ fn follow<W: Write>(
                 out.all(tail, since)?;
             }
             // What the agent cannot open now, or an agent that is gone, is asked for again.
-            if let Ok(Some(file)) = source.open(global) {
+            let opened = source.open(global).ok().flatten().or_else(|| audit::opened(path).ok().flatten());
+            if let Some(file) = opened {
                 tail = Some(Tail::new(file));
             }
         }

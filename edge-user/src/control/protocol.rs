@@ -203,6 +203,8 @@ impl Noted {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditAt {
     pub path: Option<PathBuf>,
+    /// Of the agent, whose messages in the journal are the log.
+    pub uid: u32,
     /// Open for reading; empty where there is no such file.
     #[serde(skip)]
     pub file: Handed,

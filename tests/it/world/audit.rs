@@ -4,15 +4,17 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, ChildStdout},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
-    agent::{Edge, PASSWORD, USER},
+    agent::{Edge, PASSWORD, USER, binary},
     client::{Client, Wire, scrape},
-    net::{ATTACKER4, ATTACKER6, Lab, NEIGHBOUR4},
+    net::{ATTACKER4, ATTACKER6, Lab},
+    run,
     talk::Talk,
     wait_for,
 };
@@ -254,10 +256,102 @@ fn without_a_file_it_is_in_the_journal_or_kept_by_the_store() -> Result<()> {
     // What came before the first start is there too, and the file is for nobody else.
     ensure!(shown(&edge, "user.add")?[0]["subject"] == USER);
     let kept = fs::metadata(edge.path("edge.db-audit"))?;
-    ensure!(std::os::unix::fs::PermissionsExt::mode(&kept.permissions()) & 0o007 == 0);
-    let neighbour = edge.json(&["why", &NEIGHBOUR4.to_string()])?;
-    ensure!(neighbour["verdict"] == "pass");
+    ensure!(kept.permissions().mode() & 0o007 == 0);
     Ok(())
+}
+
+#[test]
+fn whoever_may_command_the_agent_may_read_it_though_not_the_file() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    let path = edge.path("audit.log");
+    filter_only(&mut edge.config);
+    edge.config.text("log", "audit", &path).text("admin", "group", "games");
+    edge.run()?;
+    edge.cli(&["block", "203.0.113.7"])?.good()?;
+    // The binary may lie where only root can look.
+    let copy = edge.path("edge-copy");
+    fs::copy(binary()?, &copy)?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    let read = |groups: &str| {
+        let mut command = lab.host.command("setpriv");
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            groups,
+            "sh",
+            "-c",
+            "cat \"$2\"; exec \"$0\" audit --config \"$1\"",
+        ]);
+        run(command.arg(&copy).arg(edge.path("edge.toml")).arg(&path), b"")
+    };
+    let group = nix::unistd::Group::from_name("games")?.context("no group games")?;
+    let member = read(&format!("--groups={}", group.gid))?;
+    ensure!(member.code == 0 && member.stdout.contains(" block ") && member.stderr.contains("denied"), "{member:?}");
+    ensure!(member.stdout.contains("subject=\"203.0.113.7\" actor=root"), "{member:?}");
+    ensure!(read("--clear-groups")?.code == 4);
+    Ok(())
+}
+
+#[test]
+fn a_journal_has_it_and_only_what_edge_wrote_is_read_there() -> Result<()> {
+    let lab = Lab::new()?;
+    let journal = Journald::start()?;
+    let mut edge = Edge::new(&lab)?;
+    edge.mounts = Some(journal.mounts());
+    filter_only(&mut edge.config);
+    edge.run()?;
+    let forged = "{\"time\":\"2099-01-02T03:04:05.000Z\",\"event\":\"block\",\"outcome\":\"success\",\"peer\":null}";
+    journal.as_nobody(&["systemd-cat", "-t", "edge-audit", "echo", forged])?;
+    edge.cli(&["block", "203.0.113.7"])?.good()?;
+    let [block] = &waited(&edge, "block", 1)?[..] else { unreachable!() };
+    ensure!(block["subject"] == "203.0.113.7" && block["actor"]["name"] == "root", "{block}");
+    let mut following = Following::of(&edge)?;
+    ensure!(following.next("block")? == *block);
+    edge.cli(&["unblock", "203.0.113.7"])?.good()?;
+    ensure!(following.next("unblock")?["subject"] == "203.0.113.7");
+    ensure!(!edge.log().contains("\"event\":\"block\""), "not on standard error too: {}", edge.log());
+    Ok(())
+}
+
+/// systemd's journal, in a mount namespace of its own.
+struct Journald(Child);
+
+impl Journald {
+    fn start() -> Result<Journald> {
+        let daemon = "/lib/systemd/systemd-journald";
+        ensure!(Path::new(daemon).exists(), "no {daemon}; it comes with systemd, as journalctl does");
+        let mounts =
+            format!("mount -t tmpfs none /run && mkdir -p /run/systemd/journal /run/log/journal && exec {daemon}");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "sh", "-c", &mounts]);
+        let journal = Journald(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?);
+        let socket = format!("/proc/{}/root/run/systemd/journal/socket", journal.0.id());
+        let own = fs::read_link("/proc/self/ns/mnt")?;
+        wait_for("the journal", SOON, || {
+            let is_apart = fs::read_link(journal.mounts())? != own;
+            Ok((is_apart && Path::new(&socket).exists()).then_some(()))
+        })?;
+        Ok(journal)
+    }
+
+    fn mounts(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/mnt", self.0.id()))
+    }
+
+    fn as_nobody(&self, words: &[&str]) -> Result<()> {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount={}", self.mounts().display())).args(["--", "setpriv", "--reuid=65534"]);
+        run(command.args(["--regid=65534", "--clear-groups"]).args(words), b"")?.good()?;
+        Ok(())
+    }
+}
+
+impl Drop for Journald {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// `edge audit --follow -o json`.

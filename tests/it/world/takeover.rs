@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::Edge,
-    client::Client,
+    client::{Client, scrape},
     net::{Lab, NEIGHBOUR4},
     wait_for,
 };
@@ -99,6 +99,27 @@ fn its_flood_of_words_holds_up_no_command_and_no_end() -> Result<()> {
 }
 
 #[test]
+fn its_word_in_the_audit_log_is_that_of_an_endpoint_and_lost_ones_are_counted() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    let mut link = Link::of(&edge)?;
+    link.say(&audit(json!("login"), json!({})))?;
+    let mut lost = audit(json!("me"), json!({}));
+    lost["audit"]["lost"] = json!(7);
+    link.say(&lost)?;
+    let found = wait_for("both to be heard", SOON, || {
+        let all = edge.json(&["audit"])?;
+        let of = |event: &str| all.as_array().and_then(|all| all.iter().find(|one| one["event"] == event).cloned());
+        Ok(of("me").and_then(|_| of("login")))
+    })?;
+    ensure!(found["outcome"] == "success" && found["subject"] == "alice", "{found}");
+    ensure!(found.get("actor").is_none() && found.get("request_id").is_none(), "{found}");
+    wait_for("the loss", SOON, || {
+        Ok((scrape(&lab)?.value("edge_events_lost_total", &[("source", "audit")]) == Some(7.0)).then_some(()))
+    })
+}
+
+#[test]
 fn it_can_neither_lift_nor_widen_nor_prolong() -> Result<()> {
     let lab = Lab::new()?;
     let edge = Edge::start(&lab)?;
@@ -119,6 +140,8 @@ fn it_can_neither_lift_nor_widen_nor_prolong() -> Result<()> {
         with("for_seconds", json!(31_536_000)),
         with("peer", json!("10.77.0.3/24")),
         with("kind", json!("allow")),
+        audit(json!("block"), json!({})),
+        audit(json!("verify"), json!({"actor": {"uid": 0, "name": "root"}})),
     ] {
         let server = edge.server_pid()?;
         Link::of(&edge)?.say(&message)?;
@@ -130,6 +153,17 @@ fn it_can_neither_lift_nor_widen_nor_prolong() -> Result<()> {
         ensure!(now["address"] == before["address"] && now["expires"] == before["expires"], "{message}: {now}");
     }
     shut_out(&Client::new(&lab, &edge, IpAddr::V4(ATTACKER)))
+}
+
+/// One event for the audit log.
+fn audit(endpoint: Value, more: Value) -> Value {
+    let mut attempt =
+        json!({"endpoint": endpoint, "peer": NEIGHBOUR, "subject": "alice", "refused": null, "request_id": "x y"});
+    attempt
+        .as_object_mut()
+        .into_iter()
+        .for_each(|attempt| attempt.extend(more.as_object().cloned().unwrap_or_default()));
+    json!({"audit": {"attempts": [attempt], "lost": 0}})
 }
 
 fn offence(id: u64, peer: SocketAddr, local: SocketAddr) -> Value {
