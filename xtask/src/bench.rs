@@ -3,6 +3,7 @@
 
 mod block_latency;
 mod bulk;
+mod flood;
 mod memory;
 mod xdp;
 
@@ -25,6 +26,8 @@ pub struct Arguments {
 enum Name {
     /// Nanoseconds a packet, beside xdp-filter
     Xdp,
+    /// The receiver's time for each dropped packet, beside nftables and ipset
+    Flood,
     /// From the last 401 to the first dropped packet, beside fail2ban
     BlockLatency,
     /// A million addresses and 100,000 prefixes from a file, beside ipset and nftables
@@ -43,6 +46,7 @@ impl Name {
     fn key(self) -> &'static str {
         match self {
             Name::Xdp => "xdp",
+            Name::Flood => "flood",
             Name::BlockLatency => "block_latency",
             Name::Bulk => "bulk",
             Name::Memory => "memory",
@@ -52,6 +56,7 @@ impl Name {
     fn measure(self) -> Result<Outcome> {
         match self {
             Name::Xdp => xdp::measure(),
+            Name::Flood => flood::measure(),
             Name::BlockLatency => block_latency::measure(),
             Name::Bulk => bulk::measure(),
             Name::Memory => memory::measure(),

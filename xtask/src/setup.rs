@@ -31,11 +31,13 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const BENCH_TOOLS: [Tool; 4] = [
+const BENCH_TOOLS: [Tool; 6] = [
     tool("xdp-filter", "xdp-tools", "is the peer of `bench xdp`"),
     tool("fail2ban-server", "fail2ban", "is the peer of `bench block-latency`"),
-    tool("nft", "nftables", "is what fail2ban blocks with, and a peer of `bench bulk`"),
-    tool("ipset", "ipset", "is a peer of `bench bulk`"),
+    tool("nft", "nftables", "is what fail2ban blocks with, and a peer of `bench bulk` and `bench flood`"),
+    tool("ipset", "ipset", "is a peer of `bench bulk` and `bench flood`"),
+    tool("iptables-legacy", "iptables", "drops what ipset lists in `bench flood`"),
+    tool("ethtool", "ethtool", "has a veth receive in a NAPI in `bench flood`"),
 ];
 
 pub fn everything() -> Result<()> {
