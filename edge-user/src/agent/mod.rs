@@ -3,6 +3,7 @@
 
 mod certificate;
 mod child;
+mod growth;
 mod interfaces;
 mod listener;
 mod pause;
@@ -25,6 +26,7 @@ use tokio::{
 
 use self::{
     child::{Child, FromChild},
+    growth::Growth,
     interfaces::Interfaces,
     stop::{HangUp, Stop},
 };
@@ -38,7 +40,7 @@ use crate::{
         protocol::{Answer, Command, Reply, Stores},
         server::{self as admin, Order},
     },
-    datapath::{self, Events, Lock},
+    datapath::{self, Events, Lock, Singles6},
     enforce::{Enforcer, Outcome, Surroundings},
     error::{Blame, Context, Failure},
     metrics::{self, Lost, Own, Snapshot},
@@ -89,6 +91,7 @@ struct Agent {
     interfaces: Interfaces,
     /// What is wrong with links or pins, as it was logged.
     loose: Option<Failure>,
+    growth: Growth,
     child: Option<Child>,
     from_child: mpsc::Receiver<FromChild>,
     orders: mpsc::Receiver<Order>,
@@ -172,6 +175,7 @@ impl Agent {
             lock,
             interfaces,
             loose: None,
+            growth: Growth::default(),
             child,
             from_child,
             orders,
@@ -213,6 +217,7 @@ impl Agent {
                     self.mend();
                     logged("sweeping", self.enforcer.sweep(Now::read()));
                     self.audit.sweep(Now::read());
+                    self.grow(Singles6::default());
                 }
                 _ = follow.tick() => {
                     let surroundings = Surroundings::read(&self.config, Some(self.enforcer.surroundings()));
@@ -377,6 +382,7 @@ impl Agent {
             Command::Why { .. } => self.dropped(),
             _ => {}
         }
+        self.make_room_for(&order.request.command);
         let mut answer = match order.request.command {
             Command::Reload => self.reload().await,
             Command::Audit { former } => self.audit_log(former).await,

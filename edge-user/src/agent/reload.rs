@@ -80,7 +80,7 @@ impl Agent {
     }
 
     /// What the tables before sampled is not lost.
-    fn follow_drops(&mut self) {
+    pub(super) fn follow_drops(&mut self) {
         match self.enforcer.events() {
             Ok(events) => {
                 let mut former = mem::replace(&mut self.events, events);

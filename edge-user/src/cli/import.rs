@@ -92,10 +92,27 @@ fn read(file: &Path, name: &str, progress: &Progress) -> Result<Vec<u8>, Failure
         return whole(io::stdin().lock(), 0, name, progress).map_err(unread)?;
     }
     let file = File::open(file).map_err(unread)?;
-    let data = file.metadata().map_err(unread)?;
-    let length = data.is_file().then_some(data.len());
+    let length = length(&file).map_err(unread)?;
     progress.reading(name, length);
-    whole(file, length.unwrap_or_default(), name, progress).map_err(unread)?
+    let bytes = whole(&file, length.unwrap_or_default(), name, progress).map_err(unread)??;
+    unchanged(name, length, bytes.len() as u64, self::length(&file).map_err(unread)?)?;
+    Ok(bytes)
+}
+
+/// `None`: it has none, or says so, as those of `/proc`.
+fn length(file: &File) -> io::Result<Option<u64>> {
+    let data = file.metadata()?;
+    Ok((data.is_file() && data.len() > 0).then_some(data.len()))
+}
+
+/// The last line of a file that is being written may be the beginning of another address.
+fn unchanged(name: &str, before: Option<u64>, read: u64, after: Option<u64>) -> Result<(), Failure> {
+    if before.is_some_and(|before| before != read || after != Some(read)) {
+        return Err(Failure::refused(format!(
+            "{name} changed while it was read, so nothing is taken from it; import it when it is whole"
+        )));
+    }
+    Ok(())
 }
 
 fn whole(mut input: impl Read, expected: u64, name: &str, progress: &Progress) -> io::Result<Result<Vec<u8>, Failure>> {
@@ -153,6 +170,15 @@ mod tests {
         assert!(outcome.warnings[0].starts_with("192.0.2.1/32 is protected"), "{:?}", outcome.warnings);
         assert_eq!((outcome.exit_code, &outcome.json["left_out_total"]), (0, &json!(5)));
         assert_eq!(told(&Imported::default(), "a").text, "nothing of a is to be blocked");
+    }
+
+    #[test]
+    fn a_file_that_grows_or_shrinks_is_not_taken() {
+        assert!(unchanged("a", Some(7), 7, Some(7)).is_ok() && unchanged("/proc/x", None, 7, None).is_ok());
+        for (before, read, after) in [(7, 8, Some(8)), (7, 7, Some(9)), (7, 3, Some(3)), (7, 7, None)] {
+            let failure = unchanged("a", Some(before), read, after).unwrap_err();
+            assert!(failure.message.starts_with("a changed while it was read"), "{failure:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use super::{
     Generation, Tables, Unloaded,
     nets::with_covering,
+    room::{Singles6, is_crowded},
     sum,
     table::{Key, Layout, Table},
 };
@@ -109,6 +110,20 @@ impl Tables for Generation {
 }
 
 impl Generation {
+    /// How many IPv6 targets it holds that belong into tables, wherever they are.
+    pub fn singles6(&self) -> Singles6 {
+        Singles6 {
+            units: self.units6.used() as u64 + self.nets6.of_length(64),
+            hosts: self.hosts6.used() as u64 + self.nets6.of_length(128),
+        }
+    }
+
+    /// Whether so many more would find no room in their tables too often.
+    pub fn is_crowded_by(&self, more: Singles6) -> bool {
+        let Singles6 { units, hosts } = self.singles6().plus(more);
+        is_crowded(self.units6.capacity() as u64, units) || is_crowded(self.hosts6.capacity() as u64, hosts)
+    }
+
     /// Takes over what was counted in an earlier generation, which no CPU may run any more.
     pub fn add_hits(&mut self, target: Target, hits: Hits) -> Result<(), Failure> {
         match place(target).map(|(layout, key)| (self.table_mut(layout), key)) {

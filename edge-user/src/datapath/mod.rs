@@ -16,6 +16,7 @@ mod link;
 mod mapping;
 mod nets;
 mod object;
+mod room;
 mod spilled;
 mod table;
 mod trace;
@@ -38,6 +39,7 @@ pub use link::{
     unload,
 };
 pub use object::Plan;
+pub use room::Singles6;
 pub use unloaded::Unloaded;
 
 use crate::{

@@ -150,6 +150,11 @@ impl<K: Data> Nets<K> {
         self.lengths.has(net.prefix_len()) && self.asked.contains_key(&net)
     }
 
+    /// How many of this length are asked for.
+    pub fn of_length(&self, length: u8) -> u64 {
+        self.lengths.of(length)
+    }
+
     fn forget(&mut self, net: IpNet) {
         self.asked.remove(&net);
         self.lengths.remove(net);
@@ -330,8 +335,12 @@ impl Lengths {
         *count = count.saturating_sub(1);
     }
 
+    fn of(&self, length: u8) -> u64 {
+        self.0.get(usize::from(length)).copied().unwrap_or_default().into()
+    }
+
     fn has(&self, length: u8) -> bool {
-        self.0[usize::from(length)] > 0
+        self.of(length) > 0
     }
 
     fn up_to(&self, longest: u8) -> impl Iterator<Item = u8> {

@@ -18,7 +18,11 @@ use edge_common::{
     table::{Line4, LineHost6, LineUnit6},
 };
 
-use super::{generation::check_pin, trace};
+use super::{
+    generation::check_pin,
+    room::{Singles6, Slots},
+    trace,
+};
 use crate::{
     config,
     error::{Blame, Context, Failure},
@@ -49,18 +53,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// IPv4: two slots for each address, so that of a million some 50,000 lie in their second line and 4,000 find both full
-    /// and become prefixes. IPv6: half and an eighth as many.
-    pub fn of(filter: &config::Filter) -> Plan {
+    /// With room for so many IPv6 targets at least. A trie takes what finds no room in its table besides its prefixes; it
+    /// takes memory for what is in it alone.
+    pub fn of(filter: &config::Filter, held: Singles6) -> Plan {
         let lines = |slots: u64, a_line: usize| (slots.div_ceil(a_line as u64) as u32).max(64);
-        let blocked = u64::from(filter.max_blocked);
+        let Slots { four, units, hosts } = Slots::of(filter, held);
         let rate_lines = |rate: Option<config::Rate>| {
             if rate.is_some() { 1 << RateGeometry::lines_log2_for(filter.max_tracked) } else { 1 }
         };
         Plan {
-            lines4: lines(blocked * 2, Line4::SLOTS),
-            unit_lines6: lines(blocked / 2, LineUnit6::SLOTS),
-            host_lines6: lines(blocked / 8, LineHost6::SLOTS),
+            lines4: lines(four, Line4::SLOTS),
+            unit_lines6: lines(units, LineUnit6::SLOTS),
+            host_lines6: lines(hosts, LineHost6::SLOTS),
             nets: filter.max_prefixes.saturating_add(filter.max_blocked),
             syn_lines: rate_lines(filter.limits.syns),
             packet_lines: rate_lines(filter.limits.packets),

@@ -6,9 +6,11 @@ use std::{path::PathBuf, time::Duration};
 use crate::{
     block::Target,
     clock::{Boot, Now},
+    datapath::Singles6,
     error::Failure,
     offense::History,
     store::{Blocked, Changes, Store, StoreError},
+    targets::Targets,
 };
 
 /// Between two attempts to write everything again.
@@ -26,6 +28,14 @@ pub struct Remembered {
     pub blocked: Blocked,
     pub allowed: Vec<Target>,
     pub history: Vec<History>,
+}
+
+impl Remembered {
+    pub fn singles6(&self) -> Singles6 {
+        let alone: Targets = self.blocked.blocks.iter().map(|block| block.target).collect();
+        let batches = self.blocked.batches.iter().map(|(_, batch)| Singles6::of(batch.targets()));
+        batches.fold(Singles6::of(&alone), Singles6::plus)
+    }
 }
 
 impl Memory {

@@ -29,7 +29,7 @@ pub use protect::{Protected, Surroundings};
 
 use self::{
     ledger::Ledger,
-    memory::Memory,
+    memory::{Memory, Remembered},
     write::{Gone, Limits},
 };
 use crate::{
@@ -111,15 +111,20 @@ impl Enforcer {
         metrics: Own,
         now: Now,
     ) -> Result<Enforcer, Failure> {
-        let memory = Memory::open(config.store.path.clone())?;
+        let mut memory = Memory::open(config.store.path.clone())?;
+        let remembered = memory.recall(now);
         let before = Generation::live(lock).unwrap_or_else(|failure| {
             tracing::warn!("{failure}; blocks come from the store, their counts begin anew");
             None
         });
-        let tables = Generation::build(lock, &Plan::of(&config.filter), before.as_ref())?;
+        let singles6 = match &remembered {
+            Some(remembered) => remembered.singles6(),
+            None => before.as_ref().map(Generation::singles6).unwrap_or_default(),
+        };
+        let tables = Generation::build(lock, &Plan::of(&config.filter, singles6), before.as_ref())?;
         let mut enforcer = Enforcer::new(config, memory, tables, surroundings, metrics, now);
         let held = |_: &Generation| before.as_ref().map(Held::by).unwrap_or_default();
-        enforcer.recall(held, now).inspect_err(|_| enforcer.tables.discard())?;
+        enforcer.restore(remembered, held, now).inspect_err(|_| enforcer.tables.discard())?;
         enforcer.put_into_force(lock, links, config.filter.attach, before.as_ref())?;
         Ok(enforcer)
     }
@@ -211,7 +216,17 @@ impl<T: Tables> Enforcer<T> {
     /// The model as the store has it, or as the kernel has it where there is no store to read; then what the config
     /// names.
     fn recall(&mut self, held: impl FnOnce(&T) -> Held, now: Now) -> Result<(), Failure> {
-        match self.memory.recall(now) {
+        let remembered = self.memory.recall(now);
+        self.restore(remembered, held, now)
+    }
+
+    fn restore(
+        &mut self,
+        remembered: Option<Remembered>,
+        held: impl FnOnce(&T) -> Held,
+        now: Now,
+    ) -> Result<(), Failure> {
+        match remembered {
             Some(remembered) => {
                 for block in remembered.blocked.blocks.into_iter().filter(|block| block.origin != Origin::Config) {
                     self.ledger.put(block);

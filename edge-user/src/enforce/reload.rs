@@ -9,7 +9,7 @@ use crate::{
     clock::Now,
     config::Filter,
     control::protocol::{LastResult, Reload},
-    datapath::{Generation, Lock, Plan, Tables},
+    datapath::{Generation, Lock, Plan, Singles6, Tables},
     error::Failure,
     netlink,
 };
@@ -33,7 +33,7 @@ impl Enforcer {
         links: &[netlink::Link],
         now: Now,
     ) -> Result<Vec<Target>, Failure> {
-        let tables = Generation::build(lock, &Plan::of(filter), Some(&self.tables))?;
+        let tables = Generation::build(lock, &Plan::of(filter, self.tables.singles6()), Some(&self.tables))?;
         let before = mem::replace(&mut self.tables, tables);
         let former = self.configure(filter, now);
         // It fails before anything but the pins of these tables was written.
@@ -47,6 +47,29 @@ impl Enforcer {
         self.learner.set_ipv6_unit(filter.ipv6_unit);
         let is_new = |block: &&Block| !former.blocks.iter().any(|known| known.target == block.target);
         Ok(self.named_blocks().iter().filter(is_new).map(|block| block.target).collect())
+    }
+
+    /// Whether so many more would find no room in their tables too often.
+    pub fn is_crowded_by(&self, more: Singles6) -> bool {
+        self.tables.is_crowded_by(more)
+    }
+
+    /// Tables with more room, by the config in force. A failure leaves in force what was.
+    pub fn grow(
+        &mut self,
+        filter: &Filter,
+        lock: &Lock,
+        links: &[netlink::Link],
+        more: Singles6,
+    ) -> Result<(), Failure> {
+        let plan = Plan::of(filter, self.tables.singles6().plus(more));
+        let tables = Generation::build(lock, &plan, Some(&self.tables))?;
+        let before = mem::replace(&mut self.tables, tables);
+        if let Err(failure) = self.put_into_force(lock, links, filter.attach, Some(&before)) {
+            self.tables = before;
+            return Err(failure);
+        }
+        Ok(())
     }
 }
 

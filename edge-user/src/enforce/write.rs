@@ -207,7 +207,7 @@ impl<T: Tables> Enforcer<T> {
     }
 
     /// Refused whole where the tables could not hold so many more.
-    pub(super) fn has_room(&self, fresh: Counts) -> Result<(), Failure> {
+    pub fn has_room(&self, fresh: Counts) -> Result<(), Failure> {
         for (what, more) in self.fills().into_iter().zip([fresh.singles(), fresh.prefixes()]) {
             if more > 0 && what.held + more > what.limit {
                 return Err(Failure::refused(format!(

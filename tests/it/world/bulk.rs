@@ -1,12 +1,17 @@
 //! `edge import` and `edge export`: lists of addresses in force as a whole, with and without the agent.
 
-use std::{fs, net::Ipv4Addr, time::Instant};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use edge_tests::{
     Output,
     agent::Edge,
-    client::Client,
+    client::{Client, scrape},
     net::{ATTACKER4, ATTACKER6, Lab, NEIGHBOUR4, NEIGHBOUR6},
     talk::Talk,
 };
@@ -183,4 +188,95 @@ fn a_hundred_thousand_come_by_a_pipe_and_go_at_once() -> Result<()> {
     ensure!(lifted["changed"].as_array().map(Vec::len) == Some(1_000) && lifted["more"] == 99_001, "{lifted}");
     ensure!(blocked(&edge)?["total"] == 0);
     served(&Client::new(&lab, &edge, ATTACKER4))
+}
+
+/// At moments as good as random; what it was doing then is in force whole after the next start, or not at all.
+#[test]
+fn an_agent_that_is_killed_in_the_middle_of_a_list_has_all_of_it_or_nothing() -> Result<()> {
+    const COUNT: u64 = 50_000;
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, |config| {
+        config.set("filter", "max_blocked", "100_000");
+    })?;
+    edge.cli(&["block", "203.0.113.7"])?.good()?;
+    let others = ["10.77.0.2", "2001:db8:66::2", "198.51.100.0/24"];
+    let path = list(&edge, COUNT as u32 - others.len() as u32, &others)?;
+    for milliseconds in [5, 20, 40, 60, 80, 120, 200] {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(edge.pid()?)?);
+        let output = thread::scope(|scope| {
+            let import = scope.spawn(|| edge.cli(&["import", &path]));
+            thread::sleep(Duration::from_millis(milliseconds));
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+            import.join().map_err(|_| anyhow::anyhow!("the import panicked"))?
+        })?;
+        ensure!(output.code == 0 || output.code == 3, "{output:?}");
+        edge.kill()?;
+        edge.run()?;
+        let total = blocked(&edge)?["total"].as_u64();
+        let whole = total == Some(COUNT + 1);
+        ensure!(whole || (total == Some(1) && output.code != 0), "{total:?} after {output:?}");
+        if whole {
+            shut_out(&Client::new(&lab, &edge, ATTACKER4))?;
+        }
+        edge.cli(&["unblock", "--all", "--origin", "manual"])?.good()?;
+        edge.cli(&["block", "203.0.113.7"])?.good()?;
+    }
+    Ok(())
+}
+
+/// Their tables begin small and take memory as they fill.
+#[test]
+fn ipv6_addresses_may_be_as_many_as_the_config_says() -> Result<()> {
+    const MOST: u32 = 30_000;
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, |config| {
+        config.set("filter", "max_blocked", &MOST.to_string());
+    })?;
+    let (attacker, neighbour) = (Client::new(&lab, &edge, ATTACKER6), Client::new(&lab, &edge, NEIGHBOUR6));
+    edge.cli(&["block", &ATTACKER6.to_string()])?.good()?;
+    shut_out(&attacker)?;
+    let hits = |edge: &Edge| -> Result<u64> {
+        let listed = edge.json(&["list", "--limit", "1"])?;
+        listed[0]["packets"].as_u64().context("no count")
+    };
+    let before = hits(&edge)?;
+    ensure!(before > 0);
+
+    let addresses: Vec<String> = (1..MOST).map(|n| format!("2001:db9::{:x}:{:x}", n >> 8, n & 255)).collect();
+    fs::write(edge.path("list.txt"), addresses.join("\n"))?;
+    edge.cli(&["import", &edge.path("list.txt").display().to_string(), "--for", "1h"])?.good()?;
+    let full = |edge: &Edge| -> Result<()> {
+        ensure!(blocked(edge)?["ipv6"] == MOST);
+        let metrics = scrape(&lab)?;
+        let of = |name: &str, map: &str| metrics.value(name, &[("map", map)]).unwrap_or_default();
+        let (entries, capacity) = (of("edge_map_entries", "HOSTS6"), of("edge_map_capacity", "HOSTS6"));
+        ensure!(entries > 0.95 * f64::from(MOST) && capacity >= 2.0 * f64::from(MOST), "{entries} of {capacity}");
+        ensure!(entries + of("edge_map_entries", "NETS6") == f64::from(MOST));
+        ensure!(hits(edge)? >= before, "what was counted is lost");
+        // The attacker may have forgotten by now where the host is on the link.
+        let seen = attacker.request("/health", &["--connect-timeout", "1.5"])?;
+        ensure!(seen.status().is_none(), "the attacker is served: {seen:?}");
+        served(&neighbour)
+    };
+    full(&edge)?;
+    let refused = edge.cli(&["block", "2001:db9:1::1"])?;
+    ensure!(refused.code == 1 && refused.stderr.contains("30000 addresses are blocked, 1 more"), "{refused:?}");
+    edge.kill()?;
+    edge.run()?;
+    full(&edge)?;
+    edge.cli(&["unblock", "--all"])?.good()?;
+    ensure!(blocked(&edge)?["total"] == 0);
+    served(&attacker)
+}
+
+#[test]
+fn a_list_with_marks_and_line_ends_of_other_systems_is_read() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    let text = "\u{feff}198.18.0.1\r\n198.18.0.1 # again\r\n\r\n; a comment\r\n198.18.1.0/24\r\n198.18.0.1";
+    let output = edge.cli_with(&["import", "-", "-o", "json"], text.as_bytes())?.good()?;
+    let document: Value = serde_json::from_str(&output)?;
+    ensure!((&document["addresses"], &document["prefixes"]) == (&json!(1), &json!(1)), "{document}");
+    ensure!(blocked(&edge)?["total"] == 2);
+    Ok(())
 }

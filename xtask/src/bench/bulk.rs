@@ -6,7 +6,7 @@ mod contenders;
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use edge_tests::{
     bpf::{pinned_map_bytes, pins},
     net::Lab,
@@ -174,19 +174,14 @@ fn told(kind: Kind, contenders: &[&dyn Contender], times: &[Times]) -> (Vec<Stri
     (lines, row)
 }
 
-/// By the capacity that is reserved, with as many addresses in it as it is meant for.
+/// By the capacity that is reserved, for as many addresses as it is meant for. Of a line of the table one half is entries,
+/// the other their counts.
 fn memory(lab: &Lab, guard: &Guard) -> Result<Memory> {
-    let (mut entries, mut counts) = (0, 0);
-    for pin in pins(&lab.pin_path())? {
-        let bytes = || anyhow::Ok(pinned_map_bytes(&pin)?.unwrap_or(0));
-        match pin.file_name().and_then(|name| name.to_str()) {
-            Some("BLOCKED4") => entries += bytes()?,
-            Some("HITS4") => counts += bytes()?,
-            _ => {}
-        }
-    }
-    let each = |bytes: u64| bytes as f64 / f64::from(guard.capacity());
-    Ok(Memory { entry: each(entries), counted: each(entries + counts) })
+    let pins = pins(&lab.pin_path())?;
+    let table = pins.iter().find(|pin| pin.ends_with("BLOCKED4")).context("no table of IPv4 addresses is pinned")?;
+    let bytes = pinned_map_bytes(table)?.context("the table of IPv4 addresses is no map")?;
+    let counted = bytes as f64 / f64::from(guard.capacity());
+    Ok(Memory { entry: counted / 2.0, counted })
 }
 
 #[cfg(test)]

@@ -1,0 +1,57 @@
+//! Tables that grow: built anew with more room beside those in force, and swapped as at a reload, before a long list comes
+//! or where single ones have filled them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Agent;
+use crate::{control::protocol::Command, datapath::Singles6, error::Failure, targets::Targets};
+
+/// After an attempt that failed nobody tries again for so long: what finds no room is in force all the same.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Until when nobody tries.
+#[derive(Debug, Default)]
+pub struct Growth(Option<Instant>);
+
+impl Agent {
+    /// Before what a command names is put into force.
+    pub(super) fn make_room_for(&mut self, command: &Command) {
+        let alone;
+        let named: Vec<&Targets> = match command {
+            Command::Import(import) => import.parcel.parts().iter().map(|part| &part.targets).collect(),
+            Command::Block(block) => {
+                alone = block.targets.iter().copied().collect();
+                vec![&alone]
+            }
+            _ => return,
+        };
+        let more = named.iter().map(|targets| Singles6::of(targets)).fold(Singles6::default(), Singles6::plus);
+        // What is refused needs no room.
+        let fits = || self.enforcer.has_room(Targets::union(named.iter().copied()).counts()).is_ok();
+        if self.enforcer.is_crowded_by(more) && fits() {
+            self.grow(more);
+        }
+    }
+
+    pub(super) fn grow(&mut self, more: Singles6) {
+        if !self.enforcer.is_crowded_by(more) || self.growth.0.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        let grown = self.grown(more);
+        self.growth.0 = grown.is_err().then(|| Instant::now() + AGAIN_AFTER);
+        match grown {
+            Ok(()) => tracing::info!("the tables of IPv6 addresses and /64 networks have grown"),
+            Err(failure) => tracing::error!("the tables cannot grow, so more is looked up as prefixes are: {failure}"),
+        }
+    }
+
+    fn grown(&mut self, more: Singles6) -> Result<(), Failure> {
+        let filter = &self.config.filter;
+        let links = self.interfaces.of_another(&filter.interfaces, self.lock.path())?;
+        self.enforcer.grow(filter, &self.lock, &links, more)?;
+        self.follow_drops();
+        Ok(())
+    }
+}
