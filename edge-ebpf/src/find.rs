@@ -5,7 +5,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::Array};
 use edge_common::{
     address::{Addr4, Addr6},
-    table::{Count, Entry4, Hits, Line4, LineHost6, LineUnit6, Single},
+    table::{Count, Hits, Line4, LineHost6, LineUnit6, Single},
     time::Until,
 };
 use edge_ebpf::judge::Block;
