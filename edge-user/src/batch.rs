@@ -1,10 +1,13 @@
 //! Many blocks that came together: all but the target is said once, and what is lifted is marked.
 
-use std::net::IpAddr;
+use std::{cell::OnceCell, net::IpAddr};
+
+use edge_common::time::Until;
 
 use crate::{
     block::{Block, Origin, Target},
     clock::{Boot, Now, Wall},
+    inventory::Inventory,
     targets::{Counts, Lengths, Marks, Targets},
 };
 
@@ -31,6 +34,11 @@ impl Terms {
         Terms { origin, reason, created, until, expires, offence }
     }
 
+    /// The end that the kernel should hold.
+    pub fn end(&self) -> Until {
+        self.until.map_or(Until::NEVER, |end| Until::at(end.0))
+    }
+
     pub fn hold(&self, now: Now) -> bool {
         self.until.is_none_or(|end| end > now.boot)
     }
@@ -44,6 +52,8 @@ pub struct Batch {
     lifted: Marks,
     left: Counts,
     lengths: Lengths,
+    /// Of what is left, once it was asked for.
+    inventory: OnceCell<Inventory>,
 }
 
 /// Names a batch in ledger and store.
@@ -52,7 +62,8 @@ pub struct BatchId(pub i64);
 
 impl Batch {
     pub fn new(terms: Terms, targets: Targets) -> Batch {
-        Batch { lifted: Marks::of(&targets), left: targets.counts(), lengths: Lengths::of(&targets), terms, targets }
+        let (lifted, left, lengths) = (Marks::of(&targets), targets.counts(), Lengths::of(&targets));
+        Batch { terms, targets, lifted, left, lengths, inventory: OnceCell::new() }
     }
 
     /// All that it came with.
@@ -71,6 +82,12 @@ impl Batch {
 
     pub fn holds(&self, target: Target) -> bool {
         self.targets.position(target).is_some_and(|position| self.is_left(position))
+    }
+
+    /// What the kernel should hold of it.
+    pub fn inventory(&self) -> Inventory {
+        let end = self.terms.end();
+        *self.inventory.get_or_init(|| self.iter().map(|target| (target, end)).collect())
     }
 
     /// What is left, in order.
@@ -92,6 +109,7 @@ impl Batch {
         let was_there = self.lifted.mark(position);
         if was_there {
             self.left.subtract(self.targets.kind_at(position));
+            self.inventory.take();
         }
         was_there
     }
@@ -107,6 +125,7 @@ impl Batch {
         if self.lifted.has(position) {
             self.lifted.unmark(position);
             self.left.add(self.targets.kind_at(position));
+            self.inventory.take();
         }
     }
 

@@ -145,7 +145,7 @@ impl<T: Tables> Enforcer<T> {
 
     /// Only where something differs is each entry asked for.
     fn drift_of(&self, all: Inventory) -> u64 {
-        if all == self.ledger.wanted_all().collect() {
+        if all == self.ledger.inventory() {
             return 0;
         }
         let (held, wrong) = self.ledger.wanted_all().fold((0u64, 0u64), |(held, wrong), (target, wanted)| {

@@ -8,6 +8,7 @@ use super::{Ledger, Standing, end};
 use crate::{
     block::{Origin, Target},
     clock::Now,
+    inventory::Inventory,
 };
 
 type Source<'a> = Box<dyn Iterator<Item = Standing<'a>> + 'a>;
@@ -81,6 +82,17 @@ impl Ledger {
     /// Those that hold now: what is over and not swept yet is left out.
     pub fn holding_now(&self, now: Now) -> impl Iterator<Item = Standing<'_>> {
         self.iter().filter(move |held| held.holds(now))
+    }
+
+    /// What the kernel should hold. Where no target is blocked twice, which is the rule, no order is needed for it, and
+    /// batches know their share.
+    pub fn inventory(&self) -> Inventory {
+        let in_batches: usize = self.batches().map(|(_, batch)| batch.left().total()).sum();
+        if in_batches + self.blocks.len() != self.distinct.total() {
+            return self.wanted_all().collect();
+        }
+        let alone = self.blocks().map(|block| (block.target, end(Standing::Alone(block)))).collect();
+        self.batches().map(|(_, batch)| batch.inventory()).fold(alone, Inventory::plus)
     }
 
     /// Each target with the end that the kernel should hold.

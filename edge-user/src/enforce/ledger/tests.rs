@@ -205,6 +205,8 @@ proptest! {
         let (mut ledger, mut model) = (Ledger::default(), Model::new());
         for step in &steps {
             apply(&mut ledger, &mut model, step);
+            // What batches know of themselves is asked for in between, so that a change has to renew it.
+            prop_assert_eq!(ledger.inventory(), ledger.wanted_all().collect());
         }
         let all: Vec<Block> = ledger.iter().map(Standing::block).collect();
         prop_assert_eq!(&all, &model.values().cloned().collect::<Vec<_>>());
