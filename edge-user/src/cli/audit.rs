@@ -13,7 +13,7 @@ use std::{
 use super::{
     args::{Audit, Format, Global},
     ask,
-    output::{Complaint, Outcome},
+    output::{Complaint, Outcome, whole},
 };
 use crate::{
     audit::{
@@ -47,12 +47,7 @@ pub fn audit(global: &Global, arguments: &Audit) -> Result<Outcome, Complaint> {
             })
         }
     };
-    match shown.and_then(|()| out.end()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::system(format!("the audit log cannot be read: {error}")).into())
-        }
-        _ => Ok(Outcome::printed()),
-    }
+    whole("the audit log", shown.and_then(|()| out.end()))
 }
 
 /// Where it is read.

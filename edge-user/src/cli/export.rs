@@ -8,7 +8,7 @@ use super::{
     args::{Export, Exported, Format, Global},
     ask,
     list::write_json,
-    output::{Complaint, Outcome},
+    output::{Complaint, Outcome, whole},
 };
 use crate::{
     block::{Origin, Target},
@@ -40,9 +40,7 @@ pub fn export(global: &Global, arguments: &Export) -> Result<Outcome, Complaint>
     let reply = ask::agent_or_pins(global, Command::Export { origin: arguments.origin })?;
     let Reply::Listed(parcel) = reply else { return Err(ask::mismatched()) };
     let mut out = BufWriter::new(io::stdout().lock());
-    // A closed pipe is no failure.
-    drop(write(&mut out, &parcel, global.output, arguments.format).and_then(|()| out.flush()));
-    Ok(Outcome::printed())
+    whole("the list", write(&mut out, &parcel, global.output, arguments.format).and_then(|()| out.flush()))
 }
 
 fn write(out: &mut impl Write, parcel: &Parcel, output: Format, format: Exported) -> io::Result<()> {

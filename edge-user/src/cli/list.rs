@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use super::{
     args::{Format, Global, List},
     ask,
-    output::{Complaint, Outcome, relative, write_table},
+    output::{Complaint, Outcome, relative, whole, write_table},
 };
 use crate::{
     clock::Wall,
@@ -29,9 +29,7 @@ pub fn list(global: &Global, arguments: &List) -> Result<Outcome, Complaint> {
         Format::Json => write_json(&mut out, rows.iter().map(Entry::of)),
         Format::Text => write_text(&mut out, &rows, cut, Wall::now()),
     };
-    // A closed pipe is no failure.
-    drop(written.and_then(|()| out.flush()));
-    Ok(Outcome::printed())
+    whole("the list", written.and_then(|()| out.flush()))
 }
 
 /// One array, an entry a line.

@@ -141,22 +141,15 @@ pub fn checked(file: &Path, problems: &[Problem], warnings: &[Problem]) -> Value
     json!({"ok": problems.is_empty(), "file": file, "problems": list(problems), "warnings": list(warnings)})
 }
 
-/// Prints and gives the exit code. A closed pipe is no failure.
+/// Prints and gives the exit code.
 pub fn print(format: Format, outcome: Result<Outcome, Complaint>) -> u8 {
     match (format, outcome) {
         (_, Ok(outcome)) if outcome.printed => outcome.exit_code,
-        (Format::Json, Ok(outcome)) => {
-            to_stdout(&outcome.json.to_string());
-            outcome.exit_code
-        }
-        (Format::Json, Err(complaint)) => {
-            to_stdout(&complaint.json().to_string());
-            complaint.exit_code()
-        }
+        (Format::Json, Ok(outcome)) => to_stdout(&outcome.json.to_string(), outcome.exit_code),
+        (Format::Json, Err(complaint)) => to_stdout(&complaint.json().to_string(), complaint.exit_code()),
         (Format::Text, Ok(outcome)) => {
             outcome.warnings.iter().for_each(|warning| to_stderr(&format!("warning: {}", printable(warning))));
-            to_stdout(&outcome.text);
-            outcome.exit_code
+            to_stdout(&outcome.text, outcome.exit_code)
         }
         (Format::Text, Err(complaint)) => {
             to_stderr(&complaint.text());
@@ -165,9 +158,27 @@ pub fn print(format: Format, outcome: Result<Outcome, Complaint>) -> u8 {
     }
 }
 
-fn to_stdout(text: &str) {
-    if !text.is_empty() {
-        drop(writeln!(io::stdout().lock(), "{text}"));
+/// What becomes of a command that printed its answer itself: a reader who has seen enough is no failure, anything else
+/// leaves an answer that is cut short. `what` it was begins the sentence.
+pub fn whole(what: &str, printed: io::Result<()>) -> Result<Outcome, Complaint> {
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::system(format!("{what} cannot be shown whole: {error}")).into())
+        }
+        _ => Ok(Outcome::printed()),
+    }
+}
+
+/// Gives the exit code; `code` is that of an answer that arrives.
+fn to_stdout(text: &str, code: u8) -> u8 {
+    let mut out = io::stdout().lock();
+    let printed = if text.is_empty() { Ok(()) } else { writeln!(out, "{text}").and_then(|()| out.flush()) };
+    match whole("the answer", printed) {
+        Ok(_) => code,
+        Err(complaint) => {
+            to_stderr(&complaint.text());
+            code.max(complaint.exit_code())
+        }
     }
 }
 

@@ -86,6 +86,23 @@ fn exit_codes_without_an_agent() -> Result<()> {
 }
 
 #[test]
+fn an_answer_that_is_cut_short_is_a_failure_and_one_that_nobody_reads_on_is_none() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start_with(&lab, |config| {
+        config.text("log", "audit", "/dev/null");
+    })?;
+    let list: String = (0..5_000).map(|n| format!("203.{}.{}.7\n", n / 250, n % 250)).collect();
+    edge.cli_with(&["import", "-"], list.as_bytes())?.good()?;
+    for args in [&["list"] as &[&str], &["export"], &["audit", "-o", "json"], &["status"], &["secret", "generate"]] {
+        let cut = edge.cli_under(&["sh", "-c", "exec \"$@\" >/dev/full", "sh"], args, b"")?;
+        ensure!(cut.code == 1 && cut.stderr.contains("cannot be shown whole: No space left"), "{args:?}: {cut:?}");
+        let left = edge.cli_under(&["bash", "-c", "\"$@\" | :; exit ${PIPESTATUS[0]}", "bash"], args, b"")?;
+        ensure!(left.code == 0 && left.stderr.is_empty(), "{args:?}: {left:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn who_lacks_the_right_is_told_so() -> Result<()> {
     let lab = Lab::new()?;
     let mut edge = Edge::new(&lab)?;
