@@ -45,6 +45,8 @@ pub struct Child {
     identity: Identity,
     process: Option<tokio::process::Child>,
     write: Option<OwnedWriteHalf>,
+    /// Whether a server's end is still to be heard.
+    heard: bool,
     tell: mpsc::Sender<FromChild>,
     pause: Pause,
 }
@@ -66,6 +68,7 @@ impl Child {
             identity,
             process: None,
             write: None,
+            heard: false,
             tell,
             pause: Pause::default(),
         };
@@ -89,8 +92,14 @@ impl Child {
         self.process = None;
     }
 
-    /// In the background, since it may take a while.
+    /// Whether more may come of the server, and its end at last.
+    pub fn is_heard(&self) -> bool {
+        self.heard
+    }
+
+    /// After its end was heard; in the background, since it may take a while.
     pub fn restart(&mut self, config: &Config) {
+        self.heard = false;
         let ended = self.process.take();
         self.let_go();
         let pause = self.pause.ended(Instant::now());
@@ -116,7 +125,7 @@ impl Child {
     /// Takes a server that is ready into service.
     pub fn adopt(&mut self, running: Running) {
         let Running { process, write, mut read } = running;
-        (self.process, self.write) = (Some(process), Some(write));
+        (self.process, self.write, self.heard) = (Some(process), Some(write), true);
         self.pause.served(Instant::now());
         let tell = self.tell.clone();
         tokio::spawn(async move {

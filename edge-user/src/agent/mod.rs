@@ -442,17 +442,18 @@ impl Agent {
         })
     }
 
-    /// Lets the server finish what it is answering. A refusal among that waits for the agent's word as ever.
+    /// Lets the server finish what it is answering. A refusal among that waits for the agent's word as ever, and what
+    /// it has said before it ended is heard to its end.
     async fn drain(&mut self) {
         let finished = timeout(DRAINS_WITHIN, async {
             let Some(child) = &mut self.child else { return };
-            let Some(mut process) = child.drain().await else { return };
-            loop {
-                tokio::select! {
-                    biased;
-                    _ = process.wait() => return,
-                    Some(FromChild::Says(message)) = self.from_child.recv() => self.heard(FromChild::Says(message)).await,
-                }
+            let process = child.drain().await;
+            while self.child.as_ref().is_some_and(Child::is_heard) {
+                let Some(message @ FromChild::Says(_)) = self.from_child.recv().await else { break };
+                self.heard(message).await;
+            }
+            if let Some(mut process) = process {
+                let _ = process.wait().await;
             }
         });
         if finished.await.is_err() {

@@ -19,9 +19,10 @@ pub mod x509;
 
 use std::{
     ffi::OsString,
-    io::Write,
+    io::{self, Write},
     net::TcpListener,
     os::fd::{FromRawFd, OwnedFd, RawFd},
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -29,10 +30,8 @@ use std::{
 
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use tokio::{
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::AsyncWrite,
+    net::{UnixStream, unix::OwnedReadHalf},
     sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
@@ -84,7 +83,7 @@ fn fail(failure: &Failure) -> ExitCode {
     if tracing::dispatcher::has_been_set() {
         tracing::error!("{failure}");
     } else {
-        let _ = writeln!(std::io::stderr(), "edge server: {failure}");
+        let _ = writeln!(io::stderr(), "edge server: {failure}");
     }
     ExitCode::from(failure.blame.exit_code())
 }
@@ -151,9 +150,8 @@ async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) 
     shared.auth.probe_store().await;
     tokio::spawn(count(shared.clone(), report.clone()));
     tokio::select! {
-        result = send(to_send, &report, &mut writes) => result,
+        () = send(to_send, &report, &mut writes, drained(&shared)) => Ok(()),
         result = obey(&mut reads, &shared, &report, &drain) => result,
-        () = drained(&shared) => Ok(()),
     }
 }
 
@@ -174,26 +172,47 @@ fn build(config: ServerConfig, report: &Arc<Report>, draining: watch::Receiver<b
     })
 }
 
-/// What is for the audit log goes before what was reported after it.
+/// Until the agent is gone or `end` has come. What is for the audit log goes before what was reported after it, and at
+/// the end all that was reported has gone.
 async fn send(
     mut to_send: mpsc::Receiver<FromServer>,
     report: &Report,
-    writes: &mut OwnedWriteHalf,
-) -> Result<(), Failure> {
+    writes: &mut (impl AsyncWrite + Unpin),
+    end: impl Future<Output = ()>,
+) {
+    let mut end = pin!(end);
     loop {
         let message = tokio::select! {
             message = to_send.recv() => match message {
                 Some(message) => Some(message),
-                None => return Ok(()),
+                None => return,
             },
             () = report.attempted() => None,
+            () = &mut end => break,
         };
-        for message in std::iter::from_fn(|| report.attempts()).chain(message) {
-            if link::write(writes, &message, MAX_FROM_SERVER).await.is_err() {
-                return Ok(());
-            }
+        if send_after_attempts(report, message, writes).await.is_err() {
+            return;
         }
     }
+    while let Ok(message) = to_send.try_recv() {
+        if send_after_attempts(report, Some(message), writes).await.is_err() {
+            return;
+        }
+    }
+    // Nobody is left to be told of it.
+    let _ = send_after_attempts(report, None, writes).await;
+}
+
+/// Only the attempts that are there already: strangers make more without end, and behind the message others wait.
+async fn send_after_attempts(
+    report: &Report,
+    message: Option<FromServer>,
+    writes: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    for message in report.attempts().chain(message) {
+        link::write(writes, &message, MAX_FROM_SERVER).await?;
+    }
+    Ok(())
 }
 
 /// Does what the agent says until it is gone.
@@ -211,7 +230,7 @@ async fn obey(
             Ok(Some(FromAgent::Drain)) => drop(drain.send(true)),
             Ok(Some(FromAgent::Config(_))) => return Err(Failure::bug("the agent sent a second config")),
             Ok(None) => return Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(Failure::bug(error.to_string()));
             }
             // However the agent ended, the server ends with it.
@@ -234,5 +253,92 @@ async fn count(shared: Arc<Shared>, report: Arc<Report>) {
         second.tick().await;
         let store_failed = shared.auth.store_has_failed().await;
         report.metrics(Metrics { store_failed, ..shared.counters.snapshot() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use super::*;
+    use crate::audit::attempt::{AT_ONCE, Attempt, Endpoint};
+
+    fn attempt() -> Attempt {
+        Attempt {
+            endpoint: Endpoint::Verify,
+            peer: "203.0.113.7".parse().unwrap(),
+            subject: None,
+            refused: None,
+            request_id: None,
+        }
+    }
+
+    /// A link to which strangers are quicker than it is; it breaks after so many writes.
+    struct Busy<'a> {
+        report: &'a Report,
+        written: Vec<u8>,
+        left: usize,
+    }
+
+    impl AsyncWrite for Busy<'_> {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let Some(left) = self.left.checked_sub(1) else {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            };
+            self.left = left;
+            (0..2 * AT_ONCE).for_each(|_| self.report.attempt(attempt()));
+            self.written.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn sent(mut written: &[u8]) -> Vec<FromServer> {
+        let mut all = Vec::new();
+        while let Some(message) = link::read(&mut written, MAX_FROM_SERVER).await.unwrap() {
+            all.push(message);
+        }
+        all
+    }
+
+    fn attempts(messages: &[FromServer]) -> usize {
+        let of =
+            |message: &FromServer| if let FromServer::Audit { attempts, .. } = message { attempts.len() } else { 0 };
+        messages.iter().map(of).sum()
+    }
+
+    #[tokio::test]
+    async fn a_message_waits_for_the_attempts_before_it_and_for_no_later_ones() {
+        let (out, to_send) = mpsc::channel(4);
+        let report = Report::new(out.clone());
+        (0..=AT_ONCE).for_each(|_| report.attempt(attempt()));
+        out.send(FromServer::Ready).await.unwrap();
+        let mut link = Busy { report: &report, written: Vec::new(), left: 40 };
+        let message = { to_send }.recv().await;
+        assert!(send_after_attempts(&report, message, &mut link).await.is_ok());
+        let sent = sent(&link.written).await;
+        assert_eq!((sent.len(), sent.last()), (3, Some(&FromServer::Ready)));
+    }
+
+    #[tokio::test]
+    async fn the_end_comes_when_all_that_was_reported_has_gone() {
+        let (out, to_send) = mpsc::channel(4);
+        let report = Report::new(out.clone());
+        out.send(FromServer::Ready).await.unwrap();
+        let mut written = Vec::new();
+        let end = async { (0..3 * AT_ONCE).for_each(|_| report.attempt(attempt())) };
+        send(to_send, &report, &mut written, end).await;
+        let sent = sent(&written).await;
+        assert_eq!((attempts(&sent), sent.contains(&FromServer::Ready)), (3 * AT_ONCE, true));
     }
 }

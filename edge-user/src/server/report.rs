@@ -63,7 +63,7 @@ impl Report {
 
     /// For the audit log. It goes out before whatever is reported after it.
     pub fn attempt(&self, attempt: Attempt) {
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attempts = self.waiting_attempts();
         if attempts.list.len() < ATTEMPTS {
             attempts.list.push_back(attempt.bounded());
         } else {
@@ -78,12 +78,18 @@ impl Report {
         self.attempted.notified().await;
     }
 
-    /// The next message of them, if there are any.
-    pub fn attempts(&self) -> Option<FromServer> {
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = attempts.list.len().min(AT_ONCE);
-        let (list, lost) = (attempts.list.drain(..count).collect::<Vec<_>>(), mem::take(&mut attempts.lost));
-        (!list.is_empty() || lost > 0).then_some(FromServer::Audit { attempts: list, lost })
+    /// Messages of all that there are now.
+    pub fn attempts(&self) -> impl Iterator<Item = FromServer> {
+        let Attempts { mut list, mut lost } = mem::take(&mut *self.waiting_attempts());
+        std::iter::from_fn(move || {
+            let count = list.len().min(AT_ONCE);
+            let (attempts, lost) = (list.drain(..count).collect::<Vec<_>>(), mem::take(&mut lost));
+            (!attempts.is_empty() || lost > 0).then_some(FromServer::Audit { attempts, lost })
+        })
+    }
+
+    fn waiting_attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports a refused credential and waits until the agent has judged; whether the client is blocked now.
@@ -170,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn attempts_wait_in_their_order_up_to_a_bound_and_the_others_are_counted() {
         let report = Report::new(mpsc::channel(1).0);
-        assert_eq!(report.attempts(), None);
+        assert_eq!(report.attempts().next(), None);
         let attempt = |number: usize| Attempt {
             endpoint: Endpoint::Verify,
             peer: "203.0.113.7".parse().unwrap(),
@@ -181,7 +187,8 @@ mod tests {
         (0..ATTEMPTS + 7).for_each(|number| report.attempt(attempt(number)));
         report.attempted().await;
         let (mut all, mut all_lost) = (Vec::new(), 0);
-        while let Some(FromServer::Audit { attempts, lost }) = report.attempts() {
+        for message in report.attempts() {
+            let FromServer::Audit { attempts, lost } = message else { panic!() };
             assert!(attempts.len() <= AT_ONCE);
             all.extend(attempts);
             all_lost += lost;

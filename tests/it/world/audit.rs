@@ -180,6 +180,30 @@ fn a_flood_has_30_lines_and_one_that_counts_the_rest() -> Result<()> {
 }
 
 #[test]
+fn whatever_was_answered_before_a_stop_is_there() -> Result<()> {
+    const REQUESTS: usize = 300;
+    let lab = Lab::new()?;
+    let mut edge = logging(&lab)?;
+    let login = Client::new(&lab, &edge, ATTACKER4).login(USER, PASSWORD)?.json()?;
+    let access = login["access_token"].as_str().context("token")?;
+    let mut talk = Talk::open(&lab, "http/1.1")?;
+    let request = format!("GET /auth/verify HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {access}\r\n\r\n");
+    talk.say(request.repeat(REQUESTS).as_bytes())?;
+    for answer in 0..REQUESTS {
+        while {
+            let line = talk.line()?;
+            ensure!(!line.is_empty(), "closed after {answer} answers");
+            !line.contains("HTTP/1.1 200")
+        } {}
+    }
+    ensure!(edge.stop()? == 0);
+    let written = lines(&edge.path("audit.log"))?;
+    let verified = written.iter().filter(|one| one["event"] == "verify").count();
+    ensure!(verified == REQUESTS, "{verified} of {REQUESTS}");
+    Ok(())
+}
+
+#[test]
 fn a_file_that_is_moved_away_is_followed_and_made_anew_at_sighup() -> Result<()> {
     let lab = Lab::new()?;
     let mut edge = Edge::new(&lab)?;
