@@ -59,6 +59,22 @@ impl Limit {
         if ahead > self.tolerance { 0 } else { ahead }
     }
 
+    /// How many packets pass in a second, and at once: what [`Limit::new`] was asked for, the burst raised where it had to be.
+    pub const fn allows(&self, tick_ns: u64) -> (u64, u64) {
+        let Some(burst) = self.tolerance.checked_div(self.interval) else { return (0, 0) };
+        let a_second = self.units as u128 * 1_000_000_000;
+        let a_packet = (self.interval as u128 * tick_ns as u128) << POINT;
+        (((a_second + a_packet / 2) / a_packet) as u64, burst)
+    }
+
+    /// How many packets pass at once at `now`.
+    pub const fn left(&self, cell: Cell, now: u64) -> u64 {
+        match (self.tolerance - self.ahead(cell, now)).checked_div(self.interval) {
+            Some(left) => left,
+            None => 0,
+        }
+    }
+
     /// The cell after one more packet; `None` where it is too many.
     #[inline(always)]
     pub const fn admit(&self, cell: Cell, tag: u32, now: u64) -> Option<Cell> {
@@ -71,6 +87,13 @@ impl Limit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Cell(u64);
+
+impl LineRates {
+    /// The cell of a source; empty where it has none.
+    pub fn cell(&self, tag: u32) -> Cell {
+        self.cells.into_iter().find(|cell| cell.tag() == tag).unwrap_or_default()
+    }
+}
 
 impl Cell {
     pub const EMPTY: Cell = Cell(0);
@@ -187,6 +210,23 @@ mod tests {
             }
         }
         passed
+    }
+
+    #[test]
+    fn a_limit_tells_what_it_was_made_of_and_what_is_left() {
+        for (per_second, burst) in [(50, 100), (1, 1), (20_000, 40_000), (1_000_000_000, 1_000_000_000)] {
+            let limit = Limit::new(per_second, burst, TICK_NS);
+            assert_eq!(limit.allows(TICK_NS), (per_second, burst.max(per_second / 250)));
+            assert_eq!(limit.left(Cell::EMPTY, limit.now(7)), burst.max(per_second / 250));
+        }
+        let limit = Limit::new(50, 100, TICK_NS);
+        let mut cell = Cell::EMPTY;
+        for taken in 1..=100 {
+            cell = limit.admit(cell, 7, limit.now(1_000)).unwrap();
+            assert_eq!(limit.left(cell, limit.now(1_000)), 100 - taken);
+        }
+        assert_eq!(limit.left(cell, limit.now(1_000 + 250)), 50);
+        assert_eq!(Limit::default().allows(TICK_NS), (0, 0));
     }
 
     #[test]

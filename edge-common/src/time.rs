@@ -68,6 +68,14 @@ impl Jiffies {
     pub const fn boot_ns(&self, jiffies: u64) -> u64 {
         jiffies.wrapping_mul(self.tick_ns).wrapping_add(self.offset_ns)
     }
+
+    /// The jiffy of a boot time.
+    pub const fn at(&self, boot_ns: u64) -> u64 {
+        match boot_ns.wrapping_sub(self.offset_ns).checked_div(self.tick_ns) {
+            Some(jiffies) => jiffies,
+            None => 0,
+        }
+    }
 }
 
 #[cfg(test)]

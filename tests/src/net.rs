@@ -15,7 +15,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 
 use crate::run;
@@ -64,6 +64,16 @@ impl Lab {
     /// Where an agent of this lab pins; removed with the lab.
     pub fn pin_path(&self) -> PathBuf {
         Path::new(BPFFS).join(&self.name)
+    }
+
+    /// The one generation of tables that an agent has pinned there.
+    pub fn generation(&self) -> Result<PathBuf> {
+        let pins = fs::read_dir(self.pin_path())?.filter_map(Result::ok).map(|entry| entry.path());
+        let is_one = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"gen-"));
+        let mut generations = pins.filter(|path| is_one(path));
+        let generation = generations.next().context("no generation is pinned")?;
+        ensure!(generations.next().is_none(), "two generations are pinned");
+        Ok(generation)
     }
 
     /// Makes the pair and its addresses; again where it was removed.

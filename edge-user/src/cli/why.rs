@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Wall,
-    control::protocol::{Command, Drop, Entry, Reply, Why},
+    control::protocol::{Allowance, Command, Drop, Entry, Rates, Reply, Why},
     error::Failure,
     printable::printable,
 };
@@ -39,6 +39,7 @@ fn text(why: &Why, now: Wall) -> String {
     let samples: Vec<String> = why.drops.iter().map(|one| sample(one, now)).collect();
     rows.push(("last drops", if samples.is_empty() { "none was sampled".to_owned() } else { samples.join("; ") }));
     rows.push(("connections", why.connections.current.to_string()));
+    rows.push(("rates", rates(&why.rates)));
     rows.push(("score", format!("{} of {}", why.score, why.threshold)));
     let offences: Vec<String> = why
         .offences
@@ -63,6 +64,17 @@ fn verdict(why: &Why) -> String {
         ),
         (_, false) => format!("{address} is dropped ({reason})"),
     }
+}
+
+fn rates(rates: &Rates) -> String {
+    let told = |what: &str, of: Option<Allowance>| {
+        of.map(|Allowance { per_second, burst, left }| {
+            format!("{left} of {burst} {what} left, {per_second} more a second")
+        })
+    };
+    let limited: Vec<String> =
+        [told("SYNs", rates.syns), told("packets", rates.packets)].into_iter().flatten().collect();
+    if limited.is_empty() { "not limited".to_owned() } else { limited.join("; ") }
 }
 
 fn block(entry: &Entry, now: Wall) -> String {
@@ -92,7 +104,7 @@ fn yes(value: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{Connections, Dropped, Rates};
+    use crate::control::protocol::{Connections, Dropped};
 
     fn why(verdict: &str, reason: Reason) -> Why {
         Why {

@@ -481,9 +481,21 @@ pub struct Connections {
     pub cap: Option<u64>,
 }
 
-/// Rate states; empty while no rate is limited.
+/// What an address may still send; null where it is not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rates {}
+pub struct Rates {
+    pub syns: Option<Allowance>,
+    pub packets: Option<Allowance>,
+}
+
+/// A rate as the kernel applies it to an address, and what is left of it now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowance {
+    pub per_second: u64,
+    pub burst: u64,
+    /// So many pass at once.
+    pub left: u64,
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {

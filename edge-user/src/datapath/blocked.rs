@@ -3,6 +3,8 @@
 //! Addresses and IPv6 /64s have a table each; what finds both its lines full there goes to the trie of its family, as
 //! prefixes do.
 
+use std::net::IpAddr;
+
 use edge_common::{
     address::{Addr4, Addr6},
     names,
@@ -22,6 +24,8 @@ use super::{
 };
 use crate::{
     block::Target,
+    clock::Boot,
+    control::protocol::Rates,
     error::{Blame, Context, Failure},
     inventory::Inventory,
 };
@@ -97,6 +101,10 @@ impl Tables for Generation {
     fn counters(&self) -> Result<Counters, Failure> {
         let values = self.counters.get(&0, 0).blame(Blame::System, || "the counters cannot be read".to_owned())?;
         Ok(sum(values.iter().map(|value| value.0)))
+    }
+
+    fn rates(&self, address: IpAddr, now: Boot) -> Rates {
+        self.rates_of(address, now)
     }
 
     fn unload(&mut self) -> Result<Unloaded, Failure> {

@@ -191,12 +191,12 @@ impl Generation {
         names
     }
 
-    fn limit(&self, at: usize) -> Limit {
+    pub(super) fn limit(&self, at: usize) -> Limit {
         let [units, interval, tolerance] = [0, 1, 2].map(|offset| self.settings.load(at + offset));
         Limit { units, interval, tolerance }
     }
 
-    fn rate_geometry(&self) -> RateGeometry {
+    pub(super) fn rate_geometry(&self) -> RateGeometry {
         let [lines_log2, seed_a, seed_b, high, low] = [0, 1, 2, 3, 4].map(|at| self.settings.load(word::RATES + at));
         RateGeometry { lines_log2, seed_a, seed_b, unit_mask: [high, low] }
     }
@@ -269,6 +269,15 @@ impl Generation {
         self.nets4.recall(0);
         self.nets6.recall(self.settings.load(word::AREAS6_SEED));
         Ok(())
+    }
+
+    /// What a map of this generation is pinned as.
+    pub(super) fn pin(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub(super) fn jiffies(&self) -> Jiffies {
+        Jiffies { tick_ns: self.settings.load(word::CLOCK), offset_ns: self.settings.load(word::CLOCK + 1) }
     }
 
     fn write_clock(&self, clock: Jiffies) {

@@ -16,6 +16,7 @@ mod link;
 mod mapping;
 mod nets;
 mod object;
+mod rates;
 mod room;
 mod spilled;
 mod table;
@@ -25,6 +26,7 @@ mod unloaded;
 use std::{
     fs::File,
     io,
+    net::IpAddr,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
@@ -44,6 +46,8 @@ pub use unloaded::Unloaded;
 
 use crate::{
     block::Target,
+    clock::Boot,
+    control::protocol::Rates,
     error::{Blame, Failure},
     inventory::Inventory,
 };
@@ -61,6 +65,8 @@ pub trait Tables {
     fn capacities(&self) -> Vec<(&'static str, u64, u64)>;
     /// What was counted by reason and family.
     fn counters(&self) -> Result<Counters, Failure>;
+    /// What an address may still send.
+    fn rates(&self, address: IpAddr, now: Boot) -> Rates;
     /// Detaches everything and removes every pin.
     fn unload(&mut self) -> Result<Unloaded, Failure>;
     /// Replaces what is allowed, protected and own.

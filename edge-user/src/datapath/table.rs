@@ -103,13 +103,14 @@ impl Table {
                 && let Some(near) = self.overflowed_from(self.key_at(slot), slot)
             {
                 self.overflown[near] += 1;
+                self.say_overflown(near);
             }
         }
     }
 
     pub fn set(&mut self, key: Key, until: Until) -> Result<(), NoRoom> {
         let slot = match self.look(key) {
-            Found::Held(slot) => slot,
+            Found::Held(slot) => self.keep(key, slot),
             Found::Free(slot) => self.take(key, slot),
             Found::NoRoom => return Err(NoRoom),
         };
@@ -138,13 +139,14 @@ impl Table {
         if self.layout == Layout::Host {
             self.lines.store(line + LineHost6::SLOTS + within, 0);
         }
+        self.count_anew(slot);
         if let Some(near) = self.overflowed_from(key, slot) {
-            self.overflown[near] -= 1;
+            self.overflown[near] = self.overflown[near].saturating_sub(1);
             if self.overflown[near] == 0 {
-                self.lines.clear_bits(near * WORDS + self.layout.counts(), Count::OVERFLOWN);
+                self.lines.clear_bits(self.first_count(near), Count::OVERFLOWN);
             }
         }
-        self.used -= 1;
+        self.used = self.used.saturating_sub(1);
     }
 
     pub fn until(&self, key: Key) -> Option<Until> {
@@ -167,11 +169,15 @@ impl Table {
         }
     }
 
-    /// Every entry that is not empty.
+    /// Every entry that the kernel finds: one in its second line only where the first says so.
     pub fn entries(&self) -> impl Iterator<Item = (Key, Until)> {
-        (0..self.capacity())
-            .map(|slot| (self.key_at(slot), self.until_at(slot)))
-            .filter(|(_, until)| *until != Until::EMPTY)
+        let held = (0..self.capacity()).filter(|slot| self.until_at(*slot) != Until::EMPTY);
+        held.map(|slot| (slot, self.key_at(slot)))
+            .filter(|(slot, key)| {
+                self.overflowed_from(*key, *slot)
+                    .is_none_or(|near| self.count_at(self.first_count(near)).is_overflown())
+            })
+            .map(|(slot, key)| (key, self.until_at(slot)))
     }
 
     /// Every entry that counted a packet.
@@ -243,19 +249,45 @@ impl Table {
         (None, free)
     }
 
-    /// A free slot, whose count begins anew. The first line says that it lies in the second before it does.
-    fn take(&mut self, key: Key, slot: usize) -> usize {
-        let word = self.count_word(slot);
-        if Count::from_bits(self.lines.load(word)).is_spilled() {
-            self.spilled.forget(self.layout.single().spill(slot as u32));
+    /// A slot that holds the key already.
+    fn keep(&self, key: Key, slot: usize) -> usize {
+        if let Some(near) = self.overflowed_from(key, slot) {
+            self.say_overflown(near);
         }
-        self.lines.clear_bits(word, !Count::OVERFLOWN);
+        slot
+    }
+
+    /// A free slot. The first line says that it lies in the second before it does.
+    fn take(&mut self, key: Key, slot: usize) -> usize {
+        self.count_anew(slot);
         if let Some(near) = self.overflowed_from(key, slot) {
             self.overflown[near] += 1;
-            self.lines.set_bits(near * WORDS + self.layout.counts(), Count::OVERFLOWN);
+            self.say_overflown(near);
         }
         self.used += 1;
         slot
+    }
+
+    /// What packets that are judged at this moment count for the former entry is cleared away when the slot is taken again.
+    fn count_anew(&mut self, slot: usize) {
+        let word = self.count_word(slot);
+        if self.count_at(word).is_spilled() {
+            self.spilled.forget(self.layout.single().spill(slot as u32));
+        }
+        self.lines.clear_bits(word, !Count::OVERFLOWN);
+    }
+
+    fn say_overflown(&self, line: usize) {
+        self.lines.set_bits(self.first_count(line), Count::OVERFLOWN);
+    }
+
+    /// The word of the count of a line's first slot, which has the line's flag too.
+    fn first_count(&self, line: usize) -> usize {
+        line * WORDS + self.layout.counts()
+    }
+
+    fn count_at(&self, word: usize) -> Count {
+        Count::from_bits(self.lines.load(word))
     }
 
     /// The first line of a key, where its slot is in the second.
@@ -308,15 +340,20 @@ impl Table {
         Until::from_bits((self.lines.load(line + word) >> shift) as u32)
     }
 
+    /// Both parts of it, read anew where the kernel moved one to the other meanwhile.
     fn hits_at(&self, slot: usize) -> Hits {
-        let count = Count::from_bits(self.lines.load(self.count_word(slot)));
-        let beside = if count.is_spilled() {
-            self.spilled.get(self.layout.single().spill(slot as u32))
-        } else {
-            Hits::default()
-        };
-        let here = count.hits();
-        Hits { packets: here.packets + beside.packets, bytes: here.bytes + beside.bytes }
+        let word = self.count_word(slot);
+        let mut count = self.count_at(word);
+        while count.is_spilled() {
+            let beside = self.spilled.get(self.layout.single().spill(slot as u32));
+            let after = self.count_at(word);
+            let (before, here) = (count.hits(), after.hits());
+            if here.packets >= before.packets {
+                return Hits { packets: here.packets + beside.packets, bytes: here.bytes + beside.bytes };
+            }
+            count = after;
+        }
+        count.hits()
     }
 }
 

@@ -9,8 +9,8 @@ use crate::{
     block::{Block, Origin, Target},
     clock::Now,
     control::protocol::{
-        Blocked, ConnectionTotals, Connections, Drop, Dropped, Enforced, Entry, Interface, Offence, Packets, Rates,
-        Status, Stores, Unfiltered, Why,
+        Blocked, ConnectionTotals, Connections, Drop, Dropped, Enforced, Entry, Interface, Offence, Packets, Status,
+        Stores, Unfiltered, Why,
     },
     datapath::{self, Tables},
     drops::Sample,
@@ -80,7 +80,7 @@ impl<T: Tables> Enforcer<T> {
             protected,
             block,
             connections: Connections::default(),
-            rates: Rates::default(),
+            rates: self.tables.rates(address, now.boot),
             dropped: Dropped { by_reason: dropped },
             drops: self.drops.of(address).map(|sample| self.drop(sample)).collect(),
             offences: led_to

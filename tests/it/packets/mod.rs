@@ -3,6 +3,7 @@
 
 mod counts;
 mod differential;
+mod full;
 mod rates;
 mod rig;
 mod rows;

@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     fs, mem,
     net::{IpAddr, UdpSocket},
-    path::Path,
     time::Duration,
 };
 
@@ -268,12 +267,7 @@ fn now() -> Result<Duration> {
 
 /// The program of the one generation that is in force.
 pub fn program(lab: &Lab) -> Result<Program> {
-    let generations = fs::read_dir(lab.pin_path())?.filter_map(Result::ok).map(|entry| entry.path());
-    let is_one = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"gen-"));
-    let mut generations = generations.filter(|path| is_one(path));
-    let generation = generations.next().context("no generation is pinned")?;
-    ensure!(generations.next().is_none(), "two generations are pinned");
-    Program::pinned(&generation.join(names::PROGRAM))
+    Program::pinned(&lab.generation()?.join(names::PROGRAM))
 }
 
 fn own_addresses(lab: &Lab) -> Result<Vec<IpAddr>> {

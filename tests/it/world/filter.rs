@@ -97,6 +97,12 @@ fn a_source_that_opens_too_fast_is_refused_and_its_neighbour_is_not() -> Result<
     let opened = (0..6).map(|_| answered(ATTACKER4)).collect::<Result<Vec<_>>>()?;
     ensure!(opened[..3] == [true; 3] && opened[3..].iter().any(|open| !open), "{opened:?}");
     ensure!(packets(&edge, "syn_rate")? > 0);
+    let (_, why) = edge.json_any(&["why", &ATTACKER4.to_string()])?;
+    ensure!(why["rates"]["syns"]["per_second"] == 1 && why["rates"]["syns"]["burst"] == 3, "{why}");
+    ensure!(why["rates"]["syns"]["left"].as_u64().is_some_and(|left| left < 3), "{why}");
+    ensure!(why["rates"]["packets"].is_null(), "{why}");
+    let (_, why) = edge.json_any(&["why", "203.0.113.250"])?;
+    ensure!(why["rates"]["syns"]["left"] == 3, "{why}");
     ensure!(answered(NEIGHBOUR4)? && answered(ATTACKER6)?);
     Ok(())
 }

@@ -50,7 +50,12 @@ pub fn measure() -> Result<Outcome> {
     let edge = Edge::start_with(&lab, |config| {
         // Nothing is refused by these; everything is looked at.
         config.set("filter", "exposed_ports", "[\"443/tcp\", \"5001/udp\"]").text("filter", "fragments", "drop");
-        config.set("filter", "max_blocked", "2_000_000").set("filter", "max_prefixes", "400_000");
+        // As full as they may be: what is listed, and the two that send.
+        config.set("filter", "max_blocked", &(lists::ADDRESSES + 2).to_string()).set(
+            "filter",
+            "max_prefixes",
+            "400_000",
+        );
         config.set("filter.limits", "syns", "{ per_second = 1_000_000_000 }");
         config.set("filter.limits", "packets", "{ per_second = 1_000_000_000 }");
     })?;

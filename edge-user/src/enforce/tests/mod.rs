@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     config::Overrides,
-    control::protocol::{BlockRequest, Changed, Command, Entry, Reply, Request, UnblockRequest},
+    control::protocol::{BlockRequest, Changed, Command, Entry, Rates, Reply, Request, UnblockRequest},
     error::Blame,
     inventory::Inventory,
 };
@@ -57,6 +57,10 @@ impl Tables for Fake {
 
     fn counters(&self) -> Result<Counters, Failure> {
         Ok(Counters::default())
+    }
+
+    fn rates(&self, _: IpAddr, _: Boot) -> Rates {
+        Rates::default()
     }
 
     fn unload(&mut self) -> Result<datapath::Unloaded, Failure> {

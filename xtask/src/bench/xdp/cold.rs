@@ -1,7 +1,7 @@
 //! Random sources: the programs of `edge-ebpf/src/bench.rs` on the tables of the running edge, and on a hash and a trie of
 //! the kernel with the same lists in them.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -45,7 +45,7 @@ fn program(object: &mut Ebpf, name: &str) -> Result<Program> {
 /// On edge's own pinned maps, with everything switched on.
 fn load(lab: &Lab) -> Result<Ebpf> {
     let object = build()?;
-    let generation = generation(lab)?;
+    let generation = lab.generation()?;
     let mut loader = EbpfLoader::new();
     for name in names::MAPS {
         let folder = if name == names::COUNTERS { lab.pin_path() } else { generation.clone() };
@@ -56,12 +56,6 @@ fn load(lab: &Lab) -> Result<Ebpf> {
         loader.override_global(name, &1u8, true);
     }
     loader.load_file(object).context("the benchmark's object does not load")
-}
-
-/// What the agent of a lab has pinned last.
-fn generation(lab: &Lab) -> Result<PathBuf> {
-    let folders = fs::read_dir(lab.pin_path())?.flatten().map(|entry| entry.path());
-    folders.filter(|path| path.is_dir()).max().context("nothing is pinned")
 }
 
 fn fill(object: &mut Ebpf) -> Result<()> {
