@@ -17,6 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 use crate::frame;
 
+/// `SCM_MAX_FD`: the most descriptors that one message carries.
+const MOST: usize = 253;
+
 /// Writes one message, with a descriptor beside its first bytes if there is one. Not cancel-safe.
 pub async fn write<T: Serialize>(
     stream: &mut tokio::net::UnixStream,
@@ -73,7 +76,8 @@ fn send(socket: RawFd, bytes: &[u8], descriptor: Option<&OwnedFd>) -> io::Result
 }
 
 fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut beside = cmsg_space!([RawFd; 1]);
+    // Room for all that one message can carry: of those that find none, the kernel installs some all the same.
+    let mut beside = cmsg_space!([RawFd; MOST]);
     let mut buffers = [IoSliceMut::new(buffer)];
     let message = recvmsg::<()>(socket, &mut buffers, Some(&mut beside), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut handed = Vec::new();
@@ -89,7 +93,11 @@ fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedF
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, io::Seek};
+    use std::{
+        fs::{self, File},
+        io::Seek,
+        os::unix::fs::MetadataExt,
+    };
 
     use super::*;
 
@@ -126,5 +134,28 @@ mod tests {
         }
         drop(near);
         assert!(read_length(&mut far, MAX).await.unwrap().is_none());
+    }
+
+    /// How many descriptors of this process are this file.
+    fn held(file: &File) -> usize {
+        let (of, inode) = (file.metadata().unwrap(), |data: &fs::Metadata| (data.dev(), data.ino()));
+        let all = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        all.filter(|entry| fs::metadata(entry.path()).is_ok_and(|data| inode(&data) == inode(&of))).count()
+    }
+
+    #[test]
+    fn of_many_descriptors_the_first_is_taken_and_none_is_kept() {
+        for count in [2, 3, MOST] {
+            let (near, far) = UnixStream::pair().unwrap();
+            let file = tempfile::tempfile().unwrap();
+            let sent = vec![file.as_raw_fd(); count];
+            let frame = frame::frame(&"there", MAX).unwrap();
+            let beside = [ControlMessage::ScmRights(&sent)];
+            sendmsg::<()>(near.as_raw_fd(), &[IoSlice::new(&frame)], &beside, MsgFlags::empty(), None).unwrap();
+            let (message, handed) = read_now::<String>(&far, MAX).unwrap();
+            assert_eq!((message.as_str(), handed.is_some(), held(&file)), ("there", true, 2), "of {count}");
+            drop(handed);
+            assert_eq!(held(&file), 1, "of {count}");
+        }
     }
 }
