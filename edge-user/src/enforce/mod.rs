@@ -60,9 +60,9 @@ pub struct Enforcer<T = Generation> {
     /// The failures that led to each learned block, while it lasts.
     led_to: BTreeMap<Target, Failures>,
     /// What the config allows; the run-time list is in `allowed`.
-    configured: Vec<Target>,
+    configured: BTreeSet<Target>,
     /// What the config blocks.
-    named: Vec<Target>,
+    named: BTreeSet<Target>,
     allowed: BTreeSet<Target>,
     protected: Protected,
     /// Whether the kernel has what is protected and allowed.
@@ -198,8 +198,8 @@ impl<T: Tables> Enforcer<T> {
             learner: Learner::new(config.learn.clone(), config.filter.ipv6_unit),
             ledger: Ledger::default(),
             led_to: BTreeMap::new(),
-            configured: config.filter.allow.clone(),
-            named: config.filter.block.clone(),
+            configured: config.filter.allow.iter().copied().collect(),
+            named: config.filter.block.iter().copied().collect(),
             allowed: BTreeSet::new(),
             protected: Protected::new(surroundings),
             trust_written: true,
@@ -240,7 +240,7 @@ impl<T: Tables> Enforcer<T> {
                 self.adopt(held, now);
             }
         }
-        self.block_named(&[], now);
+        self.block_named(&BTreeMap::new(), now);
         self.within_limits()
     }
 
@@ -260,18 +260,17 @@ impl<T: Tables> Enforcer<T> {
 
     /// Blocks that the config names: in force while it names them, never stored. What it named before is as old as it
     /// was.
-    fn block_named(&mut self, before: &[Block], now: Now) {
+    fn block_named(&mut self, before: &BTreeMap<Target, Block>, now: Now) {
         for target in self.named.clone() {
             if let Some(why) = self.never_blocked(target) {
                 tracing::warn!("`filter.block` names {target}, which is protected and stays served: {why}");
                 continue;
             }
-            let former = before.iter().find(|block| block.target == target);
             self.ledger.put(Block {
                 target,
                 origin: Origin::Config,
                 reason: "named in the config".to_owned(),
-                created: former.map_or(now.wall, |block| block.created),
+                created: before.get(&target).map_or(now.wall, |block| block.created),
                 until: None,
                 expires: None,
                 offence: 1,

@@ -1,7 +1,10 @@
 //! Another `[filter]` for a running agent: tables of its own, built and filled beside those in force, then the program
 //! replaced in place. All of it or nothing.
 
-use std::mem;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use super::{Enforcer, write::Limits};
 use crate::{
@@ -16,10 +19,10 @@ use crate::{
 
 /// What the config said before.
 struct Configured {
-    allowed: Vec<Target>,
-    named: Vec<Target>,
+    allowed: BTreeSet<Target>,
+    named: BTreeSet<Target>,
     /// Those of them that were in force.
-    blocks: Vec<Block>,
+    blocks: BTreeMap<Target, Block>,
     limits: Limits,
 }
 
@@ -45,8 +48,8 @@ impl Enforcer {
         }
         self.dry_run = filter.dry_run;
         self.learner.set_ipv6_unit(filter.ipv6_unit);
-        let is_new = |block: &&Block| !former.blocks.iter().any(|known| known.target == block.target);
-        Ok(self.named_blocks().iter().filter(is_new).map(|block| block.target).collect())
+        let is_new = |target: &Target| !former.blocks.contains_key(target);
+        Ok(self.named_blocks().into_keys().filter(is_new).collect())
     }
 
     /// Whether so many more would find no room in their tables too often.
@@ -85,10 +88,10 @@ impl<T: Tables> Enforcer<T> {
     /// Takes over what the config says into the model alone.
     fn configure(&mut self, filter: &Filter, now: Now) -> Configured {
         let blocks = self.named_blocks();
-        blocks.iter().for_each(|block| drop(self.ledger.remove(block.target, Origin::Config)));
+        blocks.keys().for_each(|target| drop(self.ledger.remove(*target, Origin::Config)));
         let former = Configured {
-            allowed: mem::replace(&mut self.configured, filter.allow.clone()),
-            named: mem::replace(&mut self.named, filter.block.clone()),
+            allowed: mem::replace(&mut self.configured, filter.allow.iter().copied().collect()),
+            named: mem::replace(&mut self.named, filter.block.iter().copied().collect()),
             limits: mem::replace(&mut self.limits, Limits::of(filter)),
             blocks,
         };
@@ -97,15 +100,14 @@ impl<T: Tables> Enforcer<T> {
     }
 
     fn unconfigure(&mut self, former: Configured) {
-        for block in self.named_blocks() {
-            drop(self.ledger.remove(block.target, Origin::Config));
-        }
+        self.named_blocks().into_keys().for_each(|target| drop(self.ledger.remove(target, Origin::Config)));
         let Configured { allowed, named, blocks, limits } = former;
-        blocks.into_iter().for_each(|block| drop(self.ledger.put(block)));
+        blocks.into_values().for_each(|block| drop(self.ledger.put(block)));
         (self.configured, self.named, self.limits) = (allowed, named, limits);
     }
 
-    fn named_blocks(&self) -> Vec<Block> {
-        self.ledger.blocks().filter(|block| block.origin == Origin::Config).cloned().collect()
+    fn named_blocks(&self) -> BTreeMap<Target, Block> {
+        let named = self.ledger.blocks().filter(|block| block.origin == Origin::Config);
+        named.map(|block| (block.target, block.clone())).collect()
     }
 }
