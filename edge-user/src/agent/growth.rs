@@ -1,5 +1,5 @@
-//! Tables that grow: built anew with more room beside those in force, and swapped as at a reload, before a long list comes
-//! or where single ones have filled them.
+//! Tables that grow: built anew with more room, and other seeds, beside those in force, and swapped as at a reload; before a
+//! long list comes, or where too many found no room in them.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ impl Agent {
         let grown = self.grown(more);
         self.growth.0 = grown.is_err().then(|| Instant::now() + AGAIN_AFTER);
         match grown {
-            Ok(()) => tracing::info!("the tables of IPv6 addresses and /64 networks have grown"),
+            Ok(()) => tracing::info!("the tables were built anew, since too many found no room in them"),
             Err(failure) => tracing::error!("the tables cannot grow, so more is looked up as prefixes are: {failure}"),
         }
     }

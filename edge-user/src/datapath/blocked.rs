@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use super::{
     Generation, Tables, Unloaded,
     nets::with_covering,
-    room::{Singles6, is_crowded},
+    room::{Singles6, is_crowded, is_unlucky},
     sum,
     table::{Key, Layout, Table},
 };
@@ -126,10 +126,20 @@ impl Generation {
         }
     }
 
-    /// Whether so many more would find no room in their tables too often.
+    /// Whether with so many more too many would find no room in their tables, or too many do already.
     pub fn is_crowded_by(&self, more: Singles6) -> bool {
         let Singles6 { units, hosts } = self.singles6().plus(more);
-        is_crowded(self.units6.capacity() as u64, units) || is_crowded(self.hosts6.capacity() as u64, hosts)
+        is_crowded(self.units6.capacity() as u64, units)
+            || is_crowded(self.hosts6.capacity() as u64, hosts)
+            || self.is_unlucky()
+    }
+
+    /// Whether other seeds would do better.
+    fn is_unlucky(&self) -> bool {
+        let of = |table: &Table, in_trie| is_unlucky(table.used() as u64, in_trie);
+        of(&self.table4, self.nets4.of_length(32))
+            || of(&self.units6, self.nets6.of_length(64))
+            || of(&self.hosts6, self.nets6.of_length(128))
     }
 
     /// Takes over what was counted in an earlier generation, which no CPU may run any more.

@@ -52,12 +52,12 @@ impl Enforcer {
         Ok(self.named_blocks().into_keys().filter(is_new).collect())
     }
 
-    /// Whether so many more would find no room in their tables too often.
+    /// Whether with so many more too many would find no room in their tables, or too many do already.
     pub fn is_crowded_by(&self, more: Singles6) -> bool {
         self.tables.is_crowded_by(more)
     }
 
-    /// Tables with more room, by the config in force. A failure leaves in force what was.
+    /// Tables with more room and other seeds, by the config in force. A failure leaves in force what was.
     pub fn grow(
         &mut self,
         filter: &Filter,
