@@ -229,13 +229,17 @@ pub fn relative(time: Wall, now: Wall) -> String {
     if milliseconds >= 0 { format!("in {length}") } else { format!("{length} ago") }
 }
 
-/// In the largest unit of which there are at least two.
+/// In the largest unit of which there are at least two, to the nearest.
 pub fn length(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
+    let nearest = |unit: u64| (seconds + unit / 2) / unit;
+    if seconds < 120 {
+        format!("{seconds} s")
+    } else if nearest(60) < 120 {
+        format!("{} min", nearest(60))
+    } else if nearest(3_600) < 48 {
+        format!("{} h", nearest(3_600))
+    } else {
+        format!("{} days", nearest(86_400))
     }
 }
 
@@ -262,6 +266,9 @@ mod tests {
         assert_eq!(at(900), "in 15 min");
         assert_eq!(at(-14_400), "4 h ago");
         assert_eq!(at(604_800), "in 7 days");
+        assert_eq!(at(14_399), "in 4 h");
+        assert_eq!(at(86_399), "in 24 h");
+        assert_eq!(at(172_799), "in 2 days");
     }
 
     #[test]

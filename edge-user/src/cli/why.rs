@@ -33,11 +33,8 @@ fn text(why: &Why, now: Wall) -> String {
         ("protected", why.protected.as_deref().map_or_else(|| "no".to_owned(), printable)),
         ("block", why.block.as_ref().map_or_else(|| "none".to_owned(), |entry| block(entry, now))),
     ];
-    let drops: Vec<String> =
-        why.dropped.by_reason.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{n} {reason}")).collect();
-    rows.push(("dropped", if drops.is_empty() { "no packet".to_owned() } else { drops.join(", ") }));
     let samples: Vec<String> = why.drops.iter().map(|one| sample(one, now)).collect();
-    rows.push(("last drops", if samples.is_empty() { "none was sampled".to_owned() } else { samples.join("; ") }));
+    rows.push(("sampled drops", if samples.is_empty() { "none was sampled".to_owned() } else { samples.join("; ") }));
     rows.push(("connections", why.connections.current.to_string()));
     rows.push(("rates", rates(&why.rates)));
     rows.push(("score", format!("{} of {}", why.score, why.threshold)));

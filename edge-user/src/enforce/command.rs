@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Enforcer, write::Gone};
 use crate::{
     batch::{BatchId, Terms},
-    block::{Origin, Target},
+    block::{Block, Origin, Target},
     clock::Now,
     control::protocol::{Answer, BlockRequest, Changed, Command, Reply, Request, UnblockRequest},
     datapath::Tables,
@@ -52,7 +52,12 @@ impl<T: Tables> Enforcer<T> {
         now: Now,
     ) -> Result<Changed, Failure> {
         for target in &request.targets {
-            self.may_block(*target, request.force)?;
+            self.may_block(*target, request.force).map_err(|mut failure| {
+                if request.targets.len() > 1 {
+                    failure.message.push_str("; nothing was blocked");
+                }
+                failure
+            })?;
         }
         let duration = request.for_seconds.map(Duration::from_secs);
         let terms = Terms {
@@ -102,12 +107,9 @@ impl<T: Tables> Enforcer<T> {
         gone: &mut Gone,
     ) -> Result<(), Failure> {
         targets.iter().try_for_each(|target| {
-            if self.lift(*target, origin, gone)? > 0 {
-                changed.changed.push(*target);
-            } else {
-                changed.warnings.extend(self.still_covered(*target, now));
-                changed.unchanged.push(*target);
-            }
+            let lifted = self.lift(*target, origin, gone)? > 0;
+            if lifted { &mut changed.changed } else { &mut changed.unchanged }.push(*target);
+            changed.warnings.extend(self.still_dropped(*target, now));
             Ok(())
         })
     }
@@ -132,9 +134,11 @@ impl<T: Tables> Enforcer<T> {
         lifted
     }
 
-    fn still_covered(&self, target: Target, now: Now) -> Option<String> {
-        let cover = self.ledger.holding(target.net().addr(), now)?.target;
-        Some(format!("{target} is still covered by the block of {cover}"))
+    fn still_dropped(&self, target: Target, now: Now) -> Option<String> {
+        let Block { target: cover, origin, .. } = self.ledger.holding(target.net().addr(), now)?;
+        // An address of a network may be blocked, and the network not.
+        let covers = cover.net().contains(&target.net());
+        covers.then(|| format!("{target} is still dropped: {cover} is blocked by {}", origin.name()))
     }
 
     /// Lifted by hand: what was held against the client is forgiven.
@@ -155,7 +159,12 @@ impl<T: Tables> Enforcer<T> {
             return Err(failure);
         }
         self.memory.write(|store| store.allow(&changed));
-        Ok(Changed { changed, unchanged, ..Changed::default() })
+        let all = targets.iter().filter(|target| target.net().prefix_len() == 0);
+        let warnings = all.map(|target| {
+            let family = if target.net().addr().is_ipv4() { "IPv4" } else { "IPv6" };
+            format!("{target} lets all of {family} pass, whatever is blocked; `edge disallow {target}` ends that")
+        });
+        Ok(Changed { warnings: warnings.collect(), changed, unchanged, ..Changed::default() })
     }
 
     fn disallow(&mut self, targets: &[Target]) -> Result<Changed, Failure> {
