@@ -95,6 +95,9 @@ struct Agent {
     child: Option<Child>,
     from_child: mpsc::Receiver<FromChild>,
     orders: mpsc::Receiver<Order>,
+    /// What is answered when the audit log is written: whoever waits for a disk is not the agent.
+    later: mpsc::Sender<(Order, Answer)>,
+    due: mpsc::Receiver<(Order, Answer)>,
     snapshots: mpsc::Receiver<oneshot::Sender<Snapshot>>,
     admin: JoinHandle<()>,
     own: Own,
@@ -148,6 +151,7 @@ impl Agent {
             },
         };
         let (order, orders) = mpsc::channel(ORDERS);
+        let (later, due) = mpsc::channel(ORDERS);
         let (ask, snapshots) = mpsc::channel(8);
         let (socket, warnings) = admin::bind(&config.admin.socket, &config.admin.group)?;
         for warning in warnings {
@@ -179,6 +183,8 @@ impl Agent {
             child,
             from_child,
             orders,
+            later,
+            due,
             snapshots,
             admin,
             own: prepared.own,
@@ -206,6 +212,7 @@ impl Agent {
                         return self.end("everything is unloaded, nothing is blocked any more").await;
                     }
                 }
+                Some((order, answer)) = self.due.recv() => self.answered(order, answer),
                 Some(answer) = self.snapshots.recv() => {
                     self.own.lost(Lost::Ring, self.events.newly_lost());
                     self.own.lost(Lost::Audit, self.audit.newly_lost());
@@ -384,8 +391,17 @@ impl Agent {
         }
         self.make_room_for(&order.request.command);
         let mut answer = match order.request.command {
-            Command::Reload => self.reload().await,
-            Command::Audit { former } => self.audit_log(former).await,
+            Command::Reload => {
+                let answer = self.reload().await;
+                self.answer_when_written(order, move || answer);
+                return false;
+            }
+            Command::Audit { former } => {
+                self.dropped();
+                let opens = self.audit.opens();
+                self.answer_when_written(order, move || opens.open(former).map(Reply::Audit));
+                return false;
+            }
             Command::Note(ref noted) => noted.accepted(),
             _ => self.enforcer.execute(&order.request, Now::read()),
         };
@@ -398,17 +414,23 @@ impl Agent {
             (Command::Import(_), Ok(_)) => self.end_blocked_connections().await,
             _ => {}
         }
-        self.audit.commanded(&order.request.command, order.actor.uid, &answer, Now::read());
         let ends = is_unload && answer.is_ok();
-        order.answered(answer);
+        self.answered(order, answer);
         ends
     }
 
-    /// All that happened so far is in it.
-    async fn audit_log(&mut self, former: bool) -> Answer {
-        self.dropped();
-        self.audit.written().await;
-        self.audit.opened(former).map(Reply::Audit)
+    /// All that happened so far is in the audit log by then.
+    fn answer_when_written(&self, order: Order, answer: impl FnOnce() -> Answer + Send + 'static) {
+        let (written, later) = (self.audit.written(), self.later.clone());
+        tokio::spawn(async move {
+            written.await;
+            let _ = later.send((order, answer())).await;
+        });
+    }
+
+    fn answered(&mut self, order: Order, answer: Answer) {
+        self.audit.commanded(&order.request.command, order.actor.uid, &answer, Now::read());
+        order.answered(answer);
     }
 
     /// What the server says of the store of users.
@@ -466,7 +488,7 @@ impl Agent {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = std::fs::remove_file(&self.config.admin.socket);
         self.drain().await;
-        drop(self.orders);
+        drop((self.orders, self.due));
         let _ = timeout(ANSWERED_WITHIN, self.admin).await;
         self.audit.end(Now::read()).await;
         tracing::info!("ended; {left}");

@@ -25,7 +25,7 @@ impl Agent {
             self.enforcer.reloaded(LastResult::Refused, Now::read());
         }
         // Also where nothing was changed: whoever moved the file away has to be able to go on.
-        self.audit.reopen(&self.config).await;
+        self.audit.reopen(&self.config);
         answer
     }
 

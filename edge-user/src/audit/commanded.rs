@@ -7,26 +7,54 @@ use crate::{
     control::protocol::{Answer, BlockRequest, Changed, Command, ImportRequest, Noted, Reply, UnblockRequest},
 };
 
-/// Targets of one command that have a line each; the others are counted in one more.
-const NAMED: usize = 100;
+/// What a command came to. Its lines are made one by one, since there may be millions of them.
+#[derive(Clone, Debug)]
+pub struct Commanded {
+    pub name: Name,
+    /// What all lines say; the only one where nothing is named.
+    base: Event,
+    named: Vec<Target>,
+    /// How many were changed that are not named.
+    more: u64,
+}
 
-/// What a command came to. One line for each address or network that was named, up to a bound.
-pub fn events(command: &Command, actor: &Actor, answer: &Answer, time: Wall) -> Vec<(Name, Event)> {
-    let name = name(command);
-    let outcome = outcome(answer);
-    let count = if let Ok(Reply::Imported(imported)) = answer { Some(imported.imported) } else { None };
-    let base =
-        Event { count, actor: Some(actor.clone()), reason: reason(command, answer), ..Event::new(name, outcome, time) };
-    let subjects = subjects(command, answer);
-    let mut events: Vec<(Name, Event)> =
-        subjects.named.into_iter().map(|subject| (name, Event { subject: Some(subject), ..base.clone() })).collect();
-    if subjects.more > 0 {
-        events.push((name, Event { count: Some(subjects.more), ..base.clone() }));
+impl Commanded {
+    pub fn new(command: &Command, actor: &Actor, answer: &Answer, time: Wall) -> Commanded {
+        let name = name(command);
+        let (named, more) = targets(command, answer);
+        let base = Event {
+            subject: subject_of(command),
+            count: if let Ok(Reply::Imported(imported)) = answer { Some(imported.imported) } else { None },
+            actor: Some(actor.clone()),
+            reason: reason(command, answer),
+            ..Event::new(name, outcome(answer), time)
+        };
+        Commanded { name, base: base.bounded(), named, more }
     }
-    if events.is_empty() {
-        events.push((name, base));
+
+    pub fn outcome(&self) -> Outcome {
+        self.base.outcome
     }
-    events
+
+    /// The same, by a user who has a name.
+    pub fn by(mut self, name: impl FnOnce(Event) -> Event) -> Commanded {
+        self.base = name(self.base);
+        self
+    }
+
+    /// How many lines it has.
+    pub fn count(&self) -> usize {
+        (self.named.len() + usize::from(self.more > 0)).max(1)
+    }
+
+    /// One for each address or network that was named, and one that counts the others.
+    pub fn events(&self) -> impl Iterator<Item = Event> {
+        let Commanded { base, named, more, .. } = self;
+        let named = named.iter().map(|target| Event { subject: Some(subject(*target)), ..base.clone() });
+        let more = (*more > 0).then(|| Event { count: Some(*more), ..base.clone() });
+        let alone = (self.named.is_empty() && more.is_none()).then(|| base.clone());
+        named.chain(more).chain(alone)
+    }
 }
 
 /// Of a command that the CLI carried out itself.
@@ -73,32 +101,26 @@ fn reason(command: &Command, answer: &Answer) -> Option<String> {
     }
 }
 
-#[derive(Default)]
-struct Subjects {
-    named: Vec<String>,
-    /// How many are not named.
-    more: u64,
-}
-
-fn subjects(command: &Command, answer: &Answer) -> Subjects {
-    match (command, answer) {
-        (Command::Import(ImportRequest { source, .. }), _) => {
-            Subjects { named: vec![source.clone()], ..Subjects::default() }
-        }
-        (Command::Why { address }, _) => Subjects { named: vec![address.to_string()], ..Subjects::default() },
-        (Command::Unblock(UnblockRequest { targets: None, .. }), Ok(Reply::Changed(Changed { changed, more, .. }))) => {
-            few(changed, *more)
-        }
-        (Command::Block(BlockRequest { targets, .. }), _)
-        | (Command::Unblock(UnblockRequest { targets: Some(targets), .. }), _)
-        | (Command::Allow { targets } | Command::Disallow { targets }, _) => few(targets, 0),
-        _ => Subjects::default(),
+/// What it is about, where that is no list.
+fn subject_of(command: &Command) -> Option<String> {
+    match command {
+        Command::Import(ImportRequest { source, .. }) => Some(source.clone()),
+        Command::Why { address } => Some(address.to_string()),
+        _ => None,
     }
 }
 
-fn few(targets: &[Target], more: u64) -> Subjects {
-    let beyond = targets.len().saturating_sub(NAMED) as u64;
-    Subjects { named: targets.iter().take(NAMED).map(|target| subject(*target)).collect(), more: more + beyond }
+/// Those that have a line, and how many more there are.
+fn targets(command: &Command, answer: &Answer) -> (Vec<Target>, u64) {
+    match (command, answer) {
+        (Command::Unblock(UnblockRequest { targets: None, .. }), Ok(Reply::Changed(Changed { changed, more, .. }))) => {
+            (changed.clone(), *more)
+        }
+        (Command::Block(BlockRequest { targets, .. }), _)
+        | (Command::Unblock(UnblockRequest { targets: Some(targets), .. }), _)
+        | (Command::Allow { targets } | Command::Disallow { targets }, _) => (targets.clone(), 0),
+        _ => (Vec::new(), 0),
+    }
 }
 
 /// As people write it: an address without its length.
@@ -129,24 +151,39 @@ mod tests {
         Ok(Reply::Changed(Changed::default()))
     }
 
+    fn told(command: &Command, answer: &Answer) -> Vec<Event> {
+        let commanded = Commanded::new(command, &root(), answer, Wall(7));
+        let events: Vec<Event> = commanded.events().collect();
+        assert_eq!(events.len(), commanded.count());
+        events
+    }
+
     #[test]
-    fn each_address_of_a_command_has_a_line_and_many_are_counted() {
-        let told = events(&block(&["203.0.113.7", "2001:db8::/32"]), &root(), &done(), Wall(7));
-        let subjects: Vec<_> = told.iter().map(|(_, event)| event.subject.clone().unwrap()).collect();
+    fn each_address_of_a_command_has_a_line() {
+        let blocked = told(&block(&["203.0.113.7", "2001:db8::/32"]), &done());
+        let subjects: Vec<_> = blocked.iter().map(|event| event.subject.clone().unwrap()).collect();
         assert_eq!(subjects, ["203.0.113.7", "2001:db8::/32"]);
-        let (name, event) = &told[0];
-        assert_eq!((*name, event.reason.as_deref(), event.actor.as_ref()), (Name::Block, Some("scans"), Some(&root())));
-        let many = vec!["203.0.113.7"; 1_000];
-        let told = events(&block(&many), &root(), &done(), Wall(7));
-        assert_eq!((told.len(), told[100].1.count, told[100].1.subject.as_ref()), (101, Some(900), None));
+        let event = &blocked[0];
+        let expected = ("block", Some("scans"), Some(&root()));
+        assert_eq!((&*event.event, event.reason.as_deref(), event.actor.as_ref()), expected);
+        assert_eq!(told(&block(&vec!["203.0.113.7"; 1_000]), &done()).len(), 1_000);
+    }
+
+    #[test]
+    fn of_all_that_is_lifted_those_that_the_answer_names_have_a_line_and_one_counts_the_others() {
+        let all = Command::Unblock(UnblockRequest { targets: None, origin: None });
+        let changed = Changed { changed: vec!["203.0.113.7".parse().unwrap()], more: 900, ..Changed::default() };
+        let lifted = told(&all, &Ok(Reply::Changed(changed)));
+        let lines: Vec<_> = lifted.iter().map(|event| (event.subject.as_deref(), event.count)).collect();
+        assert_eq!(lines, [(Some("203.0.113.7"), None), (None, Some(900))]);
     }
 
     #[test]
     fn a_refusal_is_a_failure_with_its_sentence() {
         let refused = Err(Failure::refused("it is protected"));
-        let told = events(&block(&["127.0.0.1"]), &root(), &refused, Wall(7));
-        let (_, event) = &told[0];
-        assert_eq!((event.outcome, event.reason.as_deref()), (Outcome::Failure, Some("it is protected")));
-        assert_eq!(events(&Command::Status, &root(), &done(), Wall(7)).len(), 1);
+        let events = told(&block(&["127.0.0.1"]), &refused);
+        let expected = (Outcome::Failure, Some("it is protected"));
+        assert_eq!((events[0].outcome, events[0].reason.as_deref()), expected);
+        assert_eq!(told(&Command::Status, &done()).len(), 1);
     }
 }

@@ -65,6 +65,11 @@ fn bounds(name: Name, outcome: Outcome) -> Option<&'static Bounds> {
     }
 }
 
+/// Whether not each has its own line.
+pub fn is_limited(name: Name, outcome: Outcome) -> bool {
+    bounds(name, outcome).is_some()
+}
+
 #[derive(Debug, Default)]
 struct Flood {
     began: Option<Boot>,

@@ -17,6 +17,7 @@ use nix::unistd::{Uid, User};
 use tokio::sync::oneshot;
 
 use super::{
+    commanded::Commanded,
     event::Event,
     place::{Place, Sink},
 };
@@ -33,6 +34,16 @@ pub struct Log {
     thread: Thread,
 }
 
+/// How it stands with the thread, for others.
+pub struct State(Arc<Shared>);
+
+impl State {
+    /// Whether the journal takes the lines.
+    pub fn is_in_journal(&self) -> bool {
+        self.0.in_journal.load(Ordering::Relaxed)
+    }
+}
+
 struct Shared {
     /// Where it is to be written from now on; `None`: where it is.
     moved: Mutex<Option<Place>>,
@@ -44,6 +55,7 @@ struct Shared {
 
 enum Message {
     Line(Box<Event>),
+    Lines(Box<Commanded>),
     /// Everything before it is written.
     Written(oneshot::Sender<()>),
     /// Look at `moved`.
@@ -76,6 +88,14 @@ impl Log {
         }
     }
 
+    /// All lines of a command: one place in the queue, since a command is bounded where it comes in.
+    pub fn write_all(&self, commanded: Commanded) {
+        let count = commanded.count() as u64;
+        if self.queue.try_send(Message::Lines(Box::new(commanded))).is_err() {
+            self.shared.lost.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     /// Opens it anew, there or elsewhere.
     pub fn reopen(&self, place: Place) {
         *self.shared.moved() = Some(place);
@@ -83,21 +103,19 @@ impl Log {
         self.thread.unpark();
     }
 
-    /// Ends when all that was handed over before is written; at once where the queue is full.
-    pub async fn written(&self) {
+    /// Ends when all that was handed over before this call is written; at once where the queue is full.
+    pub fn written(&self) -> impl Future<Output = ()> + use<> {
         let (tell, told) = oneshot::channel();
-        if self.queue.try_send(Message::Written(tell)).is_ok() {
-            let _ = told.await;
-        }
+        let _ = self.queue.try_send(Message::Written(tell));
+        async move { drop(told.await) }
     }
 
     pub fn is_ok(&self) -> bool {
         self.shared.is_ok.load(Ordering::Relaxed)
     }
 
-    /// Whether the journal takes the lines.
-    pub fn is_in_journal(&self) -> bool {
-        self.shared.in_journal.load(Ordering::Relaxed)
+    pub fn state(&self) -> State {
+        State(self.shared.clone())
     }
 
     /// How many lines found the queue full since this was asked last.
@@ -131,6 +149,10 @@ impl Writer {
                 Message::Line(event) => {
                     let line = self.named(*event).line();
                     self.insist(&line);
+                }
+                Message::Lines(commanded) => {
+                    let commanded = commanded.by(|event| self.named(event));
+                    commanded.events().for_each(|event| self.insist(&event.line()));
                 }
                 Message::Written(tell) => drop(tell.send(())),
                 Message::Look => drop(self.attempt(None)),
@@ -200,12 +222,14 @@ fn is_lack_of_room(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{fs, net::Ipv4Addr, path::Path};
 
     use super::*;
     use crate::{
         audit::event::{Actor, Name, Outcome},
+        block::Target,
         clock::Wall,
+        control::protocol::{Changed, Command, Reply},
     };
 
     fn event(number: i64) -> Event {
@@ -234,6 +258,22 @@ mod tests {
         log.written().await;
         assert_eq!((read(&moved).len(), read(&path)), (2, vec![read(&path)[0].clone()]));
         assert_eq!((read(&path)[0].time, log.is_ok(), log.newly_lost()), (Wall(3), true, 0));
+    }
+
+    #[tokio::test]
+    async fn a_long_command_loses_no_line_in_a_short_queue() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.log");
+        let log = Log::with_queue(Place::File(path.clone()), 4).unwrap();
+        let targets: Vec<Target> =
+            (0..10_000).map(|n| Target::of(Ipv4Addr::from_bits(0xcb00_0000 + n).into())).collect();
+        let command = Command::Allow { targets: targets.clone() };
+        let answer = Ok(Reply::Changed(Changed::default()));
+        log.write_all(Commanded::new(&command, &Actor { uid: 0, name: None }, &answer, Wall(7)));
+        log.written().await;
+        let told = read(&path);
+        assert_eq!((told.len(), log.newly_lost()), (targets.len(), 0));
+        assert!(told.iter().all(|event| event.actor.as_ref().unwrap().name.as_deref() == Some("root")));
     }
 
     #[tokio::test]

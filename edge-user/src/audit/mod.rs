@@ -24,9 +24,10 @@ use tokio::time::timeout;
 
 use self::{
     attempt::Attempt,
+    commanded::Commanded,
     event::{Actor, Event, Name, Outcome},
     limit::{Limiter, Who},
-    log::Log,
+    log::{Log, State},
     place::{Place, Sink, Written},
 };
 use crate::{
@@ -94,14 +95,19 @@ impl Audit {
 
     pub fn commanded(&mut self, command: &Command, uid: u32, answer: &Answer, now: Now) {
         let actor = Actor { uid, name: None };
-        let events = match command {
+        let commanded = match command {
             // Whoever reads it asks for its former part first, and for this one again and again.
             Command::Audit { former: false } => return,
-            Command::Note(noted) if answer.is_ok() => vec![commanded::noted(noted, actor, now.wall)],
-            _ => commanded::events(command, &actor, answer, now.wall),
+            Command::Note(noted) if answer.is_ok() => {
+                let (name, event) = commanded::noted(noted, actor, now.wall);
+                return self.take(Who::Uid(uid), name, event, now);
+            }
+            _ => Commanded::new(command, &actor, answer, now.wall),
         };
-        for (name, event) in events {
-            self.take(Who::Uid(uid), name, event, now);
+        if limit::is_limited(commanded.name, commanded.outcome()) {
+            commanded.events().for_each(|event| self.take(Who::Uid(uid), commanded.name, event, now));
+        } else {
+            self.log.write_all(commanded);
         }
     }
 
@@ -124,32 +130,25 @@ impl Audit {
     }
 
     /// The config was read again, or a signal came: the file may have been moved away.
-    pub async fn reopen(&mut self, config: &Config) {
+    pub fn reopen(&mut self, config: &Config) {
         self.place = Place::of(config);
         self.ipv6_unit = config.filter.ipv6_unit;
         self.log.reopen(self.place.clone());
-        self.written().await;
     }
 
-    /// Waits for what came so far to be written, but not long.
-    pub async fn written(&self) {
-        if !self.log.is_ok() {
-            return;
-        }
-        let _ = timeout(WRITTEN_WITHIN, self.log.written()).await;
-    }
-
-    /// For whoever reads: the agent may open what the caller may not, and the caller may do everything to edge.
-    pub fn opened(&self, former: bool) -> Result<AuditAt, Failure> {
-        let uid = nix::unistd::getuid().as_raw();
-        match self.place.written_if(|_| self.log.is_in_journal()) {
-            Written::Journal => Ok(AuditAt { uid, ..AuditAt::default() }),
-            Written::File { path, former: before } => {
-                let wanted = if former { before } else { Some(path.clone()) };
-                let file = wanted.map(|wanted| opened(&wanted)).transpose()?.flatten();
-                Ok(AuditAt { uid, path: Some(path), file: Handed(file.map(OwnedFd::from).map(Arc::new)) })
+    /// Waits for what came before this call to be written, but not long.
+    pub fn written(&self) -> impl Future<Output = ()> + use<> {
+        let written = self.log.is_ok().then(|| timeout(WRITTEN_WITHIN, self.log.written()));
+        async move {
+            if let Some(written) = written {
+                let _ = written.await;
             }
         }
+    }
+
+    /// For whoever reads.
+    pub fn opens(&self) -> Opens {
+        Opens { place: self.place.clone(), state: self.log.state() }
     }
 
     pub fn is_ok(&self) -> bool {
@@ -166,6 +165,26 @@ impl Audit {
         self.limiter.all(now).into_iter().for_each(|event| self.log.write(event));
         self.done(Name::Stop, None, false, now);
         self.written().await;
+    }
+}
+
+/// Opens it for whoever reads: the agent may open what the caller may not, and the caller may do everything to edge.
+pub struct Opens {
+    place: Place,
+    state: State,
+}
+
+impl Opens {
+    pub fn open(&self, former: bool) -> Result<AuditAt, Failure> {
+        let uid = nix::unistd::getuid().as_raw();
+        match self.place.written_if(|_| self.state.is_in_journal()) {
+            Written::Journal => Ok(AuditAt { uid, ..AuditAt::default() }),
+            Written::File { path, former: before } => {
+                let wanted = if former { before } else { Some(path.clone()) };
+                let file = wanted.map(|wanted| opened(&wanted)).transpose()?.flatten();
+                Ok(AuditAt { uid, path: Some(path), file: Handed(file.map(OwnedFd::from).map(Arc::new)) })
+            }
+        }
     }
 }
 
@@ -186,10 +205,9 @@ pub fn write_now(config: &Config, events: impl IntoIterator<Item = Event>) -> io
     events.into_iter().try_for_each(|event| sink.take(&event.bounded().line()))
 }
 
-/// The events of a command that was carried out without an agent.
-pub fn carried_out(command: &Command, answer: &Answer) -> Vec<Event> {
-    let time = Wall::now();
-    commanded::events(command, &named(), answer, time).into_iter().map(|(_, event)| event).collect()
+/// A command that was carried out without an agent.
+pub fn carried_out(command: &Command, answer: &Answer) -> Commanded {
+    Commanded::new(command, &named(), answer, Wall::now())
 }
 
 /// The event of a command that is never the agent's.

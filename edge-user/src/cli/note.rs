@@ -23,16 +23,16 @@ pub fn done(
     match ask::agent_if_any(global, Command::Note(noted.clone())) {
         Some(Ok(_)) => {}
         Some(Err(failure)) => warn(&failure.message),
-        None => written(config, vec![audit::noted(&noted)]),
+        None => written(config, [audit::noted(&noted)]),
     }
 }
 
 /// A command that the agent would have carried out.
 pub fn carried_out(config: &Config, command: &Command, answer: &Answer) {
-    written(config, audit::carried_out(command, answer));
+    written(config, audit::carried_out(command, answer).events());
 }
 
-fn written(config: &Config, events: Vec<audit::event::Event>) {
+fn written(config: &Config, events: impl IntoIterator<Item = audit::event::Event>) {
     if let Err(error) = audit::write_now(config, events) {
         warn(&error.to_string());
     }
