@@ -67,7 +67,8 @@ impl Agent {
         let result = if at_restart.is_empty() { LastResult::Ok } else { LastResult::Partial };
         let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
         let now = self.enforcer.reloaded(result, now);
-        Ok(Reloaded { now, applied: owned(reloaded), at_restart: owned(at_restart), warnings })
+        let file = std::fs::canonicalize(&config.file).unwrap_or(config.file);
+        Ok(Reloaded { now, config: file, applied: owned(reloaded), at_restart: owned(at_restart), warnings })
     }
 
     fn refilter(&mut self, config: &Config, now: Now) -> Result<Vec<Target>, Failure> {

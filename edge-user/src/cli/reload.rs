@@ -1,5 +1,7 @@
 //! `edge reload`: the agent reads its config again.
 
+use std::{fs, path::Path};
+
 use serde_json::json;
 
 use super::{
@@ -11,20 +13,27 @@ use crate::control::protocol::{Command, LastResult, Reloaded, Reply};
 
 pub fn reload(global: &Global) -> Result<Outcome, Complaint> {
     match ask::agent(global, Command::Reload)? {
-        Reply::Reloaded(done) => Ok(told(&done)),
+        Reply::Reloaded(done) => Ok(told(&done, global.config.as_deref())),
         Reply::Refused(errors) => Err(errors.into()),
         _ => Err(ask::mismatched()),
     }
 }
 
-fn told(done: &Reloaded) -> Outcome {
+/// `asked`: the config that the caller named.
+fn told(done: &Reloaded, asked: Option<&Path>) -> Outcome {
+    let read = done.config.display();
     let text = if done.applied.is_empty() {
-        "the config was read again, nothing of it had to be changed".to_owned()
+        format!("{read} was read again, nothing of it had to be changed")
     } else {
-        format!("in force: {}", done.applied.join(", "))
+        format!("{read} was read again, in force: {}", done.applied.join(", "))
     };
     let exit_code = if done.now.last_result == LastResult::Ok { 0 } else { 1 };
-    Outcome { warnings: done.sentences(), exit_code, ..Outcome::new(json!(done), text) }
+    let another = asked.filter(|asked| fs::canonicalize(asked).ok().as_deref() != Some(&done.config));
+    let another = another.map(|asked| {
+        format!("{} was not looked at: the agent runs with {read}, and reads that again", asked.display())
+    });
+    let warnings = another.into_iter().chain(done.sentences()).collect();
+    Outcome { warnings, exit_code, ..Outcome::new(json!(done), text) }
 }
 
 #[cfg(test)]
@@ -36,17 +45,21 @@ mod tests {
     fn what_is_not_in_force_is_named_and_is_no_success() {
         let mut done = Reloaded {
             now: Reload { generation: 2, last_result: LastResult::Ok },
+            config: "/etc/edge/edge.toml".into(),
             applied: vec!["filter.allow".to_owned()],
             at_restart: Vec::new(),
             warnings: vec!["it cost".to_owned()],
         };
-        let outcome = told(&done);
-        assert_eq!((outcome.exit_code, outcome.text.as_str()), (0, "in force: filter.allow"));
+        let outcome = told(&done, None);
+        let text = "/etc/edge/edge.toml was read again, in force: filter.allow";
+        assert_eq!((outcome.exit_code, outcome.text.as_str()), (0, text));
+        let other = told(&done, Some(Path::new("/no/such/edge.toml")));
+        assert!(other.warnings[0].starts_with("/no/such/edge.toml was not looked at"), "{:?}", other.warnings);
         assert_eq!(outcome.json["generation"], 2);
         assert_eq!(outcome.json["last_result"], "ok");
         done.now.last_result = LastResult::Partial;
         done.at_restart = vec!["learn.window".to_owned()];
-        let outcome = told(&done);
+        let outcome = told(&done, None);
         assert_eq!(outcome.exit_code, 1);
         assert_eq!(outcome.warnings.len(), 2);
         assert!(outcome.warnings[1].ends_with("learn.window"), "{:?}", outcome.warnings);

@@ -425,6 +425,8 @@ impl LastResult {
 pub struct Reloaded {
     #[serde(flatten)]
     pub now: Reload,
+    /// The file that was read.
+    pub config: PathBuf,
     /// Keys whose new values are in force.
     pub applied: Vec<String>,
     /// Keys whose new values are not, before a restart.

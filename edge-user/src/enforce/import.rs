@@ -3,10 +3,7 @@
 
 use std::{borrow::Cow, collections::HashMap, net::IpAddr};
 
-use super::{
-    Enforcer,
-    command::{hits, may_be_so_wide},
-};
+use super::{Enforcer, command::hits};
 use crate::{
     batch::Terms,
     block::{Block, Origin, Target},
@@ -30,8 +27,10 @@ impl<T: Tables> Enforcer<T> {
     ) -> Result<Imported, Failure> {
         let mut imported = Imported::default();
         let mut parts: Vec<(Terms, Targets)> = Vec::new();
+        if !request.force {
+            none_too_wide(request.parcel.parts().iter().flat_map(|part| part.targets.nets()))?;
+        }
         for Part { about, targets, .. } in request.parcel.parts() {
-            targets.nets().try_for_each(|net| may_be_so_wide(net, request.force))?;
             let Some(terms) = terms(about, now) else {
                 imported.ended += targets.len() as u64;
                 continue;
@@ -104,6 +103,20 @@ impl<T: Tables> Enforcer<T> {
         let manual = Terms { origin: Origin::Manual, ..terms.clone() };
         [(terms, named.into_iter().collect()), (manual, others.into_iter().collect())]
     }
+}
+
+/// Names those that are, so that all can be left out at once.
+fn none_too_wide(nets: impl Iterator<Item = Target>) -> Result<(), Failure> {
+    let wide: Vec<String> = nets.filter(|net| net.is_wide()).map(|net| net.to_string()).collect();
+    if wide.is_empty() {
+        return Ok(());
+    }
+    let named = wide[..wide.len().min(NAMED)].join(", ");
+    let more = if wide.len() > NAMED { format!(" and {} more", wide.len() - NAMED) } else { String::new() };
+    Err(Failure::refused(format!(
+        "nothing was changed: {named}{more} of the list are wider than /8, or /32 of IPv6; leave them out, or `--force` \
+         blocks them all the same, protected addresses inside stay served"
+    )))
 }
 
 /// What shares all but the target is one part.

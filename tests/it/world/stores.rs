@@ -65,3 +65,20 @@ fn alarm(lab: &Lab, edge: &Edge, ok: bool) -> Result<()> {
         Ok((metric && edge.json(&["status"])?["store"]["ok"] == ok).then_some(()))
     })
 }
+
+/// Without a store the kernel's word is taken for what is blocked, and kept again.
+#[test]
+fn where_the_store_is_gone_what_the_kernel_holds_stays_blocked() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    edge.cli(&["block", "203.0.113.7", "198.51.100.0/24", "2001:db8:99::7", "--for", "4h"])?.good()?;
+    edge.kill()?;
+    fs::remove_file(edge.path("edge.db"))?;
+    edge.run()?;
+    ensure!(edge.json(&["status"])?["blocked"]["total"] == 3, "{}", edge.log());
+    ensure!(edge.json_any(&["why", "198.51.100.9"])?.1["verdict"] == "drop");
+    edge.kill()?;
+    edge.run()?;
+    ensure!(edge.json(&["status"])?["blocked"]["total"] == 3, "what was taken over was not stored");
+    Ok(())
+}
