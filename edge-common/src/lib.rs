@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod amend;
 pub mod event;
 pub mod flow;
 pub mod names;

@@ -10,6 +10,8 @@ pub const PROGRAM: &str = "edge";
 pub const EGRESS_PROGRAM: &str = "edge_sent";
 /// Reads the kernel's two clocks at one moment; only ever run by hand (`BPF_PROG_TEST_RUN`).
 pub const CLOCK_PROGRAM: &str = "edge_clock";
+/// Does an [`Amendment`](crate::amend::Amendment); run by hand too, but pinned, for whoever writes without an agent.
+pub const AMEND_PROGRAM: &str = "edge_amend";
 
 /// One [`Settings`](crate::settings::Settings).
 pub const SETTINGS: &str = "SETTINGS";

@@ -2,6 +2,8 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod amend;
+#[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
 mod count;
@@ -22,19 +24,20 @@ mod sent;
 mod programs {
     use aya_ebpf::{
         Global,
-        bindings::xdp_action::{XDP_DROP, XDP_PASS},
+        bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
         helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
         macros::{classifier, xdp},
         programs::{TcContext, XdpContext},
     };
     use aya_log_ebpf::trace;
     use edge_common::{
+        amend::Amendment,
         reason::{Reason, Run},
         time::ClockSample,
     };
     use edge_ebpf::judge::judge;
 
-    use crate::{count, maps, packet::Frame, sample, sent};
+    use crate::{amend, count, maps, packet::Frame, sample, sent};
 
     /// 1: log each judgement through aya-log. Read-only once loaded, so that the verifier removes it when it is 0.
     #[unsafe(no_mangle)]
@@ -102,6 +105,12 @@ mod programs {
             unsafe { place.write_volatile(sample) }
         }
         XDP_PASS
+    }
+
+    /// Changes an entry of a trie where it lies. Never attached: the packet is the agent's word.
+    #[xdp]
+    pub fn edge_amend(context: XdpContext) -> u32 {
+        if amend::amend(&Frame(&context)) { Amendment::DONE } else { XDP_ABORTED }
     }
 }
 

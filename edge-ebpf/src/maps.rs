@@ -52,9 +52,9 @@ static NARROW4: Array<u64, { Narrow::WORDS4 as usize }, MAPPED> = Array::new();
 #[btf_map]
 static NARROW6: Array<u64, { Narrow::WORDS6 as usize }, MAPPED> = Array::new();
 #[btf_map]
-static NETS4: LpmTrie<u64, NetEntry, 1> = LpmTrie::new();
+pub static NETS4: LpmTrie<u64, NetEntry, 1> = LpmTrie::new();
 #[btf_map]
-static NETS6: LpmTrie<[u64; 2], NetEntry, 1> = LpmTrie::new();
+pub static NETS6: LpmTrie<[u64; 2], NetEntry, 1> = LpmTrie::new();
 #[btf_map]
 static TRUST4: LpmTrie<u64, u64, 1> = LpmTrie::new();
 #[btf_map]

@@ -25,7 +25,7 @@ pub struct Frame<'a>(pub &'a XdpContext);
 
 impl Frame<'_> {
     #[inline(always)]
-    fn load<T: Copy>(&self, at: usize) -> Option<T> {
+    pub fn load<T: Copy>(&self, at: usize) -> Option<T> {
         let place = self.0.data() + at;
         if place + size_of::<T>() > self.0.data_end() {
             return None;

@@ -22,6 +22,7 @@ use edge_common::{
 
 use super::{
     Events, Links, Lock, Look, Mended,
+    amend::Amender,
     areas::Areas,
     clock, descriptor,
     mapping::Mapping,
@@ -351,6 +352,7 @@ fn nets<K: super::nets::Data>(
     Ok(Nets::new(
         LpmTrie::try_from(Map::LpmTrie(blocked)).blame(Blame::System, what)?,
         descriptor,
+        Amender::of_pins(directory),
         LpmTrie::try_from(Map::LpmTrie(open(trusted)?)).blame(Blame::System, what)?,
         areas,
         capacities.map(u64::from),

@@ -5,6 +5,7 @@
 //! one before: blocked stays blocked through a start, an upgrade and a change of sizes. Counters by reason outlive
 //! generations, beside the links, directly below `pin_path`.
 
+mod amend;
 mod areas;
 mod batch;
 mod blocked;

@@ -12,11 +12,14 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
 };
-use edge_common::table::{Hits, NetEntry, Trust};
-use edge_common::time::Until;
+use edge_common::{
+    amend::Amendment,
+    table::{Hits, NetEntry, Trust},
+    time::Until,
+};
 use ipnet::IpNet;
 
-use super::{areas::Areas, batch};
+use super::{amend::Amender, areas::Areas, batch};
 use crate::{
     block::Target,
     error::{Blame, Context, Failure},
@@ -34,6 +37,8 @@ unsafe impl Pod for Entry {}
 pub trait Data: Pod {
     fn key(net: IpNet) -> Key<Self>;
     fn net(key: &Key<Self>) -> Option<IpNet>;
+    /// The key's data and its family, as [`Amendment`] has them.
+    fn amended(self) -> ([u64; 2], u32);
 }
 
 impl Data for u64 {
@@ -49,6 +54,10 @@ impl Data for u64 {
         let data = key.data();
         let [a, b, c, d, ..] = data.to_ne_bytes();
         ipnet::Ipv4Net::new([a, b, c, d].into(), key.prefix_len() as u8).ok().map(IpNet::V4)
+    }
+
+    fn amended(self) -> ([u64; 2], u32) {
+        ([self, 0], 4)
     }
 }
 
@@ -66,6 +75,10 @@ impl Data for [u64; 2] {
         let bits = u128::from(u64::from_be(hi)) << 64 | u128::from(u64::from_be(lo));
         ipnet::Ipv6Net::new(bits.into(), key.prefix_len() as u8).ok().map(IpNet::V6)
     }
+
+    fn amended(self) -> ([u64; 2], u32) {
+        (self, 6)
+    }
 }
 
 /// So many prefixes each look for what covers them; more are found in one walk over all.
@@ -75,6 +88,7 @@ pub struct Nets<K: Data> {
     blocked: LpmTrie<MapData, K, Entry>,
     /// Of `blocked`.
     descriptor: OwnedFd,
+    amender: Amender,
     trusted: LpmTrie<MapData, K, u64>,
     areas: Areas,
     /// How many entries fit into `blocked` and into `trusted`.
@@ -89,12 +103,13 @@ impl<K: Data> Nets<K> {
     pub fn new(
         blocked: LpmTrie<MapData, K, Entry>,
         descriptor: OwnedFd,
+        amender: Amender,
         trusted: LpmTrie<MapData, K, u64>,
         areas: Areas,
         capacities: [u64; 2],
     ) -> Nets<K> {
         let (asked, trust) = (BTreeMap::new(), BTreeMap::new());
-        Nets { blocked, descriptor, trusted, areas, capacities, asked, trust, lengths: Lengths::default() }
+        Nets { blocked, descriptor, amender, trusted, areas, capacities, asked, trust, lengths: Lengths::default() }
     }
 
     /// Of a new generation, before anything is in it.
@@ -171,10 +186,21 @@ impl<K: Data> Nets<K> {
     }
 
     pub fn add_hits(&mut self, net: IpNet, hits: Hits) -> Result<(), Failure> {
-        let Some(mut entry) = self.entry(net) else { return Ok(()) };
-        entry.hits.packets += hits.packets;
-        entry.hits.bytes += hits.bytes;
-        self.blocked.insert(&K::key(net), Entry(entry), 0).map_err(|error| failure(net, &error))
+        let Some(entry) = self.entry(net) else { return Ok(()) };
+        self.amend(net, entry.ends, entry.ends, hits)
+    }
+
+    /// Where it lies, since packets count there meanwhile. Only where that cannot be the entry is replaced, and what is
+    /// counted between the two calls is lost.
+    fn amend(&mut self, net: IpNet, from: u64, to: u64, hits: Hits) -> Result<(), Failure> {
+        let key = K::key(net);
+        let (data, family) = key.data().amended();
+        if self.amender.amend(&Amendment { from, to, hits, data, prefix_len: key.prefix_len(), family }) {
+            return Ok(());
+        }
+        let Hits { packets, bytes } = self.hits(net).unwrap_or_default();
+        let hits = Hits { packets: packets + hits.packets, bytes: bytes + hits.bytes };
+        self.blocked.insert(&key, Entry(NetEntry { ends: to, hits }), 0).map_err(|error| failure(net, &error))
     }
 
     /// What should be in the kernel, by what was written.
@@ -259,19 +285,25 @@ impl<K: Data> Nets<K> {
 
     /// The trie finds only the longest prefix, so each carries the latest end of those that cover it.
     fn write(&mut self, touched: &[IpNet], fresh: &BTreeSet<IpNet>) -> Result<(), Failure> {
-        let (mut nets, mut entries) = (Vec::with_capacity(touched.len()), Vec::with_capacity(touched.len()));
+        let (mut changed, mut nets, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         for (net, latest, asked) in self.latest_of(touched) {
-            let held = if fresh.contains(&net) { None } else { self.entry(net) };
-            let entry = NetEntry::new(latest, asked, held.unwrap_or_default().hits);
-            if held.is_none_or(|held| held.ends != entry.ends) {
-                nets.push(net);
-                entries.push((K::key(net), Entry(entry)));
+            let entry = NetEntry::new(latest, asked, Hits::default());
+            match if fresh.contains(&net) { None } else { self.entry(net) } {
+                None => {
+                    nets.push(net);
+                    entries.push((K::key(net), Entry(entry)));
+                }
+                Some(held) if held.ends != entry.ends => changed.push((net, held.ends, entry.ends)),
+                Some(_) => {}
             }
         }
-        let (done, written) = batch::update(self.descriptor.as_fd(), &entries);
+        let amended = changed.into_iter().try_for_each(|(net, from, to)| self.amend(net, from, to, Hits::default()));
+        let (done, written) =
+            if amended.is_ok() { batch::update(self.descriptor.as_fd(), &entries) } else { (0, Ok(())) };
         // What is not written is not remembered: the trie would answer for it with what covers it.
         let missing = nets.iter().skip(done).filter(|net| fresh.contains(net));
         missing.for_each(|net| self.forget(*net));
+        amended?;
         written.blame(Blame::System, || {
             let at = nets.get(done).map_or(String::new(), ToString::to_string);
             format!("the kernel did not take the prefix {at}, the {} of {}", done + 1, nets.len())

@@ -165,7 +165,7 @@ pub fn load(pin_path: &Path, plan: &Plan, adopted: &[(&'static str, PathBuf)]) -
         loader.override_global(name, on, true);
     }
     let mut object = loader.load(OBJECT).map_err(|error| not_loaded(&chain(&error), permission(&error)))?;
-    for name in [names::PROGRAM, names::CLOCK_PROGRAM] {
+    for name in [names::PROGRAM, names::CLOCK_PROGRAM, names::AMEND_PROGRAM] {
         program(&mut object, name)?.load().map_err(|error| program_not_loaded(&error))?;
     }
     if plan.limits_ports() {
@@ -237,10 +237,12 @@ pub fn pin_missing(object: &mut Ebpf, directory: &Path) -> Result<u64, Failure> 
             missing += 1;
         }
     }
-    let pin = directory.join(names::PROGRAM);
-    if !pin.exists() {
-        program(object, names::PROGRAM)?.pin(pin).blame(Blame::System, what)?;
-        missing += 1;
+    for name in [names::PROGRAM, names::AMEND_PROGRAM] {
+        let pin = directory.join(name);
+        if !pin.exists() {
+            program(object, name)?.pin(pin).blame(Blame::System, what)?;
+            missing += 1;
+        }
     }
     let (pin, egress) = (directory.join(names::EGRESS_PROGRAM), egress(object)?);
     if egress.fd().is_ok() && !pin.exists() {
