@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use edge_common::names;
 use edge_tests::{
     agent::Edge,
@@ -52,10 +52,12 @@ fn over_ten_seconds_a_source_gets_its_rate_and_its_burst_from_two_cpus() -> Resu
     rate_is_kept(2)
 }
 
-/// The limit, over ten seconds, within a hundredth, whoever judges the packets.
+/// The limit, over ten seconds, within a hundredth, whoever judges the packets. More than the burst opens and closes the
+/// flood, so what was admitted hangs on the time between these two alone, however this machine parts its CPUs.
 fn rate_is_kept(threads: usize) -> Result<()> {
     const PER_SECOND: f64 = 20_000.0;
     const BURST: f64 = 40_000.0;
+    const MORE_THAN_BURST: u32 = 60_000;
     let lab = Lab::new()?;
     let edge = Edge::start_with(&lab, |config| {
         config.set("filter.limits", "packets", "{ per_second = 20_000, burst = 40_000 }");
@@ -63,24 +65,27 @@ fn rate_is_kept(threads: usize) -> Result<()> {
     let program = Program::pinned(&crate::bytecode::pinned(&lab.pin_path(), names::PROGRAM)?)?;
     let frame = Wire::new(&lab)?.datagram(ATTACKER4, 0, &[0; 22])?;
     let start = Instant::now();
-    let took = thread::scope(|scope| -> Result<Duration> {
-        let flood = || -> Result<Duration> {
+    program.test_run(&frame, MORE_THAN_BURST)?;
+    let opened = Instant::now();
+    thread::scope(|scope| -> Result<()> {
+        let flood = || -> Result<()> {
             while start.elapsed() < Duration::from_secs(10) {
                 program.test_run(&frame, 2000)?;
             }
-            Ok(start.elapsed())
+            Ok(())
         };
         let floods: Vec<_> = (0..threads).map(|_| scope.spawn(flood)).collect();
-        let ends = floods.into_iter().map(|flood| flood.join().map_err(|_| anyhow::anyhow!("a flood panicked"))?);
-        ends.collect::<Result<Vec<_>>>()?.into_iter().max().context("no flood")
+        floods.into_iter().try_for_each(|flood| flood.join().map_err(|_| anyhow::anyhow!("a flood panicked"))?)
     })?;
+    let shortest = opened.elapsed();
+    program.test_run(&frame, MORE_THAN_BURST)?;
+    let [least, most] = [shortest, start.elapsed()].map(|took| BURST + PER_SECOND * took.as_secs_f64());
     let status = edge.json(&["status"])?;
     let counted = |reason: &str| status["packets"]["by_reason"][reason].as_f64().unwrap_or_default();
     let (passed, refused) = (counted("passed"), counted("packet_rate"));
-    let expected = BURST + PER_SECOND * took.as_secs_f64();
-    println!("{threads} threads: {passed} of {} passed, {expected:.0} expected", passed + refused);
-    ensure!(refused > expected, "not enough was offered: {refused}");
-    ensure!((passed - expected).abs() <= expected / 100.0, "{passed} passed, {expected:.0} expected");
+    println!("{threads} threads: {passed} of {} passed, {least:.0} to {most:.0} expected", passed + refused);
+    ensure!(refused > most, "not enough was offered: {refused}");
+    ensure!(passed >= least * 0.99 && passed <= most * 1.01, "{passed} passed, {least:.0} to {most:.0} expected");
     // Shed in the moment, and never blocked.
     ensure!(edge.json(&["list"])? == serde_json::json!([]));
     Ok(())
