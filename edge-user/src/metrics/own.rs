@@ -26,15 +26,9 @@ impl Removed {
     }
 }
 
-/// How the kernel differed from what was decided.
+/// How the kernel differed from what was decided, of what is put right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drift {
-    /// Decided, not enforced.
-    Missing,
-    /// Enforced, not decided.
-    Foreign,
-    /// Both, with another end.
-    Differing,
     /// An interface that had lost the program.
     Detached,
     /// A link, a map or the program was not pinned any more.
@@ -42,13 +36,10 @@ pub enum Drift {
 }
 
 impl Drift {
-    pub const ALL: [Drift; 5] = [Drift::Missing, Drift::Foreign, Drift::Differing, Drift::Detached, Drift::Unpinned];
+    pub const ALL: [Drift; 2] = [Drift::Detached, Drift::Unpinned];
 
     pub const fn name(self) -> &'static str {
         match self {
-            Drift::Missing => "missing",
-            Drift::Foreign => "foreign",
-            Drift::Differing => "differing",
             Drift::Detached => "detached",
             Drift::Unpinned => "unpinned",
         }
@@ -117,7 +108,7 @@ impl Own {
             )?,
             repaired: listed(
                 "edge_drift_repaired_total",
-                "What the kernel held otherwise than decided (entries, links, pins) and was put right.",
+                "What the kernel held otherwise than decided (links, pins) and was put right.",
                 "kind",
                 Drift::ALL.map(Drift::name),
             )?,
