@@ -268,7 +268,7 @@ mod tests {
             ("edge_blocks_added_total{origin=\"auth\"}", 1.0),
             ("edge_blocks_added_total{origin=\"manual\"}", 0.0),
             ("edge_blocks_removed_total{cause=\"expired\"}", 3.0),
-            ("edge_drift_repaired_total{kind=\"missing\"}", 0.0),
+            ("edge_drift_repaired_total{kind=\"detached\"}", 0.0),
             ("edge_offences_total{kind=\"login\"}", 1.0),
             ("edge_events_lost_total{source=\"server\"}", 0.0),
             ("edge_block_latency_seconds_bucket{le=\"0.0001\"}", 1.0),
