@@ -396,10 +396,10 @@ impl Agent {
                 self.answer_when_written(order, move || answer);
                 return false;
             }
-            Command::Audit { former } => {
+            Command::Audit(ref part) => {
                 self.dropped();
-                let opens = self.audit.opens();
-                self.answer_when_written(order, move || opens.open(former).map(Reply::Audit));
+                let (opens, part) = (self.audit.opens(&self.config), part.clone());
+                self.answer_when_written(order, move || opens.open(&part).map(Reply::Audit));
                 return false;
             }
             Command::Note(ref noted) => noted.accepted(),

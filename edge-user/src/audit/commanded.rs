@@ -78,7 +78,7 @@ pub fn name(command: &Command) -> Name {
         Command::Disallow { .. } => Name::Disallow,
         Command::Reload => Name::Reload,
         Command::Unload => Name::Unload,
-        Command::Audit { .. } => Name::Audit,
+        Command::Audit(_) => Name::Audit,
         Command::Note(noted) => noted.name,
     }
 }

@@ -10,7 +10,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, Thread},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::unistd::{Uid, User};
@@ -75,7 +75,8 @@ impl Log {
             in_journal: AtomicBool::new(false),
             lost: AtomicU64::new(0),
         });
-        let writer = Writer { place, sink: None, shared: shared.clone(), names: HashMap::new() };
+        let writer =
+            Writer { place, sink: None, looked: Instant::now(), shared: shared.clone(), names: HashMap::new() };
         let what = || "the thread that writes the audit log cannot be started".to_owned();
         let thread = thread::Builder::new().name("audit".to_owned());
         let thread = thread.spawn(move || writer.run(&messages)).blame(Blame::System, what)?;
@@ -134,6 +135,8 @@ struct Writer {
     place: Place,
     /// `None`: to be opened.
     sink: Option<Sink>,
+    /// When the journal was looked for last.
+    looked: Instant,
     shared: Arc<Shared>,
     /// What users are called.
     names: HashMap<u32, Option<String>>,
@@ -193,12 +196,13 @@ impl Writer {
     fn take(&mut self, line: Option<&str>) -> io::Result<()> {
         let sink = match &mut self.sink {
             Some(sink) => sink,
-            none => {
-                let sink = none.insert(Sink::open(&self.place, true)?);
-                self.shared.in_journal.store(matches!(sink, Sink::Journal(_)), Ordering::Relaxed);
-                sink
-            }
+            none => none.insert(Sink::open(&self.place, true)?),
         };
+        if self.looked.elapsed() >= AGAIN_AFTER {
+            sink.back_to_journal(&self.place);
+            self.looked = Instant::now();
+        }
+        self.shared.in_journal.store(matches!(sink, Sink::Journal(_)), Ordering::Relaxed);
         let taken = line.map_or(Ok(()), |line| sink.take(line));
         // A line that was begun where there is no room is gone on with there.
         if taken.as_ref().is_err_and(|error| !is_lack_of_room(error)) {
@@ -222,7 +226,7 @@ fn is_lack_of_room(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, net::Ipv4Addr, path::Path};
+    use std::{fs, net::Ipv4Addr, os::unix::net::UnixDatagram, path::Path};
 
     use super::*;
     use crate::{
@@ -274,6 +278,36 @@ mod tests {
         let told = read(&path);
         assert_eq!((told.len(), log.newly_lost()), (targets.len(), 0));
         assert!(told.iter().all(|event| event.actor.as_ref().unwrap().name.as_deref() == Some("root")));
+    }
+
+    #[tokio::test]
+    async fn what_no_journal_takes_is_kept_until_one_listens_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let [socket, kept] = ["journal", "kept"].map(|name| directory.path().join(name));
+        let log = Log::start(Place::Journal { socket: socket.clone(), kept: kept.clone() }).unwrap();
+        log.write(event(1));
+        log.written().await;
+        assert_eq!((read(&kept).len(), log.state().is_in_journal()), (1, false));
+        let journal = UnixDatagram::bind(&socket).unwrap();
+        let mut written = 1;
+        while !log.state().is_in_journal() {
+            written += 1;
+            log.write(event(written));
+            log.written().await;
+        }
+        let mut message = [0; 512];
+        let length = journal.recv(&mut message).unwrap();
+        let last = event(written);
+        let time = String::from_utf8_lossy(&message[..length]).contains(&last.time.to_string());
+        assert_eq!((time, read(&kept).len() as i64), (true, written - 1));
+        drop(journal);
+        fs::remove_file(&socket).unwrap();
+        log.write(event(0));
+        while log.state().is_in_journal() {
+            thread::yield_now();
+        }
+        log.written().await;
+        assert_eq!(read(&kept).last().unwrap().time, Wall(0));
     }
 
     #[tokio::test]

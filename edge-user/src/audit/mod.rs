@@ -6,6 +6,7 @@
 pub mod attempt;
 mod commanded;
 pub mod event;
+pub mod journal;
 mod limit;
 mod log;
 pub mod place;
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use self::{
     attempt::Attempt,
@@ -28,13 +29,14 @@ use self::{
     event::{Actor, Event, Name, Outcome},
     limit::{Limiter, Who},
     log::{Log, State},
-    place::{Place, Sink, Written},
+    place::{Place, Sink},
+    read::Since,
 };
 use crate::{
     block::Target,
     clock::{Now, Wall},
     config::Config,
-    control::protocol::{Answer, AuditAt, Command, Handed, Noted},
+    control::protocol::{Answer, AuditAt, AuditInJournal, AuditPart, Command, Handed, Noted},
     drops::Sample,
     error::Failure,
 };
@@ -43,6 +45,8 @@ use crate::{
 const MOST_LOST: u64 = 1 << 20;
 /// How long an answer waits for a disk.
 const WRITTEN_WITHIN: Duration = Duration::from_millis(200);
+/// Callers whom the agent reads the journal for at once: each costs a process.
+const READERS: usize = 8;
 
 /// What the agent holds.
 pub struct Audit {
@@ -51,6 +55,7 @@ pub struct Audit {
     limiter: Limiter,
     ipv6_unit: u8,
     lost: u64,
+    readers: Arc<Semaphore>,
 }
 
 impl Audit {
@@ -58,7 +63,14 @@ impl Audit {
     pub fn start(config: &Config) -> Result<Audit, Failure> {
         let place = Place::of(config);
         let log = Log::start(place.clone())?;
-        Ok(Audit { log, place, limiter: Limiter::default(), ipv6_unit: config.filter.ipv6_unit, lost: 0 })
+        Ok(Audit {
+            log,
+            place,
+            limiter: Limiter::default(),
+            ipv6_unit: config.filter.ipv6_unit,
+            lost: 0,
+            readers: Arc::new(Semaphore::new(READERS)),
+        })
     }
 
     /// The agent itself did it, or was told to by a signal.
@@ -97,7 +109,7 @@ impl Audit {
         let actor = Actor { uid, name: None };
         let commanded = match command {
             // Whoever reads it asks for its former part first, and for this one again and again.
-            Command::Audit { former: false } => return,
+            Command::Audit(AuditPart::Current | AuditPart::Journal { .. }) => return,
             Command::Note(noted) if answer.is_ok() => {
                 let (name, event) = commanded::noted(noted, actor, now.wall);
                 return self.take(Who::Uid(uid), name, event, now);
@@ -147,8 +159,13 @@ impl Audit {
     }
 
     /// For whoever reads.
-    pub fn opens(&self) -> Opens {
-        Opens { place: self.place.clone(), state: self.log.state() }
+    pub fn opens(&self, config: &Config) -> Opens {
+        Opens {
+            place: self.place.clone(),
+            group: config.admin.group.clone(),
+            state: self.log.state(),
+            readers: self.readers.clone(),
+        }
     }
 
     pub fn is_ok(&self) -> bool {
@@ -171,21 +188,33 @@ impl Audit {
 /// Opens it for whoever reads: the agent may open what the caller may not, and the caller may do everything to edge.
 pub struct Opens {
     place: Place,
+    group: String,
     state: State,
+    readers: Arc<Semaphore>,
 }
 
 impl Opens {
-    pub fn open(&self, former: bool) -> Result<AuditAt, Failure> {
-        let uid = nix::unistd::getuid().as_raw();
-        match self.place.written_if(|_| self.state.is_in_journal()) {
-            Written::Journal => Ok(AuditAt { uid, ..AuditAt::default() }),
-            Written::File { path, former: before } => {
-                let wanted = if former { before } else { Some(path.clone()) };
-                let file = wanted.map(|wanted| opened(&wanted)).transpose()?.flatten();
-                Ok(AuditAt { uid, path: Some(path), file: Handed(file.map(OwnedFd::from).map(Arc::new)) })
+    pub fn open(self, part: &AuditPart) -> Result<AuditAt, Failure> {
+        let file = match part {
+            AuditPart::Former => {
+                self.place.former().map(|path| opened(&path)).transpose()?.flatten().map(OwnedFd::from)
             }
-        }
+            AuditPart::Current => opened(self.place.path())?.map(OwnedFd::from),
+            AuditPart::Journal { writers, since, follow } => {
+                let busy = |_| Failure::refused(format!("{READERS} callers read the journal already; end one of them"));
+                let permit = self.readers.clone().try_acquire_owned().map_err(busy)?;
+                Some(journal::handed(Since(*since), *follow, writers, permit)?)
+            }
+        };
+        let at = located(&self.place, self.group, || self.state.is_in_journal());
+        Ok(AuditAt { file: Handed(file.map(Arc::new)), ..at })
     }
+}
+
+fn located(place: &Place, group: String, now: impl FnOnce() -> bool) -> AuditAt {
+    let uid = nix::unistd::getuid().as_raw();
+    let journal = matches!(place, Place::Journal { .. }).then(|| AuditInJournal { now: now(), uid, group });
+    AuditAt { path: place.path().to_owned(), journal, file: Handed::default() }
 }
 
 /// `None`: there is no such file.
@@ -225,9 +254,12 @@ fn named() -> Actor {
     Actor { name, ..own() }
 }
 
-/// Where the caller looks for it by itself.
-pub fn written(config: &Config) -> Written {
-    Place::of(config).written()
+/// Where the caller looks for it by itself, with the file before.
+pub fn located_by(config: &Config) -> Result<AuditAt, Failure> {
+    let place = Place::of(config);
+    let former = place.former().map(|path| opened(&path)).transpose()?.flatten();
+    let at = located(&place, config.admin.group.clone(), || place.journal() == Some(true));
+    Ok(AuditAt { file: Handed(former.map(OwnedFd::from).map(Arc::new)), ..at })
 }
 
 /// What `log.audit` of the config comes to that cannot be written; `None`: it can, or it is not known before.

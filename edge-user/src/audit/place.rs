@@ -34,17 +34,6 @@ pub enum Place {
     },
 }
 
-/// Where it is to be read, for whoever reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Written {
-    Journal,
-    /// The file that is written now, and where the one before is kept if edge itself put it there.
-    File {
-        path: PathBuf,
-        former: Option<PathBuf>,
-    },
-}
-
 impl Place {
     pub fn of(config: &Config) -> Place {
         match &config.log.audit {
@@ -53,25 +42,34 @@ impl Place {
         }
     }
 
-    /// Where it would be written now.
-    pub fn written(&self) -> Written {
-        self.written_if(|socket| connected(socket).is_ok())
+    /// The file that has it, or what the journal does not take of it.
+    pub fn path(&self) -> &Path {
+        match self {
+            Place::File(path) | Place::Journal { kept: path, .. } => path,
+        }
     }
 
-    /// The same for who knows whether the journal takes it.
-    pub fn written_if(&self, takes: impl FnOnce(&Path) -> bool) -> Written {
+    /// The file before, where edge itself puts it there.
+    pub fn former(&self) -> Option<PathBuf> {
         match self {
-            Place::File(path) => Written::File { path: path.clone(), former: None },
-            Place::Journal { socket, .. } if takes(socket) => Written::Journal,
-            Place::Journal { kept, .. } => Written::File { path: kept.clone(), former: Some(former(kept)) },
+            Place::File(_) => None,
+            Place::Journal { kept, .. } => Some(former(kept)),
+        }
+    }
+
+    /// `None`: it never is in the journal. Else whether the journal listens now.
+    pub fn journal(&self) -> Option<bool> {
+        match self {
+            Place::File(_) => None,
+            Place::Journal { socket, .. } => Some(connected(socket).is_ok()),
         }
     }
 
     /// For people.
     pub fn told(&self) -> String {
-        match self.written() {
-            Written::Journal => "in the journal".to_owned(),
-            Written::File { path, .. } => path.display().to_string(),
+        match self.journal() {
+            Some(true) => "in the journal".to_owned(),
+            Some(false) | None => self.path().display().to_string(),
         }
     }
 }
@@ -97,6 +95,15 @@ impl Sink {
                 Ok(journal) => Ok(Sink::Journal(journal)),
                 Err(_) => Ok(Sink::Kept { lines: Lines::open(kept)?, path: kept.clone(), stderr }),
             },
+        }
+    }
+
+    /// Goes to the journal where that listens again; what came meanwhile stays where it is.
+    pub fn back_to_journal(&mut self, place: &Place) {
+        if let (Sink::Kept { .. }, Place::Journal { socket, .. }) = (&self, place)
+            && let Ok(journal) = connected(socket)
+        {
+            *self = Sink::Journal(journal);
         }
     }
 
@@ -229,29 +236,31 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_not_followed_and_nobody_waits_for_a_pipe() {
+    fn a_link_is_not_followed_and_nobody_waits_for_a_pipe_that_is_full() {
         let directory = tempfile::tempdir().unwrap();
         let [target, link, pipe] = ["target", "link", "pipe"].map(|name| directory.path().join(name));
         fs::write(&target, "").unwrap();
         symlink(&target, &link).unwrap();
         assert!(Lines::open(&link).is_err());
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let _ = Lines::open(&pipe);
+        let mut lines = Lines::open(&pipe).unwrap();
+        let line = "x".repeat(1 << 20);
+        assert_eq!(lines.take(&line).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 
     #[test]
     fn what_no_journal_takes_is_kept_in_two_files_of_bounded_size() {
         let directory = tempfile::tempdir().unwrap();
         let place = place(directory.path());
-        let Written::File { path, former } = place.written() else { panic!() };
+        assert_eq!(place.journal(), Some(false));
         let mut sink = Sink::open(&place, false).unwrap();
         let line = "x".repeat(1 << 20);
         for _ in 0..40 {
             sink.take(&line).unwrap();
         }
         let length = |path: &Path| fs::metadata(path).unwrap().len();
-        assert!((1..=MAX_BYTES + (2 << 20)).contains(&length(&path)), "{}", length(&path));
-        assert!((MAX_BYTES..=MAX_BYTES + (2 << 20)).contains(&length(&former.unwrap())));
+        assert!((1..=MAX_BYTES + (2 << 20)).contains(&length(place.path())), "{}", length(place.path()));
+        assert!((MAX_BYTES..=MAX_BYTES + (2 << 20)).contains(&length(&place.former().unwrap())));
     }
 
     #[test]
@@ -259,7 +268,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let place = place(directory.path());
         let journal = UnixDatagram::bind(directory.path().join("journal")).unwrap();
-        assert_eq!(place.written(), Written::Journal);
+        assert_eq!(place.journal(), Some(true));
         Sink::open(&place, true).unwrap().take("{\"event\":\"login\"}").unwrap();
         let mut message = [0; 256];
         let length = journal.recv(&mut message).unwrap();

@@ -1,14 +1,13 @@
-//! Reading it back: lines of a file that may grow and be moved away meanwhile, or what `journalctl` prints.
+//! Reading it back: lines of a file that may grow and be moved away meanwhile.
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, ErrorKind, Read},
+    io::{self, BufRead, BufReader, Read},
     os::unix::fs::MetadataExt,
     path::Path,
-    process::{Child, Command, Stdio},
 };
 
-use super::{event::Event, place::IDENTIFIER};
+use super::event::Event;
 use crate::clock::Wall;
 
 /// A longer line is none of edge's.
@@ -23,41 +22,6 @@ impl Since {
     pub fn event(self, line: &[u8]) -> Option<Event> {
         let event: Event = serde_json::from_slice(line).ok()?;
         self.0.is_none_or(|since| event.time >= since).then_some(event)
-    }
-}
-
-/// What `journalctl` prints: only what a user wrote whom the agent runs as, since anybody can write under any name.
-pub struct Journal {
-    child: Child,
-    lines: Tail<std::process::ChildStdout>,
-}
-
-impl Journal {
-    pub fn open(since: Since, follow: bool, uids: &[u32]) -> io::Result<Journal> {
-        let mut command = Command::new("journalctl");
-        command.args(["--quiet", "--no-pager", "--output=cat", "--all"]);
-        if follow {
-            command.args(["--follow", "--no-tail"]);
-        }
-        if let Since(Some(Wall(since))) = since {
-            command.arg(format!("--since=@{}", since.div_euclid(1_000)));
-        }
-        command.arg(format!("SYSLOG_IDENTIFIER={IDENTIFIER}")).args(uids.iter().map(|uid| format!("_UID={uid}")));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let lines = child.stdout.take().ok_or(ErrorKind::BrokenPipe)?;
-        Ok(Journal { child, lines: Tail::new(lines) })
-    }
-
-    /// The next line; `None` at the end.
-    pub fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        self.lines.line()
-    }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,14 +1,17 @@
-//! `edge audit`: the audit log, wherever it is written. The agent hands over the file, since the caller may have the right
-//! to read the log but not to open it; without an agent the caller opens it. Written as it is read, since it may be long.
+//! `edge audit`: the audit log, wherever it is written. The agent hands over what the caller may not open, for whoever may
+//! command it may read it; without an agent the caller opens it. Written as it is read, since it may be long.
 
 use std::{
     collections::BTreeSet,
     fs::File,
     io::{self, BufWriter, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
+    sync::mpsc::{SyncSender, sync_channel},
     thread,
     time::Duration,
 };
+
+use nix::unistd::{Gid, Group, User, getgid, getgroups, getuid};
 
 use super::{
     args::{Audit, Format, Global},
@@ -19,84 +22,94 @@ use crate::{
     audit::{
         self,
         event::Event,
-        place::Written,
-        read::{Journal, Since, Tail},
+        journal::{self, Journal},
+        read::{Since, Tail},
     },
     clock::Wall,
     config::Config,
-    control::protocol::{AuditAt, Command, Handed, Reply},
-    error::Failure,
+    control::protocol::{AuditAt, AuditInJournal, AuditPart, Command, Handed, Reply},
+    error::{Blame, Failure},
+    printable::printable,
 };
 
 /// Between two looks at a file that may have grown.
 const LOOK: Duration = Duration::from_millis(200);
+/// Events that are read before they are printed.
+const AHEAD: usize = 256;
 
 pub fn audit(global: &Global, arguments: &Audit) -> Result<Outcome, Complaint> {
     let since = Since(arguments.since.map(|since| Wall::now().minus(since)));
     let (source, former) = Source::find(global)?;
+    let journal = source.journal(since, arguments.follow)?;
+    let files = Files { since, former: former.map(Tail::new), current: source.open()?.map(Tail::new) };
     let mut out = Printer::new(BufWriter::new(io::stdout().lock()), global.output, arguments.follow);
-    let shown = match &source {
-        Source::Journal(uids) => journal(uids, since, arguments.follow, &mut out)?,
-        Source::Files { path, .. } => {
-            let shown = former.map_or(Ok(()), |file| out.all(&mut Tail::new(file), since));
-            let now = source.open(global)?;
-            shown.and_then(|()| match (now, arguments.follow) {
-                (now, true) => follow(global, &source, path, now, since, &mut out),
-                (Some(now), false) => out.all(&mut Tail::new(now), since),
-                (None, false) => Ok(()),
-            })
-        }
+    let shown = match arguments.follow {
+        true => follow(source, files, journal, &mut out),
+        false => merge(files, journal.map(|journal| Journalled { since, journal }), &mut out),
     };
-    whole("the audit log", shown.and_then(|()| out.end()))
+    match shown {
+        // What was shown is a document all the same.
+        Err(error) if out.printed && error.kind() != io::ErrorKind::BrokenPipe => {
+            let ended = whole("the audit log", out.end())?;
+            eprintln!("edge: the audit log cannot be shown whole: {}", printable(&error.to_string()));
+            Ok(Outcome { exit_code: Blame::System.exit_code(), ..ended })
+        }
+        shown => whole("the audit log", shown.and_then(|()| out.end())),
+    }
 }
 
 /// Where it is read.
-enum Source {
-    /// What these users wrote.
-    Journal(Vec<u32>),
-    Files {
-        path: PathBuf,
-        by_agent: bool,
-    },
+struct Source {
+    global: Global,
+    by_agent: bool,
+    path: PathBuf,
+    journal: Option<AuditInJournal>,
 }
 
 impl Source {
     /// And the file before, if there is one.
     fn find(global: &Global) -> Result<(Source, Option<File>), Complaint> {
-        match ask::agent_if_any(global, Command::Audit { former: true }) {
-            Some(Ok(Reply::Audit(AuditAt { path: Some(path), file, .. }))) => {
-                Ok((Source::Files { path, by_agent: true }, own(file)?))
-            }
-            Some(Ok(Reply::Audit(AuditAt { path: None, uid, .. }))) => Ok((Source::Journal(writers(uid)), None)),
-            Some(Ok(_)) => Err(ask::mismatched()),
-            Some(Err(failure)) => Err(failure.into()),
+        let (by_agent, at) = match ask::agent_if_any(global, Command::Audit(AuditPart::Former)) {
+            Some(Ok(Reply::Audit(at))) => (true, at),
+            Some(Ok(_)) => return Err(ask::mismatched()),
+            Some(Err(failure)) => return Err(failure.into()),
             None => {
-                let needed = ["log.audit", "store.path"];
+                let needed = ["log.audit", "store.path", "admin.group"];
                 let (config, _) = Config::load_partly(&ask::config_file(global), global.config.is_none(), &needed)?;
-                Ok(Source::of(&config)?)
+                (false, audit::located_by(&config)?)
             }
-        }
-    }
-
-    fn of(config: &Config) -> Result<(Source, Option<File>), Failure> {
-        match audit::written(config) {
-            Written::Journal => Ok((Source::Journal(writers(nix::unistd::getuid().as_raw())), None)),
-            Written::File { path, former } => {
-                let former = former.as_deref().map(audit::opened).transpose()?.flatten();
-                Ok((Source::Files { path, by_agent: false }, former))
-            }
-        }
+        };
+        let AuditAt { path, journal, file } = at;
+        Ok((Source { global: global.clone(), by_agent, path, journal }, own(file)?))
     }
 
     /// The file that is written now; `None`: there is none.
-    fn open(&self, global: &Global) -> Result<Option<File>, Complaint> {
-        match self {
-            Source::Files { path, by_agent: false } => Ok(audit::opened(path)?),
-            Source::Files { by_agent: true, .. } => match ask::agent(global, Command::Audit { former: false })? {
-                Reply::Audit(AuditAt { file, .. }) => Ok(own(file)?),
-                _ => Err(ask::mismatched()),
-            },
-            Source::Journal(_) => Ok(None),
+    fn open(&self) -> Result<Option<File>, Complaint> {
+        if self.by_agent { self.ask(AuditPart::Current) } else { Ok(audit::opened(&self.path)?) }
+    }
+
+    /// `None`: it is not in the journal and never was, as far as this system can tell.
+    fn journal(&self, Since(since): Since, follow: bool) -> Result<Option<Journal>, Complaint> {
+        let Some(journal) = &self.journal else { return Ok(None) };
+        let writers = writers(journal);
+        if !journal::may_read() {
+            if !self.by_agent {
+                return Err(journal::may_not_read("this user").into());
+            }
+            return Ok(self.ask(AuditPart::Journal { writers, since, follow })?.map(Journal::of));
+        }
+        match Journal::open(Since(since), follow, &writers)? {
+            None if journal.now => {
+                Err(Failure::system("the audit log is in the journal, and there is no journalctl to read it").into())
+            }
+            found => Ok(found),
+        }
+    }
+
+    fn ask(&self, part: AuditPart) -> Result<Option<File>, Complaint> {
+        match ask::agent(&self.global, Command::Audit(part))? {
+            Reply::Audit(AuditAt { file, .. }) => Ok(own(file)?),
+            _ => Err(ask::mismatched()),
         }
     }
 }
@@ -106,61 +119,134 @@ fn own(Handed(file): Handed) -> Result<Option<File>, Failure> {
     file.map_err(|error| Failure::system(format!("the audit log cannot be read: {error}")))
 }
 
-/// Those who write it: the agent, and root, who gives commands without one.
-fn writers(agent: u32) -> Vec<u32> {
-    let service = nix::unistd::User::from_name("edge").ok().flatten();
-    [0, agent].into_iter().chain(service.map(|user| user.uid.as_raw())).collect::<BTreeSet<u32>>().into_iter().collect()
+/// Those who write it: the agent, and those who may give commands without one.
+fn writers(AuditInJournal { uid, group, .. }: &AuditInJournal) -> Vec<u32> {
+    let named = |name: &str| User::from_name(name).ok().flatten().map(|user| user.uid.as_raw());
+    let group = Group::from_name(group).ok().flatten();
+    let members = group.iter().flat_map(|group| &group.mem).filter_map(|name| named(name));
+    // A group that is a user's first one does not name that user.
+    let caller = group.as_ref().is_some_and(|group| is_own(group.gid)).then(|| getuid().as_raw());
+    let writers: BTreeSet<u32> = members.chain([0, *uid]).chain(named("edge")).chain(caller).collect();
+    writers.into_iter().collect()
 }
 
-fn journal<W: Write>(
-    uids: &[u32],
+fn is_own(group: Gid) -> bool {
+    getgid() == group || getgroups().is_ok_and(|groups| groups.contains(&group))
+}
+
+/// Events of one place, in their order.
+trait Place {
+    /// `None` at the end.
+    fn event(&mut self) -> io::Result<Option<Event>>;
+}
+
+struct Journalled {
     since: Since,
-    follow: bool,
-    out: &mut Printer<W>,
-) -> Result<io::Result<()>, Complaint> {
-    let mut journal = Journal::open(since, follow, uids).map_err(|error| {
-        Failure::system(format!("the audit log is in the journal, and journalctl cannot be run: {error}"))
-    })?;
-    Ok(loop {
-        match journal.line() {
-            Ok(Some(line)) => {
-                let shown = out.line(&line, since);
-                if let Err(error) = shown.and_then(|()| if follow { out.flush() } else { Ok(()) }) {
-                    break Err(error);
+    journal: Journal,
+}
+
+impl Place for Journalled {
+    fn event(&mut self) -> io::Result<Option<Event>> {
+        while let Some(line) = self.journal.line()? {
+            if let Some(event) = self.since.event(&line) {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+}
+
+struct Files {
+    since: Since,
+    former: Option<Tail<File>>,
+    current: Option<Tail<File>>,
+}
+
+impl Place for Files {
+    fn event(&mut self) -> io::Result<Option<Event>> {
+        for tail in [&mut self.former, &mut self.current].into_iter().flatten() {
+            while let Some(line) = tail.line()? {
+                if let Some(event) = self.since.event(&line) {
+                    return Ok(Some(event));
                 }
             }
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
         }
-    })
+        Ok(None)
+    }
 }
 
-/// Until nobody reads any more. A file that was moved away is read to its end before the next one.
+impl Files {
+    /// As long as it is wanted. A file that was moved away is read to its end before the next one.
+    fn follow(&mut self, source: &Source, mut tell: impl FnMut(Event) -> io::Result<()>) -> io::Result<()> {
+        loop {
+            // Looked at before the file is read to its end, so that nothing comes between.
+            let is_left = self.current.as_ref().map_or_else(|| source.path.exists(), |tail| tail.is_left(&source.path));
+            while let Some(event) = self.event()? {
+                tell(event)?;
+            }
+            if is_left {
+                // What the agent cannot open now, or an agent that is gone, is asked for again.
+                let opened = source.open().ok().flatten().or_else(|| audit::opened(&source.path).ok().flatten());
+                self.current = opened.map(Tail::new).or(self.current.take());
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+/// In the order of time: the journal may have come later, or gone.
+fn merge<W: Write>(mut files: impl Place, journal: Option<impl Place>, out: &mut Printer<W>) -> io::Result<()> {
+    let Some(mut journal) = journal else { return out.all(&mut files) };
+    let (mut file, mut journalled) = (files.event()?, journal.event()?);
+    loop {
+        let is_file_next = match (&file, &journalled) {
+            (Some(file), Some(journalled)) => file.time <= journalled.time,
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (None, None) => return Ok(()),
+        };
+        let (next, after) =
+            if is_file_next { (&mut file, files.event()?) } else { (&mut journalled, journal.event()?) };
+        if let Some(event) = std::mem::replace(next, after) {
+            out.event(&event)?;
+        }
+    }
+}
+
+/// Until nobody reads any more. What is in the files already comes first.
 fn follow<W: Write>(
-    global: &Global,
-    source: &Source,
-    path: &Path,
-    file: Option<File>,
-    since: Since,
+    source: Source,
+    mut files: Files,
+    journal: Option<Journal>,
     out: &mut Printer<W>,
 ) -> io::Result<()> {
-    let mut tail = file.map(Tail::new);
-    loop {
-        if let Some(tail) = &mut tail {
-            out.all(tail, since)?;
+    out.all(&mut files)?;
+    let since = files.since;
+    let (tell, told) = sync_channel(AHEAD);
+    if let Some(journal) = journal {
+        let tell = tell.clone();
+        thread::spawn(move || tell_all(Journalled { since, journal }, &tell));
+    }
+    thread::spawn(move || {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        if let Err(error) = files.follow(&source, |event| tell.send(Ok(event)).map_err(gone)) {
+            let _ = tell.send(Err(error));
         }
+    });
+    out.flush()?;
+    for event in told {
+        out.event(&event?)?;
         out.flush()?;
-        thread::sleep(LOOK);
-        let is_left = tail.as_ref().map_or_else(|| path.exists(), |tail| tail.is_left(path));
-        if is_left {
-            if let Some(tail) = &mut tail {
-                out.all(tail, since)?;
-            }
-            // What the agent cannot open now, or an agent that is gone, is asked for again.
-            let opened = source.open(global).ok().flatten().or_else(|| audit::opened(path).ok().flatten());
-            if let Some(file) = opened {
-                tail = Some(Tail::new(file));
-            }
+    }
+    Ok(())
+}
+
+fn tell_all(mut place: impl Place, tell: &SyncSender<io::Result<Event>>) {
+    loop {
+        let Some(event) = place.event().transpose() else { return };
+        let is_last = event.is_err();
+        if tell.send(event).is_err() || is_last {
+            return;
         }
     }
 }
@@ -178,15 +264,11 @@ impl<W: Write> Printer<W> {
         Printer { out, format, array: format == Format::Json && !follow, printed: false }
     }
 
-    fn all(&mut self, tail: &mut Tail<File>, since: Since) -> io::Result<()> {
-        while let Some(line) = tail.line()? {
-            self.line(&line, since)?;
+    fn all(&mut self, place: &mut impl Place) -> io::Result<()> {
+        while let Some(event) = place.event()? {
+            self.event(&event)?;
         }
         Ok(())
-    }
-
-    fn line(&mut self, line: &[u8], since: Since) -> io::Result<()> {
-        since.event(line).map_or(Ok(()), |event| self.event(&event))
     }
 
     fn event(&mut self, event: &Event) -> io::Result<()> {
@@ -221,14 +303,22 @@ mod tests {
     use super::*;
     use crate::audit::event::{Name, Outcome};
 
+    struct Given<I>(I);
+
+    impl<I: Iterator<Item = i64>> Place for Given<I> {
+        fn event(&mut self) -> io::Result<Option<Event>> {
+            Ok(self.0.next().map(|time| Event::new(Name::Block, Outcome::Success, Wall(time))))
+        }
+    }
+
+    fn given(times: impl IntoIterator<Item = i64>) -> impl Place {
+        Given(times.into_iter())
+    }
+
     fn printed(format: Format, follow: bool, events: usize) -> String {
         let mut out = Vec::new();
         let mut printer = Printer::new(&mut out, format, follow);
-        let line = Event::new(Name::Block, Outcome::Success, Wall(7)).line();
-        for _ in 0..events {
-            printer.line(line.as_bytes(), Since(None)).unwrap();
-            printer.line(b"no event", Since(None)).unwrap();
-        }
+        printer.all(&mut given((0..events).map(|_| 7))).unwrap();
         printer.end().unwrap();
         String::from_utf8(out).unwrap()
     }
@@ -241,5 +331,19 @@ mod tests {
         assert!(lines.lines().all(|line| serde_json::from_str::<Event>(line).is_ok()) && lines.lines().count() == 2);
         assert_eq!(printed(Format::Text, false, 2).lines().count(), 2);
         assert_eq!(printed(Format::Text, false, 0), "");
+    }
+
+    #[test]
+    fn two_places_are_read_in_the_order_of_time() {
+        let merged = |files: &[i64], journal: &[i64]| {
+            let mut out = Vec::new();
+            let mut printer = Printer::new(&mut out, Format::Json, false);
+            merge(given(files.to_vec()), Some(given(journal.to_vec())), &mut printer).unwrap();
+            printer.end().unwrap();
+            let events: Vec<Event> = serde_json::from_slice(&out).unwrap();
+            events.iter().map(|event| event.time.0).collect::<Vec<_>>()
+        };
+        assert_eq!(merged(&[1, 2, 7], &[3, 4, 9]), [1, 2, 3, 4, 7, 9]);
+        assert_eq!((merged(&[], &[3]), merged(&[3], &[]), merged(&[], &[])), (vec![3], vec![3], vec![]));
     }
 }

@@ -57,10 +57,8 @@ pub enum Command {
     Disallow {
         targets: Vec<Target>,
     },
-    /// The audit log, or the part of it that was written before it.
-    Audit {
-        former: bool,
-    },
+    /// A part of the audit log.
+    Audit(AuditPart),
     /// What the caller has done by itself.
     Note(Noted),
     /// Read the config again and put into force what differs.
@@ -77,7 +75,7 @@ impl Command {
             | Command::List { .. }
             | Command::Export { .. }
             | Command::Why { .. }
-            | Command::Audit { .. }
+            | Command::Audit(_)
             | Command::Note(_) => return None,
             Command::Block(BlockRequest { targets, for_seconds, reason, origin, force }) => {
                 let length =
@@ -199,15 +197,37 @@ impl Noted {
     }
 }
 
-/// Where the audit log is; the journal where there is no path.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Of the audit log, one after the other, since one descriptor travels at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditPart {
+    /// The file before the one that is written now.
+    Former,
+    /// The file that is written now.
+    Current,
+    /// What these users wrote to the journal, for a caller who may not read it.
+    Journal { writers: Vec<u32>, since: Option<Wall>, follow: bool },
+}
+
+/// Where the audit log is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditAt {
-    pub path: Option<PathBuf>,
-    /// Of the agent, whose messages in the journal are the log.
-    pub uid: u32,
-    /// Open for reading; empty where there is no such file.
+    pub path: PathBuf,
+    /// It is in the journal as well, or was.
+    pub journal: Option<AuditInJournal>,
+    /// The part that was asked for, open for reading; empty where there is no such file.
     #[serde(skip)]
     pub file: Handed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditInJournal {
+    /// It is written there now.
+    pub now: bool,
+    /// Of the agent.
+    pub uid: u32,
+    /// Whose members give commands without an agent, too.
+    pub group: String,
 }
 
 /// A file that travels beside an answer.
