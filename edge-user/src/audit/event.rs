@@ -13,129 +13,59 @@ use crate::clock::Wall;
 /// The longest subject and reason, in bytes.
 const MAX_TEXT: usize = 1_024;
 
-/// The endpoint or command. Of all names, only that of a sign-in contains `login`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Name {
-    #[serde(rename = "login")]
-    Login,
-    #[serde(rename = "refresh")]
-    Refresh,
-    #[serde(rename = "logout")]
-    Logout,
-    #[serde(rename = "me")]
-    Me,
-    #[serde(rename = "verify")]
-    Verify,
+/// Each name once: in the program, and as it is written.
+macro_rules! names {
+    ($($(#[$about:meta])* $name:ident = $text:literal,)*) => {
+        /// The endpoint or command. Of all names, only that of a sign-in contains `login`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Name {
+            $($(#[$about])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl Name {
+            pub const ALL: &[Name] = &[$(Name::$name,)*];
+
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Name::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+names! {
+    Login = "login",
+    Refresh = "refresh",
+    Logout = "logout",
+    Me = "me",
+    Verify = "verify",
     /// A packet that the kernel dropped: a sample.
-    #[serde(rename = "drop")]
-    Drop,
-    #[serde(rename = "run")]
-    Run,
-    #[serde(rename = "stop")]
-    Stop,
-    #[serde(rename = "block")]
-    Block,
-    #[serde(rename = "unblock")]
-    Unblock,
-    #[serde(rename = "allow")]
-    Allow,
-    #[serde(rename = "disallow")]
-    Disallow,
-    #[serde(rename = "import")]
-    Import,
-    #[serde(rename = "export")]
-    Export,
-    #[serde(rename = "list")]
-    List,
-    #[serde(rename = "why")]
-    Why,
-    #[serde(rename = "status")]
-    Status,
-    #[serde(rename = "audit")]
-    Audit,
-    #[serde(rename = "reload")]
-    Reload,
-    #[serde(rename = "unload")]
-    Unload,
-    #[serde(rename = "user.add")]
-    UserAdd,
-    #[serde(rename = "user.role")]
-    UserRole,
-    #[serde(rename = "user.list")]
-    UserList,
-    #[serde(rename = "user.passwd")]
-    UserPasswd,
-    #[serde(rename = "user.disable")]
-    UserDisable,
-    #[serde(rename = "user.enable")]
-    UserEnable,
-    #[serde(rename = "user.remove")]
-    UserRemove,
+    Drop = "drop",
+    Run = "run",
+    Stop = "stop",
+    Block = "block",
+    Unblock = "unblock",
+    Allow = "allow",
+    Disallow = "disallow",
+    Import = "import",
+    Export = "export",
+    List = "list",
+    Why = "why",
+    Status = "status",
+    Audit = "audit",
+    Reload = "reload",
+    Unload = "unload",
+    UserAdd = "user.add",
+    UserRole = "user.role",
+    UserList = "user.list",
+    UserPasswd = "user.passwd",
+    UserDisable = "user.disable",
+    UserEnable = "user.enable",
+    UserRemove = "user.remove",
 }
 
 impl Name {
-    pub const ALL: [Name; 27] = [
-        Name::Login,
-        Name::Refresh,
-        Name::Logout,
-        Name::Me,
-        Name::Verify,
-        Name::Drop,
-        Name::Run,
-        Name::Stop,
-        Name::Block,
-        Name::Unblock,
-        Name::Allow,
-        Name::Disallow,
-        Name::Import,
-        Name::Export,
-        Name::List,
-        Name::Why,
-        Name::Status,
-        Name::Audit,
-        Name::Reload,
-        Name::Unload,
-        Name::UserAdd,
-        Name::UserRole,
-        Name::UserList,
-        Name::UserPasswd,
-        Name::UserDisable,
-        Name::UserEnable,
-        Name::UserRemove,
-    ];
-
-    pub const fn text(self) -> &'static str {
-        match self {
-            Name::Login => "login",
-            Name::Refresh => "refresh",
-            Name::Logout => "logout",
-            Name::Me => "me",
-            Name::Verify => "verify",
-            Name::Drop => "drop",
-            Name::Run => "run",
-            Name::Stop => "stop",
-            Name::Block => "block",
-            Name::Unblock => "unblock",
-            Name::Allow => "allow",
-            Name::Disallow => "disallow",
-            Name::Import => "import",
-            Name::Export => "export",
-            Name::List => "list",
-            Name::Why => "why",
-            Name::Status => "status",
-            Name::Audit => "audit",
-            Name::Reload => "reload",
-            Name::Unload => "unload",
-            Name::UserAdd => "user.add",
-            Name::UserRole => "user.role",
-            Name::UserList => "user.list",
-            Name::UserPasswd => "user.passwd",
-            Name::UserDisable => "user.disable",
-            Name::UserEnable => "user.enable",
-            Name::UserRemove => "user.remove",
-        }
-    }
-
     /// A command that changes nothing, and that programs repeat.
     pub const fn is_look(self) -> bool {
         matches!(self, Name::Export | Name::List | Name::Why | Name::Status | Name::Audit | Name::UserList)
@@ -289,7 +219,7 @@ mod tests {
     fn each_name_is_written_as_it_is_called_and_one_alone_signs_in() {
         for name in Name::ALL {
             assert_eq!(serde_json::to_value(name).unwrap(), name.text());
-            assert_eq!(name.text().contains("login"), name == Name::Login);
+            assert_eq!(name.text().contains("login"), *name == Name::Login);
         }
     }
 

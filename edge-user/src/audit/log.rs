@@ -290,7 +290,9 @@ mod tests {
         assert_eq!((read(&kept).len(), log.state().is_in_journal()), (1, false));
         let journal = UnixDatagram::bind(&socket).unwrap();
         let mut written = 1;
+        // It is looked for once a second.
         while !log.state().is_in_journal() {
+            tokio::time::sleep(AGAIN_AFTER / 4).await;
             written += 1;
             log.write(event(written));
             log.written().await;
