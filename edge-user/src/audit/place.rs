@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use crate::config::{AuditTo, Config};
+use crate::{
+    config::{AuditTo, Config},
+    store,
+};
 
 /// Where systemd's journal takes messages (systemd.io, "Native Journal Protocol").
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -93,7 +96,11 @@ impl Sink {
             Place::File(path) => Lines::open(path).map(Sink::File),
             Place::Journal { socket, kept } => match connected(socket) {
                 Ok(journal) => Ok(Sink::Journal(journal)),
-                Err(_) => Ok(Sink::Kept { lines: Lines::open(kept)?, path: kept.clone(), stderr }),
+                Err(_) => {
+                    // Beside the store, which may not have been made yet.
+                    store::make_directory(kept)?;
+                    Ok(Sink::Kept { lines: Lines::open(kept)?, path: kept.clone(), stderr })
+                }
             },
         }
     }
@@ -220,7 +227,7 @@ mod tests {
     use super::*;
 
     fn place(directory: &Path) -> Place {
-        Place::Journal { socket: directory.join("journal"), kept: directory.join("kept") }
+        Place::Journal { socket: directory.join("journal"), kept: directory.join("not/made/kept") }
     }
 
     #[test]

@@ -202,15 +202,18 @@ fn insert_history(transaction: &Transaction<'_>, history: &History) -> rusqlite:
     put.execute(params![history.client.to_string(), history.number, history.ended.0]).map(drop)
 }
 
+/// The directory of a store's file, for its owner alone, where it is missing.
+pub fn make_directory(file: &Path) -> std::io::Result<()> {
+    match file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        Some(directory) => fs::DirBuilder::new().recursive(true).mode(0o700).create(directory),
+        None => Ok(()),
+    }
+}
+
 /// Makes directory and file, for their owner alone, where they are missing.
 fn make_file(path: &Path) -> Result<(), StoreError> {
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|error| StoreError::Directory { path: directory.to_owned(), error })?;
-    }
+    make_directory(path)
+        .map_err(|error| StoreError::Directory { path: path.parent().unwrap_or(path).to_owned(), error })?;
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
