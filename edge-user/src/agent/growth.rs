@@ -6,7 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Agent;
-use crate::{control::protocol::Command, datapath::Singles6, error::Failure, targets::Targets};
+use crate::{
+    control::protocol::Command,
+    datapath::Singles6,
+    error::{Blame, Context, Failure},
+    netlink,
+    targets::Targets,
+};
 
 /// After an attempt that failed nobody tries again for so long: what finds no room is in force all the same.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -49,7 +55,10 @@ impl Agent {
 
     fn grown(&mut self, more: Singles6) -> Result<(), Failure> {
         let filter = &self.config.filter;
-        let links = self.interfaces.of_another(&filter.interfaces, self.lock.path())?;
+        // Those that are filtered, by whatever name: who is not, and should be, is `mend`'s.
+        let there = netlink::links().blame(Blame::System, || "no interface is known".to_owned())?;
+        let is_held = |link: &netlink::Link| self.enforcer.links().attached().any(|held| held.index == link.index);
+        let links: Vec<netlink::Link> = there.into_iter().filter(is_held).collect();
         self.enforcer.grow(filter, &self.lock, &links, more)?;
         self.follow_drops();
         Ok(())

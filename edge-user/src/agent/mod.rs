@@ -140,7 +140,7 @@ impl Agent {
         };
         let audit = Audit::start(&config)?;
         let surroundings = Surroundings::read(&config, None);
-        let enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
+        let mut enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
         let (tell, from_child) = mpsc::channel(256);
         let child = match prepared.listeners {
             listeners if listeners.is_empty() => None,
@@ -172,9 +172,10 @@ impl Agent {
         prepared.own.reloaded(true, Wall::now());
         let mut audit = audit;
         audit.started(Now::read());
-        Ok(Some(Agent {
+        let events = enforcer.unread().map_or_else(|| enforcer.events(), Ok)?;
+        let mut agent = Agent {
             audit,
-            events: enforcer.events()?,
+            events,
             enforcer,
             lock,
             interfaces,
@@ -191,7 +192,9 @@ impl Agent {
             server_metrics: link::Metrics::default(),
             config,
             overrides,
-        }))
+        };
+        agent.follow_drops();
+        Ok(Some(agent))
     }
 
     /// Whatever the server, which strangers talk to, has to say, it holds up nobody else: it is heard last, and once in
@@ -488,6 +491,7 @@ impl Agent {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = std::fs::remove_file(&self.config.admin.socket);
         self.drain().await;
+        self.dropped();
         drop((self.orders, self.due));
         let _ = timeout(ANSWERED_WITHIN, self.admin).await;
         self.audit.end(Now::read()).await;

@@ -69,6 +69,8 @@ pub struct Enforcer<T = Generation> {
     trust_written: bool,
     links: Links,
     drops: Drops,
+    /// Samples of the generation before the start that nobody read yet.
+    unread: Option<Events>,
     limits: Limits,
     /// Nothing is dropped, all is counted.
     dry_run: bool,
@@ -125,6 +127,7 @@ impl Enforcer {
         let mut enforcer = Enforcer::new(config, memory, tables, surroundings, metrics, now);
         let held = |_: &Generation| before.as_ref().map(Held::by).unwrap_or_default();
         enforcer.restore(remembered, held, now).inspect_err(|_| enforcer.tables.discard())?;
+        enforcer.unread = before.as_ref().and_then(|before| before.events().ok());
         enforcer.put_into_force(lock, links, config.filter.attach, before.as_ref())?;
         Ok(enforcer)
     }
@@ -177,6 +180,11 @@ impl Enforcer {
         self.tables.events()
     }
 
+    /// What was sampled before the start, once.
+    pub fn unread(&mut self) -> Option<Events> {
+        self.unread.take()
+    }
+
     /// Follows the kernel's clock: jiffies stand still in suspend.
     pub fn set_clock(&mut self) -> Result<(), Failure> {
         self.tables.set_clock()
@@ -205,6 +213,7 @@ impl<T: Tables> Enforcer<T> {
             trust_written: true,
             links: Links::default(),
             drops: Drops::default(),
+            unread: None,
             limits: Limits::of(&config.filter),
             dry_run: config.filter.dry_run,
             reload: Reload { generation: 1, last_result: LastResult::Ok },
