@@ -31,6 +31,9 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
+const TEST_TOOLS: [Tool; 1] =
+    [tool("journalctl", "systemd", "reads the journal that tests write to, and systemd-journald keeps it")];
+
 const BENCH_TOOLS: [Tool; 6] = [
     tool("xdp-filter", "xdp-tools", "is the peer of `bench xdp`"),
     tool("fail2ban-server", "fail2ban", "is the peer of `bench block-latency`"),
@@ -63,6 +66,7 @@ pub fn for_live() -> Result<()> {
 /// What tests need besides.
 pub fn for_tests() -> Result<()> {
     for_live()?;
+    packages(&TEST_TOOLS)?;
     ssh_server()?;
     nextest()
 }
