@@ -83,9 +83,10 @@ fn filtered(old: &Filter, new: &Filter) -> Vec<&'static str> {
         attach,
         dry_run,
         exposed_ports,
+        capped_ports,
         drop_fragments,
         max_tracked,
-        limits: Limits { syns, packets },
+        limits: Limits { connections, syns, packets },
         allow,
         block,
         max_blocked,
@@ -98,8 +99,10 @@ fn filtered(old: &Filter, new: &Filter) -> Vec<&'static str> {
         ("filter.attach", *attach != old.attach),
         ("filter.dry_run", *dry_run != old.dry_run),
         ("filter.exposed_ports", *exposed_ports != old.exposed_ports),
+        ("filter.capped_ports", *capped_ports != old.capped_ports),
         ("filter.fragments", *drop_fragments != old.drop_fragments),
         ("filter.max_tracked", *max_tracked != old.max_tracked),
+        ("filter.limits.connections", *connections != old.limits.connections),
         ("filter.limits.syns", *syns != old.limits.syns),
         ("filter.limits.packets", *packets != old.limits.packets),
         ("filter.allow", *allow != old.allow),
@@ -187,11 +190,15 @@ mod tests {
         let said = config(&format!("{FILTER}dry_run = false\n[learn]\nthreshold = 5\n"));
         assert_eq!(Difference::between(&old, &said), Difference::default(), "a default that is written out");
         let new = config(&format!(
-            "mode = \"development\"\n{FILTER}fragments = \"drop\"\nlimits.syns.per_second = 5\npin_path = \"/sys/fs/bpf/x\"\n\
+            "mode = \"development\"\n{FILTER}fragments = \"drop\"\nlimits.syns.per_second = 5\n\
+             limits.connections = 9\ncapped_ports = [22]\npin_path = \"/sys/fs/bpf/x\"\n\
              [server]\n[log]\naudit = \"/var/log/x\"\n[store]\npath = \"/x\"\n[admin]\ngroup = \"x\"\n[learn]\nwindow = \"5m\"\n"
         ));
         let found = Difference::between(&old, &new);
-        assert_eq!(found.reloaded, ["filter.fragments", "filter.limits.syns", "log.audit"]);
+        assert_eq!(
+            found.reloaded,
+            ["filter.capped_ports", "filter.fragments", "filter.limits.connections", "filter.limits.syns", "log.audit"]
+        );
         assert_eq!(found.at_restart, ["mode", "server", "learn.window"]);
         assert_eq!(found.fixed, [("filter.pin_path", PINNED), ("store.path", KEPT), ("admin.group", ASKED)]);
         let served = config(&format!("{FILTER}[server]\n[auth]\nissuer = \"x\"\n"));
@@ -212,6 +219,9 @@ mod tests {
         );
         assert_eq!(costs_of("ipv6_unit = 56\n").len(), 2);
         assert_eq!(costs_of("limits.syns.burst = 9\nexposed_ports = [\"22/tcp\"]\n").len(), 2);
+        let capped = |more: &str| config(&format!("{FILTER}limits.connections = 5\n{more}")).filter;
+        let moved = capped("max_tracked = 7\ncapped_ports = [22]\n");
+        assert_eq!(costs(&capped(""), &moved), [""; 0], "counts of connections go on");
         assert_eq!((costs_of("attach = \"native\"\n").len(), costs_of("attach = \"auto\"\n").len()), (1, 0));
     }
 }

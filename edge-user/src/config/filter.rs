@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use toml::de::DeValue;
+
 use edge_common::ports::Exposure;
 
 use super::{
@@ -9,10 +11,12 @@ use super::{
     raw::{Node, Place, Problems, Section},
     validate::{number, target},
 };
-use crate::block::Target;
+use crate::{block::Target, printable::quotable};
 
 /// The most that a rate or a burst can be.
 const RATE_MAX: u32 = 1_000_000_000;
+/// The most connections that one address can be given.
+const CONNECTIONS_MAX: u32 = 1_000_000;
 
 /// Where the text says what only a look at the machine can judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,17 +43,26 @@ pub fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Pr
     let pin_place = pin_path.as_ref().map_or_else(|| section.place("pin_path"), |(_, place)| place.clone());
     let block = section.read("block", problems, Vec::new(), |node, p| node.list(p, blocked));
     let attach = [("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)];
+    let exposed_ports = section.read("exposed_ports", problems, Vec::new(), |node, p| node.list(p, exposed));
+    let (limits, caps) = limits(section.section("limits", problems), problems);
+    let capped_ports = section.read_placed("capped_ports", problems, |node, p| node.list(p, capped));
+    if let Some((Some(ports), place)) = &capped_ports {
+        for doubt in doubts(ports, caps, &exposed_ports) {
+            problems.warn(place, doubt);
+        }
+    }
     let filter = Filter {
         interfaces,
         attach: section.read("attach", problems, Attach::Auto, |node, p| node.choice(p, &attach)),
         allow: section.read("allow", problems, Vec::new(), |node, p| node.list(p, allowed)),
         block: block.iter().map(|(target, _)| *target).collect(),
         dry_run: section.read("dry_run", problems, false, |node, p| node.flag(p)),
-        exposed_ports: section.read("exposed_ports", problems, Vec::new(), |node, p| node.list(p, exposed)),
+        exposed_ports,
+        capped_ports: ascending(capped_ports.and_then(|(ports, _)| ports).unwrap_or_default()),
         drop_fragments: section
             .read("fragments", problems, false, |node, p| node.choice(p, &[("pass", false), ("drop", true)])),
         max_tracked: number(&mut section, "max_tracked", problems, 262_144, 1..=16_777_216),
-        limits: limits(section.section("limits", problems), problems),
+        limits,
         max_blocked: number(&mut section, "max_blocked", problems, 1_000_000, 1..=100_000_000),
         max_prefixes: number(&mut section, "max_prefixes", problems, 131_072, 1..=16_777_216),
         ipv6_unit: number(&mut section, "ipv6_unit", problems, 64, 32..=64) as u8,
@@ -115,13 +128,17 @@ pub fn interface_name(name: &str) -> Result<(), String> {
     if valid { Ok(()) } else { Err(format!("`{name}` can be no interface; write a name of 1 to 15 letters, as eth0")) }
 }
 
-fn limits(mut section: Section<'_>, problems: &mut Problems<'_>) -> Limits {
+/// The second: whether a cap of connections is given, be it right or wrong.
+fn limits(mut section: Section<'_>, problems: &mut Problems<'_>) -> (Limits, bool) {
+    let connections = section.read_placed("connections", problems, |node, p| node.number(p, 1..=CONNECTIONS_MAX));
+    let caps = connections.is_some();
     let limits = Limits {
+        connections: connections.and_then(|(connections, _)| connections),
         syns: rate(section.section("syns", problems), problems),
         packets: rate(section.section("packets", problems), problems),
     };
     section.finish(problems);
-    limits
+    (limits, caps)
 }
 
 /// A burst that is not given is what passes in a second.
@@ -139,6 +156,39 @@ fn rate(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Rate> {
 
 fn exposed(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Exposed> {
     node.parsed(problems, "a port as 443/tcp or 443/udp, or esp, ah, gre or proto/47")
+}
+
+/// An element of `capped_ports`: a number, or as `exposed_ports` names it.
+fn capped(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<u16> {
+    let DeValue::String(text) = node.value.get_ref() else {
+        return node.number(problems, 1..=u32::from(u16::MAX)).and_then(|port| u16::try_from(port).ok());
+    };
+    let right = "write the number of a TCP port, from 1 to 65535";
+    match text.split_once('/').unwrap_or((text, "tcp")) {
+        (_, "udp") => node.wrong(problems, format!("`{}`: UDP has no connections to count; {right}", quotable(text))),
+        (number, "tcp") if number.parse().is_ok_and(|port: u16| port > 0) => number.parse().ok(),
+        _ => node.wrong(problems, format!("`{}` is no TCP port; {right}", quotable(text))),
+    }
+}
+
+fn ascending(mut ports: Vec<u16>) -> Vec<u16> {
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// What makes capped ports count for nothing.
+fn doubts(ports: &[u16], caps: bool, exposed: &[Exposed]) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if !caps && !ports.is_empty() {
+        doubts.push("caps nothing without limits.connections; write that too, or leave this out".to_owned());
+    }
+    let reachable =
+        |port: &u16| exposed.is_empty() || exposed.iter().any(|exposed| exposed.exposure == Exposure::tcp(*port));
+    doubts.extend(ports.iter().filter(|port| !reachable(port)).map(|port| {
+        format!("{port} is not in exposed_ports; expose \"{port}/tcp\" too, unless another port is redirected to it")
+    }));
+    doubts
 }
 
 /// What is wrong with an exposed port, beside what would be right.

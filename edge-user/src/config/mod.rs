@@ -187,6 +187,8 @@ pub struct Filter {
     pub dry_run: bool,
     /// Empty: all are.
     pub exposed_ports: Vec<Exposed>,
+    /// TCP ports whose connections `limits.connections` counts, ascending. Empty: all are.
+    pub capped_ports: Vec<u16>,
     pub drop_fragments: bool,
     /// Addresses with connection or rate state at once.
     pub max_tracked: u32,
@@ -209,6 +211,8 @@ pub struct Exposed {
 /// Each off unless given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// TCP connections of one address at once.
+    pub connections: Option<u32>,
     /// New TCP connections of one address.
     pub syns: Option<Rate>,
     /// Packets of one address.

@@ -72,6 +72,7 @@ fn every_default_is_that_of_the_interface() {
         attach,
         dry_run,
         exposed_ports,
+        capped_ports,
         drop_fragments,
         max_tracked,
         limits,
@@ -82,7 +83,7 @@ fn every_default_is_that_of_the_interface() {
         ipv6_unit,
         pin_path,
     } = config.filter;
-    assert!(!dry_run && !drop_fragments && exposed_ports.is_empty());
+    assert!(!dry_run && !drop_fragments && exposed_ports.is_empty() && capped_ports.is_empty());
     assert_eq!((max_tracked, limits), (262_144, Limits::default()));
     assert_eq!(interfaces, Interfaces::Named(vec!["eth0".to_owned()]));
     assert_eq!(attach, Attach::Auto);
@@ -191,4 +192,53 @@ fn the_files_it_names_are_checked_with_the_rest() {
 fn the_socket_is_found_in_a_broken_file() {
     assert_eq!(validate::socket("[admin]\nsocket = \"/tmp/x\"\nnonsense = 1\n[bad"), Path::new("/tmp/x"));
     assert_eq!(validate::socket(""), Path::new(DEFAULT_SOCKET));
+}
+
+#[test]
+fn a_cap_of_connections_has_bounds() {
+    let cap = |typed: &str| parse(&format!("{LEAST}[filter.limits]\nconnections = {typed}\n"));
+    for (typed, meant) in [("1", 1), ("100", 100), ("1_000_000", 1_000_000)] {
+        assert_eq!(cap(typed).unwrap().filter.limits.connections, Some(meant));
+    }
+    for wrong in ["0", "-1", "1_000_001", "4294967297", "\"100\"", "1.5"] {
+        let told = cap(wrong).unwrap_err().to_string();
+        assert!(told.starts_with("edge.toml:4:15: filter.limits.connections: "), "{wrong}: {told}");
+        assert!(told.ends_with("write a whole number from 1 to 1000000"), "{wrong}: {told}");
+    }
+}
+
+#[test]
+fn capped_ports_are_ports_of_tcp() {
+    let capped = |typed: &str| parse(&format!("{LEAST}limits.connections = 5\ncapped_ports = [{typed}]\n"));
+    let config = capped("65535, \"443/tcp\", 1, 443, \"22\"").unwrap();
+    assert_eq!(config.filter.capped_ports, [1, 22, 443, 65535]);
+    assert_eq!(config.warnings, []);
+    for wrong in
+        ["0", "65536", "-1", "true", "\"0\"", "\"65536/tcp\"", "\"443/udp\"", "\"https\"", "\"443/TCP\"", "\"\""]
+    {
+        let told = capped(&format!("1, {wrong}")).unwrap_err().to_string();
+        assert!(told.starts_with("edge.toml:4:20: filter.capped_ports: "), "{wrong}: {told}");
+        assert_eq!(told.contains("UDP has no connections"), wrong.contains("udp"), "{told}");
+        assert!(told.ends_with("from 1 to 65535"), "{wrong}: {told}");
+    }
+}
+
+#[test]
+fn capped_ports_that_count_for_nothing_are_warned_of() {
+    let warned = |text: &str| {
+        let config = parse(&format!("{LEAST}{text}")).unwrap();
+        config.warnings.iter().map(|warning| warning.told(&config.file)).collect::<Vec<_>>()
+    };
+    let idle = warned("capped_ports = [443]\n");
+    assert_eq!(idle.len(), 1, "{idle:#?}");
+    assert!(
+        idle[0].starts_with("edge.toml:3:1: filter.capped_ports: caps nothing without limits.connections"),
+        "{idle:#?}"
+    );
+    assert_eq!(warned("capped_ports = []\n"), [""; 0]);
+    let exposed = "limits.connections = 5\nexposed_ports = [\"443/udp\", \"22/tcp\"]\n";
+    assert_eq!(warned(&format!("{exposed}capped_ports = [22]\n")), [""; 0]);
+    let closed = warned(&format!("{exposed}capped_ports = [22, 443]\n"));
+    assert_eq!(closed.len(), 1, "{closed:#?}");
+    assert!(closed[0].contains("443 is not in exposed_ports"), "{closed:#?}");
 }
