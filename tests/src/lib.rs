@@ -1,5 +1,5 @@
 //! The harness that sees edge from the outside: network namespaces ([`net`]), the real binary in them ([`agent`]),
-//! real clients and forged frames ([`client`], [`talk`]), a real SSH server ([`ssh`]), the kernel's own word on programs
+//! real clients and forged frames ([`client`], [`talk`]), what processes hold ([`descriptor`]), a real SSH server ([`ssh`]), the kernel's own word on programs
 //! ([`bpf`], [`verifier`]); and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
 //! ([`scene`]) to ask it about. The tests in `it/` and `cargo xtask demo` stand on it. It knows no crate of edge, so that
 //! nothing can be right on both sides and wrong on the wire.
@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod bpf;
 pub mod client;
+pub mod descriptor;
 pub mod generate;
 pub mod model;
 pub mod net;

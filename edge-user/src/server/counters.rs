@@ -19,7 +19,7 @@ pub enum Handshake {
     Success,
     Failure,
     Timeout,
-    /// Not begun: too many of this client are in flight.
+    /// Not begun: too many of this client are in flight, or it has more connections than its cap.
     Refused,
 }
 

@@ -1,9 +1,10 @@
 //! A connection, from accept to close: TLS, then HTTP. The loop is our own, since the library's has no limit on
 //! handshakes, no way to close one client's connections, and no difference between a slow head and an idle connection.
 
-use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, os::fd::AsFd, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use edge_common::mark::EXCESS_MARK;
 use http_body_util::Full;
 use hyper::{
     Request, Response, Version,
@@ -15,6 +16,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, Semaphore, watch},
@@ -61,7 +63,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let accepted = tokio::select! {
             _ = draining.wait_for(|draining| *draining) => return,
-            accepted = accept(&listener, &shared.handshakes) => accepted,
+            accepted = accept(&listener, &shared) => accepted,
         };
         match accepted {
             Ok((stream, handshake)) => {
@@ -78,12 +80,27 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// The turn is waited for with a connection in hand: a listener where nobody comes must not keep a turn from the others.
-async fn accept(
-    listener: &TcpListener,
-    handshakes: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, handshakes.clone().acquire_owned().await.map_err(io::Error::other)?))
+async fn accept(listener: &TcpListener, shared: &Shared) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let stream = loop {
+        let (stream, _) = listener.accept().await?;
+        if !is_excess(&stream) {
+            break stream;
+        }
+        shared.counters.handshake(Handshake::Refused);
+        reset(stream);
+    };
+    Ok((stream, shared.handshakes.clone().acquire_owned().await.map_err(io::Error::other)?))
+}
+
+/// Whether the kernel side marked this accepted connection as one over its client's cap.
+pub fn is_excess(connection: &impl AsFd) -> bool {
+    getsockopt(connection, sockopt::Mark) == Ok(EXCESS_MARK)
+}
+
+/// Without lingering the kernel forgets the connection at once, and so counts it no longer.
+fn reset(connection: TcpStream) {
+    // Where that fails it is closed as any other, and the agent sees to the rest.
+    let _ = setsockopt(&connection, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
 async fn connection(stream: TcpStream, handshake: tokio::sync::OwnedSemaphorePermit, shared: Arc<Shared>) {

@@ -1,16 +1,25 @@
-//! What clients do with their connections instead of waiting for the answer.
+//! What clients do with their connections instead of waiting for the answer, and whose connections are not served.
+
+use std::{
+    io::{ErrorKind, Read},
+    net::SocketAddr,
+    os::fd::RawFd,
+};
 
 use anyhow::{Context, Result, ensure};
+use edge_common::mark::EXCESS_MARK;
 use edge_tests::{
     agent::Edge,
-    client::Client,
-    net::{ATTACKER4, Lab, NEIGHBOUR4, NEIGHBOUR6},
+    client::{Client, scrape},
+    descriptor::copied,
+    net::{ATTACKER4, HOST4, Lab, NEIGHBOUR4, NEIGHBOUR6},
     talk::Talk,
     wait_for,
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 
-use super::{SOON, only_block, served, shut_out};
+use super::{SOON, connect, only_block, served, shut_out};
 
 #[test]
 fn who_closes_before_the_answer_is_blocked_all_the_same() -> Result<()> {
@@ -40,6 +49,28 @@ fn a_single_turn_for_handshakes_is_had_by_every_listener() -> Result<()> {
         served(&Client::new(&lab, &edge, address))?;
     }
     Ok(())
+}
+
+/// Where the server has the first of its listening sockets.
+const LISTENER: RawFd = 4;
+
+#[test]
+fn a_connection_that_the_kernel_side_marked_is_closed_without_a_byte() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    served(&Client::new(&lab, &edge, NEIGHBOUR4))?;
+    // What is accepted has the mark of the listener.
+    let listener = copied(edge.server_pid()?, LISTENER)?;
+    setsockopt(&listener, sockopt::Mark, &EXCESS_MARK)?;
+    for _ in 0..3 {
+        let mut excess = connect(&lab, NEIGHBOUR4, SocketAddr::new(HOST4, 443))?;
+        let read = excess.read(&mut [0]);
+        ensure!(read.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "{read:?}");
+    }
+    let refused = || scrape(&lab).map(|metrics| metrics.value("edge_tls_handshakes_total", &[("result", "refused")]));
+    wait_for("the count", SOON, || Ok((refused()? == Some(3.0)).then_some(())))?;
+    setsockopt(&listener, sockopt::Mark, &(EXCESS_MARK + 1))?;
+    served(&Client::new(&lab, &edge, NEIGHBOUR4))
 }
 
 const HEAD: &str = "Host: edge\r\nConnection: close\r\n";

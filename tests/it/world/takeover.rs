@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::RawFd,
     thread,
     time::{Duration, Instant},
 };
@@ -13,10 +13,10 @@ use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::Edge,
     client::{Client, scrape},
+    descriptor::copied,
     net::{Lab, NEIGHBOUR4},
     wait_for,
 };
-use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use super::{SOON, connect, only_block, packets, served, shut_out};
@@ -175,17 +175,7 @@ struct Link(File);
 
 impl Link {
     fn of(edge: &Edge) -> Result<Link> {
-        let pid = i32::try_from(edge.server_pid()?)?;
-        // SAFETY: a system call without pointers.
-        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        Errno::result(process).context("pidfd_open")?;
-        // SAFETY: the descriptor was made the line before and belongs to nobody else.
-        let process = unsafe { OwnedFd::from_raw_fd(RawFd::try_from(process)?) };
-        // SAFETY: a system call without pointers.
-        let link = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), LINK, 0) };
-        Errno::result(link).context("pidfd_getfd")?;
-        // SAFETY: as above.
-        Ok(Link(unsafe { File::from_raw_fd(RawFd::try_from(link)?) }))
+        Ok(Link(copied(edge.server_pid()?, LINK)?.into()))
     }
 
     /// One frame, whole: the server's own cannot come between.
