@@ -446,6 +446,7 @@ impl Agent {
     fn snapshot(&mut self) -> Result<Snapshot, Failure> {
         self.mend();
         let now = Now::read();
+        let connected = self.enforcer.connected();
         let links = self.enforcer.links();
         let attached = links.attached().map(|one| (one.name.clone(), one.mode().to_owned(), true));
         let unfiltered = links.unfiltered().iter().map(|one| (one.name.clone(), one.mode().to_owned(), false));
@@ -460,6 +461,7 @@ impl Agent {
                 .collect(),
             map_entries: self.enforcer.capacities(),
             drift: self.enforcer.drift(),
+            connected,
             server: self.server_metrics.clone(),
             audit_ok: self.audit.is_ok(),
             store_ok: self.enforcer.store_is_ok() && !self.server_metrics.store_failed,

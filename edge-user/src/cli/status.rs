@@ -7,7 +7,7 @@ use super::{
     ask,
     output::{Complaint, Outcome, fields, length},
 };
-use crate::control::protocol::{Command, Reply, Status};
+use crate::control::protocol::{Command, ConnectionTotals, Reply, Status};
 
 pub fn status(global: &Global) -> Result<Outcome, Complaint> {
     let Reply::Status(status) = ask::agent(global, Command::Status)? else { return Err(ask::mismatched()) };
@@ -36,6 +36,7 @@ fn text(status: &Status) -> String {
                 blocked.total, blocked.ipv4, blocked.ipv6, blocked.prefixes, status.enforced.total, status.drift
             ),
         ),
+        ("connections", connections(status.connections)),
         ("packets", format!("{} passed, {} dropped", status.packets.passed, status.packets.dropped)),
         ("reasons", if reasons.is_empty() { "no packet yet".to_owned() } else { reasons.join(", ") }),
         ("store", if store.ok { "ok".to_owned() } else { store.problems.join("; ") }),
@@ -46,6 +47,14 @@ fn text(status: &Status) -> String {
     ];
     rows.splice(2..2, unfiltered);
     fields(&rows)
+}
+
+fn connections(totals: ConnectionTotals) -> String {
+    let ConnectionTotals { tracked_addresses, total, cap } = totals;
+    cap.map_or_else(
+        || "not capped, so not counted".to_owned(),
+        |cap| format!("{total} of {tracked_addresses} addresses, at most {cap} of one"),
+    )
 }
 
 /// Where interfaces are named this comes with those that are not filtered.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Wall,
-    control::protocol::{Allowance, Command, Drop, Entry, Rates, Reply, Why},
+    control::protocol::{Allowance, Command, Connections, Drop, Entry, Rates, Reply, Why},
     error::Failure,
     printable::printable,
 };
@@ -35,7 +35,7 @@ fn text(why: &Why, now: Wall) -> String {
     ];
     let samples: Vec<String> = why.drops.iter().map(|one| sample(one, now)).collect();
     rows.push(("sampled drops", if samples.is_empty() { "none was sampled".to_owned() } else { samples.join("; ") }));
-    rows.push(("connections", why.connections.current.to_string()));
+    rows.push(("connections", connections(why.connections)));
     rows.push(("rates", rates(&why.rates)));
     rows.push(("score", format!("{} of {}", why.score, why.threshold)));
     let offences: Vec<String> = why
@@ -60,6 +60,14 @@ fn verdict(why: &Why) -> String {
             "{address} is of this host; packets that arrive from a wire with this source are forged, and dropped ({reason})"
         ),
         (_, false) => format!("{address} is dropped ({reason})"),
+    }
+}
+
+fn connections(Connections { current, cap }: Connections) -> String {
+    match cap {
+        None => format!("{current}, no cap"),
+        Some(cap) if current < cap => format!("{current} of at most {cap}"),
+        Some(cap) => format!("{current} of at most {cap}, further ones are refused"),
     }
 }
 
@@ -101,7 +109,7 @@ fn yes(value: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{Connections, Dropped};
+    use crate::control::protocol::Dropped;
 
     fn why(verdict: &str, reason: Reason) -> Why {
         Why {
@@ -119,6 +127,16 @@ mod tests {
             offences: Vec::new(),
             score: 0,
             threshold: 5,
+        }
+    }
+
+    #[test]
+    fn connections_stand_beside_their_cap() {
+        let told = |current, cap| connections(Connections { current, cap });
+        assert_eq!(told(7, None), "7, no cap");
+        assert_eq!(told(99, Some(100)), "99 of at most 100");
+        for full in [100, 101] {
+            assert_eq!(told(full, Some(100)), format!("{full} of at most 100, further ones are refused"));
         }
     }
 

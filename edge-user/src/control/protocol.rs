@@ -386,8 +386,11 @@ pub struct Enforced {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionTotals {
+    /// Addresses (IPv6: units) that have any.
     pub tracked_addresses: u64,
     pub total: u64,
+    /// Of one address; null where none are capped, and then none are counted here.
+    pub cap: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -499,7 +502,9 @@ pub struct Why {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
+    /// Now, of its IPv6 unit.
     pub current: u64,
+    /// Null where none holds for this address.
     pub cap: Option<u64>,
 }
 

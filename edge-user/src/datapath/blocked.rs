@@ -16,7 +16,7 @@ use edge_common::{
 use ipnet::IpNet;
 
 use super::{
-    Generation, Tables, Unloaded,
+    Connected, Generation, Tables, Unloaded,
     nets::with_covering,
     room::{Singles6, is_crowded, is_unlucky},
     sum,
@@ -105,6 +105,19 @@ impl Tables for Generation {
 
     fn rates(&self, address: IpAddr, now: Boot) -> Rates {
         self.rates_of(address, now)
+    }
+
+    /// The kernel side does not count them yet.
+    fn connections(&self, _: IpAddr) -> Option<u64> {
+        None
+    }
+
+    fn connected(&self) -> Connected {
+        Connected::default()
+    }
+
+    fn cap(&self) -> Option<u64> {
+        None
     }
 
     fn unload(&mut self) -> Result<Unloaded, Failure> {

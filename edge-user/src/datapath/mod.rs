@@ -68,10 +68,27 @@ pub trait Tables {
     fn counters(&self) -> Result<Counters, Failure>;
     /// What an address may still send.
     fn rates(&self, address: IpAddr, now: Boot) -> Rates;
+    /// How many connections an address (IPv6: its unit) has now, as the kernel counts; `None` where none are capped, so
+    /// that it counts none.
+    fn connections(&self, address: IpAddr) -> Option<u64>;
+    /// All that the kernel counts now; zeroes where none are capped.
+    fn connected(&self) -> Connected;
+    /// The cap in force on the connections of one address.
+    fn cap(&self) -> Option<u64>;
     /// Detaches everything and removes every pin.
     fn unload(&mut self) -> Result<Unloaded, Failure>;
     /// Replaces what is allowed, protected and own.
     fn trust(&mut self, prefixes: &[(Target, edge_common::table::Trust)]) -> Result<(), Failure>;
+}
+
+/// Connections that others opened to this host, as the kernel counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// Addresses (IPv6: units) that have any.
+    pub addresses: u64,
+    pub total: u64,
+    /// Ever since: those that a full table had no room to count.
+    pub uncounted: u64,
 }
 
 /// Sole right to write below a `pin_path`, for as long as it lives.

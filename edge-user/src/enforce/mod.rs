@@ -6,6 +6,7 @@
 
 mod answer;
 mod command;
+mod connections;
 mod import;
 mod ledger;
 mod memory;
@@ -28,6 +29,7 @@ pub use offline::offline;
 pub use protect::{Protected, Surroundings};
 
 use self::{
+    connections::Counting,
     ledger::Ledger,
     memory::{Memory, Remembered},
     write::{Gone, Limits},
@@ -69,6 +71,9 @@ pub struct Enforcer<T = Generation> {
     trust_written: bool,
     links: Links,
     drops: Drops,
+    counting: Counting,
+    /// Connections that found no room to be counted, as far as they are in the metrics.
+    uncounted: u64,
     /// Samples of the generation before the start that nobody read yet.
     unread: Option<Events>,
     limits: Limits,
@@ -213,6 +218,8 @@ impl<T: Tables> Enforcer<T> {
             trust_written: true,
             links: Links::default(),
             drops: Drops::default(),
+            counting: Counting::of(&config.filter),
+            uncounted: 0,
             unread: None,
             limits: Limits::of(&config.filter),
             dry_run: config.filter.dry_run,

@@ -95,6 +95,10 @@ impl Protected {
         self.because.iter().any(|(cover, why)| (*why == OWN || *why == LOOPBACK) && cover.covers(address))
     }
 
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.surroundings.trusted_proxies.iter().any(|proxy| proxy.covers(address))
+    }
+
     /// What the kernel is told.
     pub fn trust(&self, allowed: impl Iterator<Item = Target>) -> Vec<(Target, Trust)> {
         let protected = self.because.iter().map(|(target, why)| {

@@ -6,7 +6,7 @@ use std::{
     mem,
 };
 
-use super::{Enforcer, write::Limits};
+use super::{Enforcer, connections::Counting, write::Limits};
 use crate::{
     block::{Block, Origin, Target},
     clock::Now,
@@ -48,6 +48,7 @@ impl Enforcer {
         }
         self.dry_run = filter.dry_run;
         self.learner.set_ipv6_unit(filter.ipv6_unit);
+        self.counting = Counting::of(filter);
         let is_new = |target: &Target| !former.blocks.contains_key(target);
         Ok(self.named_blocks().into_keys().filter(is_new).collect())
     }

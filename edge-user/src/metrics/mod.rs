@@ -7,9 +7,9 @@ mod own;
 
 use std::collections::BTreeMap;
 
-use edge_common::reason::{Counters, Family};
+use edge_common::reason::{Counters, Family, Reason, Run};
 use prometheus::{
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
     process_collector::ProcessCollector,
 };
 
@@ -18,6 +18,7 @@ pub use own::{Drift, Lost, Own, Removed};
 
 use crate::{
     block::Origin,
+    datapath::Connected,
     server::{counters, link},
 };
 
@@ -34,6 +35,7 @@ pub struct Snapshot {
     pub map_entries: Vec<(&'static str, u64, u64)>,
     /// Entries that are decided but not enforced, and the reverse.
     pub drift: u64,
+    pub connected: Connected,
     /// What the server said last; of it only the series that edge knows are shown.
     pub server: link::Metrics,
     pub store_ok: bool,
@@ -62,6 +64,12 @@ fn text(snapshot: &Snapshot, own: &Own) -> Result<String, prometheus::Error> {
     add(Box::new(build_info()?))?;
     add(Box::new(attached(&snapshot.interfaces)?))?;
     add(Box::new(active(&snapshot.blocks_active)?))?;
+    add(Box::new(gauge(
+        "edge_connections_tracked",
+        "Connections that others opened and that are counted now; 0 where none are capped.",
+        snapshot.connected.total,
+    )?))?;
+    add(Box::new(cap_reached(&snapshot.counters, own.closed())?))?;
     let (entries, capacity) = maps(&snapshot.map_entries)?;
     add(Box::new(entries))?;
     add(Box::new(capacity))?;
@@ -124,6 +132,17 @@ fn active(blocks: &[(Origin, &'static str, u64)]) -> Result<IntGaugeVec, prometh
     Ok(active)
 }
 
+/// A client that tries again is refused again, and counted again.
+fn cap_reached(counters: &Counters, closed: u64) -> Result<IntCounter, prometheus::Error> {
+    let help =
+        "Handshake packets that were dropped for the cap of connections, and connections over it that were closed.";
+    let reached = IntCounter::new("edge_connections_cap_reached_total", help)?;
+    let is_capped = |run: Run, reason| reason == Reason::ConnectionCap && !run.passes(reason);
+    let refused = counters.all().filter(|(run, reason, ..)| is_capped(*run, *reason)).map(|(.., tally)| tally.packets);
+    reached.inc_by(refused.sum::<u64>() + closed);
+    Ok(reached)
+}
+
 fn maps(maps: &[(&'static str, u64, u64)]) -> Result<(IntGaugeVec, IntGaugeVec), prometheus::Error> {
     let entries = gauges("edge_map_entries", "Entries in the kernel's map.", &["map"])?;
     let capacity = gauges("edge_map_capacity", "How many entries the kernel's map can hold.", &["map"])?;
@@ -174,7 +193,7 @@ fn whole(value: u64) -> i64 {
 mod tests {
     use std::time::Duration;
 
-    use edge_common::reason::{Reason, Run, Tally};
+    use edge_common::reason::Tally;
 
     use super::*;
     use crate::server::link::Kind;
@@ -220,6 +239,8 @@ mod tests {
             "edge_blocks_removed_total",
             "edge_drift_entries",
             "edge_drift_repaired_total",
+            "edge_connections_tracked",
+            "edge_connections_cap_reached_total",
             "edge_map_entries",
             "edge_map_capacity",
             "edge_auth_requests_total",
@@ -262,8 +283,13 @@ mod tests {
         counters.tally_mut(Run::Dry, Reason::Blocked, Family::Ipv6).packets = 8;
         counters.tally_mut(Run::Real, Reason::Passed, Family::Ipv4).packets = 4;
         counters.tally_mut(Run::Dry, Reason::Passed, Family::Ipv4).packets = 5;
+        counters.tally_mut(Run::Real, Reason::ConnectionCap, Family::Ipv4).packets = 3;
+        counters.tally_mut(Run::Dry, Reason::ConnectionCap, Family::Ipv4).packets = 40;
+        own.connections_closed(2);
+        own.lost(Lost::Connections, 8);
+        let connected = Connected { addresses: 2, total: 9, uncounted: 8 };
         let blocks_active = vec![(Origin::Auth, "ipv4", 5)];
-        let found = series(&render(&Snapshot { counters, blocks_active, drift: 6, ..snapshot() }, &own));
+        let found = series(&render(&Snapshot { counters, blocks_active, connected, drift: 6, ..snapshot() }, &own));
         let expected = [
             ("edge_blocks_added_total{origin=\"auth\"}", 1.0),
             ("edge_blocks_added_total{origin=\"manual\"}", 0.0),
@@ -281,6 +307,10 @@ mod tests {
             ("edge_xdp_attached{interface=\"eth0\",mode=\"native\"}", 1.0),
             ("edge_map_capacity{map=\"BLOCKED4\"}", 1000.0),
             ("edge_drift_entries", 6.0),
+            ("edge_drift_repaired_total{kind=\"connection\"}", 0.0),
+            ("edge_connections_tracked", 9.0),
+            ("edge_connections_cap_reached_total", 5.0),
+            ("edge_events_lost_total{source=\"connections\"}", 8.0),
         ];
         for (series, value) in expected {
             assert_eq!(found.get(series), Some(&value), "{series}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::{block::Origin, clock::Wall, server::link::Kind};
 
@@ -33,20 +33,23 @@ pub enum Drift {
     Detached,
     /// A link, a map or the program was not pinned any more.
     Unpinned,
+    /// A connection that was counted and is gone, or that is open and was not counted.
+    Connection,
 }
 
 impl Drift {
-    pub const ALL: [Drift; 2] = [Drift::Detached, Drift::Unpinned];
+    pub const ALL: [Drift; 3] = [Drift::Detached, Drift::Unpinned, Drift::Connection];
 
     pub const fn name(self) -> &'static str {
         match self {
             Drift::Detached => "detached",
             Drift::Unpinned => "unpinned",
+            Drift::Connection => "connection",
         }
     }
 }
 
-/// What could not be taken in because it came too fast.
+/// What could not be taken in because it came too fast, or was too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
     /// Offences that the server reported.
@@ -55,16 +58,19 @@ pub enum Lost {
     Audit,
     /// Samples of drops that found the kernel's ring buffer full.
     Ring,
+    /// Connections that a full table had no room to count.
+    Connections,
 }
 
 impl Lost {
-    pub const ALL: [Lost; 3] = [Lost::Server, Lost::Audit, Lost::Ring];
+    pub const ALL: [Lost; 4] = [Lost::Server, Lost::Audit, Lost::Ring, Lost::Connections];
 
     pub const fn name(self) -> &'static str {
         match self {
             Lost::Server => "server",
             Lost::Audit => "audit",
             Lost::Ring => "ring",
+            Lost::Connections => "connections",
         }
     }
 }
@@ -77,6 +83,8 @@ pub struct Own {
     repaired: IntCounterVec,
     offences: IntCounterVec,
     lost: IntCounterVec,
+    /// Shown with what the kernel refused of handshakes, as one family.
+    closed: IntCounter,
     latency: Histogram,
     reload_successful: IntGauge,
     reload_success: Gauge,
@@ -108,7 +116,7 @@ impl Own {
             )?,
             repaired: listed(
                 "edge_drift_repaired_total",
-                "What the kernel held otherwise than decided (links, pins) and was put right.",
+                "What the kernel held otherwise than decided or than is (links, pins, counts of connections) and was put right.",
                 "kind",
                 Drift::ALL.map(Drift::name),
             )?,
@@ -120,10 +128,11 @@ impl Own {
             )?,
             lost: listed(
                 "edge_events_lost_total",
-                "Events that came faster than they could be taken in.",
+                "Events that came faster than they could be taken in, and connections that found no room to be counted.",
                 "source",
                 Lost::ALL.map(Lost::name),
             )?,
+            closed: IntCounter::new("edge_connections_closed", "Connections over the cap that were closed.")?,
             latency: Histogram::with_opts(latency.buckets(LATENCY.to_vec()))?,
             reload_successful: IntGauge::new(
                 "edge_config_last_reload_successful",
@@ -154,6 +163,15 @@ impl Own {
 
     pub fn lost(&self, source: Lost, count: u64) {
         self.lost.with_label_values(&[source.name()]).inc_by(count);
+    }
+
+    /// Connections that were established over their address's cap, and closed.
+    pub fn connections_closed(&self, count: u64) {
+        self.closed.inc_by(count);
+    }
+
+    pub(super) fn closed(&self) -> u64 {
+        self.closed.get()
     }
 
     pub fn block_latency(&self, latency: Duration) {

@@ -1,5 +1,6 @@
 //! The enforcer over tables that only remember what they were told, or refuse.
 
+mod connections;
 mod import;
 mod many;
 
@@ -25,6 +26,10 @@ const START: Now = Now { boot: Boot(1_000_000_000_000), wall: Wall(1_767_323_045
 struct Fake {
     held: BTreeMap<Target, Until>,
     refuses: Option<Target>,
+    connections: BTreeMap<IpAddr, u64>,
+    connected: datapath::Connected,
+    /// `None`: connections are not counted.
+    cap: Option<u64>,
 }
 
 impl Tables for Fake {
@@ -61,6 +66,18 @@ impl Tables for Fake {
 
     fn rates(&self, _: IpAddr, _: Boot) -> Rates {
         Rates::default()
+    }
+
+    fn connections(&self, address: IpAddr) -> Option<u64> {
+        self.cap.map(|_| self.connections.get(&address).copied().unwrap_or_default())
+    }
+
+    fn connected(&self) -> datapath::Connected {
+        self.connected
+    }
+
+    fn cap(&self) -> Option<u64> {
+        self.cap
     }
 
     fn unload(&mut self) -> Result<datapath::Unloaded, Failure> {
