@@ -60,11 +60,15 @@ impl Limit {
     }
 
     /// How many packets pass in a second, and at once: what [`Limit::new`] was asked for, the burst raised where it had to be.
+    /// Nothing where the limit, or the length of a jiffy, cannot be one.
     pub const fn allows(&self, tick_ns: u64) -> (u64, u64) {
         let Some(burst) = self.tolerance.checked_div(self.interval) else { return (0, 0) };
         let a_second = self.units as u128 * 1_000_000_000;
         let a_packet = (self.interval as u128 * tick_ns as u128) << POINT;
-        (((a_second + a_packet / 2) / a_packet) as u64, burst)
+        match (a_second + a_packet / 2).checked_div(a_packet) {
+            Some(per_second) => (per_second as u64, burst),
+            None => (0, 0),
+        }
     }
 
     /// How many packets pass at once at `now`.
@@ -227,6 +231,18 @@ mod tests {
         }
         assert_eq!(limit.left(cell, limit.now(1_000 + 250)), 50);
         assert_eq!(Limit::default().allows(TICK_NS), (0, 0));
+    }
+
+    #[test]
+    fn damaged_settings_allow_nothing_and_panic_nowhere() {
+        assert_eq!(Limit::new(50, 100, TICK_NS).allows(0), (0, 0));
+        for word in [1, 1 << 63, u64::MAX] {
+            let damaged = Limit { units: word, interval: word, tolerance: word };
+            for tick_ns in [0, 1, 1 << 41, u64::MAX] {
+                damaged.allows(tick_ns);
+            }
+            damaged.left(Cell::from_bits(word), word);
+        }
     }
 
     #[test]
