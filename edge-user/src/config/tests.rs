@@ -120,7 +120,12 @@ fn every_default_is_that_of_the_interface() {
 #[test]
 fn without_a_server_nothing_is_served() {
     assert!(parse(LEAST).unwrap().server.is_none());
-    assert!(parse(&format!("{LEAST}[auth]\naudience = \"x\"\n")).unwrap().server.is_none());
+    let config = parse(&format!("{LEAST}[auth]\naudience = \"x\"\n")).unwrap();
+    assert!(config.server.is_none());
+    let told: Vec<String> = config.warnings.iter().map(|warning| warning.told(&config.file)).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("edge.toml:3:2: auth: says nothing without [server]"), "{}", told[0]);
+    assert_eq!(parse(&format!("{LEAST}[server]\n[auth]\naudience = \"x\"\n")).unwrap().warnings, []);
 }
 
 #[test]

@@ -39,7 +39,12 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
     let mode = document.read("mode", problems, Mode::Production, |node, p| node.choice(p, &modes));
     let (filter, filter_places) = super::filter::filter(document.section("filter", problems), overrides, problems);
     let mut server_section = document.section("server", problems);
-    let (auth, secret) = auth(document.section("auth", problems), problems);
+    let auth_section = document.section("auth", problems);
+    if auth_section.present && !server_section.present {
+        let place = Place { offset: auth_section.offset, key: "auth".to_owned() };
+        problems.warn(&place, "says nothing without [server], which serves it; write that too, or leave this out");
+    }
+    let (auth, secret) = auth(auth_section, problems);
     let (tls, cert, key) = tls(server_section.section("tls", problems), mode, problems);
     let server = server(server_section, tls, auth, problems);
     let (admin, group) = admin(document.section("admin", problems), overrides, problems);
