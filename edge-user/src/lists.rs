@@ -27,7 +27,8 @@ pub enum Format {
     Auto,
     /// An address or CIDR a line; `#` and `;` begin a comment
     Plain,
-    /// Columns, with or without a header
+    /// Columns parted by commas, semicolons or tabs; a header may name them `address` (or `ip`, `cidr`, `network` …),
+    /// `origin`, `reason`, `created`, `expires`, `offence`, else the first that holds an address counts
     Csv,
     /// As `edge export` and `edge list -o json` write it: an array, or an object a line
     Json,

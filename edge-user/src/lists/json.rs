@@ -5,9 +5,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{List, Said, origin, time};
+use crate::printable::printable;
 
 /// An entry; what else it has is of no use here.
 #[derive(Deserialize)]
+#[serde(expecting = "an address in quotes or an object with one")]
 struct Row {
     #[serde(alias = "cidr", alias = "ip", alias = "network")]
     address: Option<String>,
@@ -30,7 +32,7 @@ pub fn read_array(bytes: &[u8], list: &mut List) {
                 entry(row.get(), line, list);
             }
         }
-        Err(error) => list.fault(error.line(), format!("it is no JSON: {error}")),
+        Err(error) => list.fault(error.line(), format!("it is no JSON: {}", told(&error))),
     }
 }
 
@@ -72,7 +74,7 @@ fn entry(text: &str, line: usize, list: &mut List) {
                 let part = list.part(Said::default());
                 list.add_text(part, &address, line);
             }
-            Err(error) => list.fault(line, format!("it is no JSON: {error}")),
+            Err(error) => list.fault(line, format!("it is no JSON: {}", told(&error))),
         };
     }
     match serde_json::from_str::<Row>(text) {
@@ -85,7 +87,18 @@ fn entry(text: &str, line: usize, list: &mut List) {
             (Err(message), _) => list.fault(line, message),
             (Ok(_), None) => list.fault(line, "it has no `address`, `cidr`, `ip` or `network`"),
         },
-        Err(error) => list.fault(line, format!("it is no entry: {error}")),
+        Err(error) if error.is_data() => list.fault(line, format!("it is no entry: {}", told(&error))),
+        Err(error) => list.fault(line, format!("it is no JSON: {}", told(&error))),
+    }
+}
+
+/// Without the place within the entry, since the line in the list is named already.
+fn told(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let told = text.strip_suffix(&format!(" at line {} column {}", error.line(), error.column())).unwrap_or(&text);
+    match told {
+        "duplicate field `address`" => "it has several of `address`, `cidr`, `ip` and `network`; leave one".to_owned(),
+        other => printable(&other.replace(", expected u32", ", expected a whole number")),
     }
 }
 

@@ -136,3 +136,21 @@ fn every_format_names_the_line() {
     let bytes = b"\xff\xfe\x00\n\x7fELF\x00";
     assert_eq!(read(bytes, "a", Format::Auto, Given::default()).unwrap_err().count, 2);
 }
+
+#[test]
+fn what_is_wrong_is_told_in_the_terms_of_the_list() {
+    let told = |text: &str| faults(text, Format::Json).remove(0).1;
+    for (wrong, message) in [
+        ("[7]", "it is no entry: invalid type: integer `7`, expected an address in quotes or an object with one"),
+        ("[{\"address\": 7}]", "it is no entry: invalid type: integer `7`, expected a string"),
+        ("[{\"offence\": \"2\"}]", "it is no entry: invalid type: string \"2\", expected a whole number"),
+        (
+            "[{\"ip\": \"203.0.113.7\", \"cidr\": \"203.0.113.0/24\"}]",
+            "it is no entry: it has several of `address`, `cidr`, `ip` and `network`; leave one",
+        ),
+        ("{\"address\": \"203.0.113.7\"", "it is no JSON: EOF while parsing an object"),
+        ("[\"203.0.113.7\",", "it is no JSON: EOF while parsing a value"),
+    ] {
+        assert_eq!(told(wrong), message, "{wrong}");
+    }
+}
