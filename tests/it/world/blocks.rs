@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::Edge,
     client::{Client, Seen, connect},
-    net::{ATTACKER4, ATTACKER6, ATTACKER6_SECOND, HOST4, Lab, NEIGHBOUR4, NEIGHBOUR6},
+    net::{ATTACKER4, ATTACKER6, ATTACKER6_SECOND, HOST4, HOST6, Lab, NEIGHBOUR4, NEIGHBOUR6},
     wait_for,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{has_keys, length, only_block, served, shut_out, time};
+use super::{SOON, has_keys, length, only_block, served, shut_out, time};
 
 #[test]
 fn a_manual_block_holds_until_it_is_lifted() -> Result<()> {
@@ -179,6 +179,26 @@ fn why_tells_before_during_and_after() -> Result<()> {
 }
 
 #[test]
+fn without_a_cap_why_counts_the_connections_that_are_open() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    let counted = |address: &str| -> Result<Value> { Ok(edge.json(&["why", address])?["connections"].clone()) };
+    ensure!(counted("10.77.0.2")? == json!({ "current": 0, "cap": null }), "before");
+    let two = [(); 2].map(|()| super::connect(&lab, ATTACKER4, SocketAddr::new(HOST4, 443)));
+    let one = super::connect(&lab, ATTACKER6, SocketAddr::new(HOST6, 443))?;
+    ensure!(two.iter().all(Result::is_ok), "{two:?}");
+    let expected =
+        [("10.77.0.2", 2), ("::ffff:10.77.0.2", 2), ("10.77.0.3", 0), ("2001:db8:66::9", 1), ("2001:db8:66:1::2", 0)];
+    for (address, current) in expected {
+        ensure!(counted(address)? == json!({ "current": current, "cap": null }), "{address}: {}", counted(address)?);
+    }
+    drop((two, one));
+    let none =
+        || Ok((counted("10.77.0.2")?["current"] == 0 && counted("2001:db8:66::9")?["current"] == 0).then_some(()));
+    wait_for("the end of the connections", SOON, none)
+}
+
+#[test]
 fn what_the_config_names_is_blocked_through_restarts_and_lifts_with_the_config() -> Result<()> {
     let lab = Lab::new()?;
     // The host's own address is named too: it is left out, and nothing else is.
@@ -210,7 +230,7 @@ fn without_the_agent_an_outer_prefix_that_is_lifted_leaves_the_inner_its_own_end
     edge.cli(&["unblock", "10.0.0.0/8"])?.good()?;
     let client = Client::new(&lab, &edge, ATTACKER4);
     shut_out(&client)?;
-    wait_for("the inner block to end", super::SOON, || {
+    wait_for("the inner block to end", SOON, || {
         Ok((client.request("/health", &["--connect-timeout", "0.5"])? != Seen::Timeout).then_some(()))
     })
 }
