@@ -45,12 +45,7 @@ pub fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Pr
     let attach = [("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)];
     let exposed_ports = section.read("exposed_ports", problems, Vec::new(), |node, p| node.list(p, exposed));
     let (limits, caps) = limits(section.section("limits", problems), problems);
-    let capped_ports = section.read_placed("capped_ports", problems, |node, p| node.list(p, capped));
-    if let Some((Some(ports), place)) = &capped_ports {
-        for doubt in doubts(ports, caps, &exposed_ports) {
-            problems.warn(place, doubt);
-        }
-    }
+    let capped_ports = capped_ports(&mut section, caps, &exposed_ports, problems);
     let filter = Filter {
         interfaces,
         attach: section.read("attach", problems, Attach::Auto, |node, p| node.choice(p, &attach)),
@@ -58,7 +53,7 @@ pub fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Pr
         block: block.iter().map(|(target, _)| *target).collect(),
         dry_run: section.read("dry_run", problems, false, |node, p| node.flag(p)),
         exposed_ports,
-        capped_ports: ascending(capped_ports.and_then(|(ports, _)| ports).unwrap_or_default()),
+        capped_ports,
         drop_fragments: section
             .read("fragments", problems, false, |node, p| node.choice(p, &[("pass", false), ("drop", true)])),
         max_tracked: number(&mut section, "max_tracked", problems, 262_144, 1..=16_777_216),
@@ -158,6 +153,16 @@ fn exposed(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Exposed> 
     node.parsed(problems, "a port as 443/tcp or 443/udp, or esp, ah, gre or proto/47")
 }
 
+/// Ascending, each once. `caps`: a cap of connections is given.
+fn capped_ports(section: &mut Section<'_>, caps: bool, exposed: &[Exposed], problems: &mut Problems<'_>) -> Vec<u16> {
+    let given = section.read_placed("capped_ports", problems, |node, p| node.list(p, capped));
+    let Some((Some(mut ports), place)) = given else { return Vec::new() };
+    ports.sort_unstable();
+    ports.dedup();
+    doubts(&ports, caps, exposed).into_iter().for_each(|doubt| problems.warn(&place, doubt));
+    ports
+}
+
 /// An element of `capped_ports`: a number, or as `exposed_ports` names it.
 fn capped(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<u16> {
     let DeValue::String(text) = node.value.get_ref() else {
@@ -169,12 +174,6 @@ fn capped(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<u16> {
         (number, "tcp") if number.parse().is_ok_and(|port: u16| port > 0) => number.parse().ok(),
         _ => node.wrong(problems, format!("`{}` is no TCP port; {right}", quotable(text))),
     }
-}
-
-fn ascending(mut ports: Vec<u16>) -> Vec<u16> {
-    ports.sort_unstable();
-    ports.dedup();
-    ports
 }
 
 /// What makes capped ports count for nothing.
