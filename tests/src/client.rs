@@ -224,6 +224,11 @@ impl Wire {
         })
     }
 
+    /// The hardware addresses: this one, and that of the guarded host.
+    pub fn ends(&self) -> [[u8; 6]; 2] {
+        [self.source, self.destination]
+    }
+
     /// A UDP datagram from any address to the guarded host behind 0 to 2 VLAN tags, as a whole frame.
     pub fn datagram(&self, from: IpAddr, vlan_tags: usize, payload: &[u8]) -> Result<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2(self.source, self.destination);

@@ -1,9 +1,10 @@
 //! The harness that sees edge from the outside: network namespaces ([`net`], [`places`]), the real binary in them
-//! ([`agent`]), real clients and forged frames ([`client`], [`crowd`], [`talk`]), connections by the thousand and how they
-//! end ([`endings`]), what processes hold ([`descriptor`]), a real SSH server ([`ssh`]), the kernel's own word on sockets, programs and maps ([`sockets`],
-//! [`bpf`], [`verifier`]); and what a packet deserves by the documents ([`model`]), with packets ([`packet`],
-//! [`generate`]) and states ([`scene`]) to ask it about. The tests in `it/` and `cargo xtask demo` stand on it. It knows
-//! no crate of edge, so that nothing can be right on both sides and wrong on the wire.
+//! ([`agent`]), real clients and forged frames ([`client`], [`crowd`], [`forged`], [`talk`]), connections by the
+//! thousand and how they end ([`endings`]), a slow attack ([`slow`]), what processes hold ([`descriptor`]), a real
+//! SSH server ([`ssh`]), the kernel's own word on sockets, programs and maps ([`sockets`], [`bpf`], [`verifier`]);
+//! and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
+//! ([`scene`]) to ask it about. The tests in `it/` and `cargo xtask demo` stand on it. It knows no crate of edge, so
+//! that nothing can be right on both sides and wrong on the wire.
 
 pub mod agent;
 pub mod bpf;
@@ -11,6 +12,7 @@ pub mod client;
 pub mod crowd;
 pub mod descriptor;
 pub mod endings;
+pub mod forged;
 pub mod generate;
 pub mod model;
 pub mod net;
@@ -18,6 +20,7 @@ pub mod packet;
 pub mod places;
 pub mod refuse;
 pub mod scene;
+pub mod slow;
 pub mod sockets;
 pub mod ssh;
 pub mod talk;

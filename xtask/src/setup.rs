@@ -31,15 +31,26 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const TEST_TOOLS: [Tool; 1] =
-    [tool("journalctl", "systemd", "reads the journal that tests write to, and systemd-journald keeps it")];
+const TEST_TOOLS: [Tool; 4] = [
+    tool("journalctl", "systemd", "reads the journal that tests write to, and systemd-journald keeps it"),
+    tool(
+        "nft",
+        "nftables",
+        "loses packets in tests, is what fail2ban blocks with, and a peer of `bench bulk` and `flood`",
+    ),
+    tool("ss", "iproute2", "closes sockets from outside in tests"),
+    SLOW,
+];
 
-const BENCH_TOOLS: [Tool; 6] = [
+const SLOW: Tool = tool("slowhttptest", "slowhttptest", "sends headers slowly in tests and `bench slow-headers`");
+
+const BENCH_TOOLS: [Tool; 7] = [
     tool("xdp-filter", "xdp-tools", "is the peer of `bench xdp`"),
     tool("fail2ban-server", "fail2ban", "is the peer of `bench block-latency`"),
     tool("nft", "nftables", "is what fail2ban blocks with, and a peer of `bench bulk` and `bench flood`"),
     tool("ipset", "ipset", "is a peer of `bench bulk` and `bench flood`"),
     tool("iptables-legacy", "iptables", "drops what ipset lists in `bench flood`"),
+    SLOW,
     tool("ethtool", "ethtool", "has a veth receive in a NAPI in `bench flood`"),
 ];
 
@@ -67,14 +78,15 @@ pub fn for_live() -> Result<()> {
 pub fn for_tests() -> Result<()> {
     for_live()?;
     packages(&TEST_TOOLS)?;
-    ssh_server()?;
+    servers()?;
     nextest()
 }
 
 /// What the benchmarks need besides.
 pub fn for_bench() -> Result<()> {
     for_live()?;
-    packages(&BENCH_TOOLS)
+    packages(&BENCH_TOOLS)?;
+    servers()
 }
 
 fn rust_source() -> Result<()> {
@@ -119,20 +131,25 @@ fn nextest() -> Result<()> {
     run(Command::new("cargo").args(["install", "cargo-nextest", "--version", NEXTEST, "--locked"]).current_dir(root()))
 }
 
-/// Tests start one of their own. The package would start one for everybody, on every address.
-fn ssh_server() -> Result<()> {
-    const UNITS: [&str; 2] = ["ssh.service", "ssh.socket"];
-    if find("sshd").is_some() {
+/// Servers that tests and benchmarks start themselves.
+fn servers() -> Result<()> {
+    server("sshd", "openssh-server", "tests sign in to it", &["ssh.service", "ssh.socket"])?;
+    server("nginx", "nginx-light", "tests and `bench slow-headers` attack it", &["nginx.service"])
+}
+
+/// The package would start one for everybody, on every address.
+fn server(program: &str, package: &str, why: &str, units: &[&str]) -> Result<()> {
+    if find(program).is_some() {
         return Ok(());
     }
-    eprintln!("setup: sshd (package openssh-server) is missing; tests sign in to it. Its service is left turned off");
+    eprintln!("setup: {program} (package {package}) is missing; {why}. Its service is left turned off");
     if !Path::new("/run/systemd/system").exists() {
-        return apt_install(&["openssh-server"]);
+        return apt_install(&[package]);
     }
-    let systemctl = |words: &[&str]| run(as_root("systemctl")?.args(words).args(UNITS));
+    let systemctl = |words: &[&str]| run(as_root("systemctl")?.args(words).args(units));
     // An installation does not start what is masked.
     systemctl(&["mask", "--runtime"])?;
-    let installed = apt_install(&["openssh-server"]);
+    let installed = apt_install(&[package]);
     systemctl(&["unmask", "--runtime"])?;
     installed.and_then(|()| systemctl(&["disable"]))
 }
