@@ -20,7 +20,9 @@ pub use filters::{FilterPlace, egress_filters, remove_egress_filter};
 pub use route::{
     Link, XdpAttached, XdpHook, default_route_indices, default_route_interfaces, gateways, link, links, own_addresses,
 };
-pub use sockets::{TcpSocket, established, tcp_sockets, usable};
+pub use sockets::{
+    Closed, Closer, Connection, Connections, TcpSocket, can_close, connections, established, tcp_sockets, usable,
+};
 pub use watch::{News, Watch};
 
 /// Which question failed, and how.
@@ -81,23 +83,63 @@ where
     Q: NetlinkSerializable,
     A: NetlinkDeserializable,
 {
-    let failed = |error| NetlinkError::Socket { what, error };
-    let mut socket = Socket::new(protocol).map_err(failed)?;
-    socket.bind_auto().map_err(failed)?;
-    socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
-    socket.send(&bytes_of(flags, request), 0).map_err(failed)?;
-    let mut answers = Answers { what, dump: flags & NLM_F_DUMP == NLM_F_DUMP, whole: true, found: Vec::new() };
-    loop {
-        let (datagram, _) = socket.recv_from_full().map_err(failed)?;
-        if answers.take(&datagram)? {
-            return Ok(answers.whole.then_some(answers.found));
+    Conversation::open(protocol, what)?.ask(flags, request)
+}
+
+/// Room for a datagram: the kernel makes those of a dump as long as a reader has room for, up to 32 KiB, and an answer
+/// about one thing as long as it is.
+const DATAGRAM: usize = 1 << 18;
+
+/// A socket of one of the kernel's protocols, for any number of questions.
+#[derive(Debug)]
+struct Conversation {
+    socket: Socket,
+    what: &'static str,
+    sequence: u32,
+    datagram: Vec<u8>,
+}
+
+impl Conversation {
+    fn open(protocol: isize, what: &'static str) -> Result<Conversation, NetlinkError> {
+        let open = || {
+            let mut socket = Socket::new(protocol)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|error| NetlinkError::Socket { what, error })?;
+        Ok(Conversation { socket, what, sequence: 0, datagram: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// One request and its answers; `None` if they do not fit together. What is left of an earlier one is passed over.
+    fn ask<Q, A>(&mut self, flags: u16, request: Q) -> Result<Option<Vec<A>>, NetlinkError>
+    where
+        Q: NetlinkSerializable,
+        A: NetlinkDeserializable,
+    {
+        let what = self.what;
+        let failed = |error| NetlinkError::Socket { what, error };
+        self.sequence = self.sequence.wrapping_add(1);
+        self.socket.send(&bytes_of(flags, self.sequence, request), 0).map_err(failed)?;
+        let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
+        let mut answers = Answers { what, sequence: self.sequence, dump, whole: true, found: Vec::new() };
+        loop {
+            self.datagram.clear();
+            let length = self.socket.recv(&mut self.datagram, libc::MSG_TRUNC).map_err(failed)?;
+            if length > self.datagram.len() {
+                return Err(answers.unreadable(format!("it has {length} bytes at once")));
+            }
+            if answers.take(&self.datagram)? {
+                return Ok(answers.whole.then_some(answers.found));
+            }
         }
     }
 }
 
-fn bytes_of<Q: NetlinkSerializable>(flags: u16, request: Q) -> Vec<u8> {
+fn bytes_of<Q: NetlinkSerializable>(flags: u16, sequence: u32, request: Q) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -107,6 +149,8 @@ fn bytes_of<Q: NetlinkSerializable>(flags: u16, request: Q) -> Vec<u8> {
 
 struct Answers<A> {
     what: &'static str,
+    /// The request's.
+    sequence: u32,
     dump: bool,
     whole: bool,
     found: Vec<A>,
@@ -118,9 +162,12 @@ impl<A: NetlinkDeserializable> Answers<A> {
         let mut rest = datagram;
         while !rest.is_empty() {
             let message = NetlinkMessage::<A>::deserialize(rest).map_err(|error| self.unreadable(error.to_string()))?;
-            self.whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
             let length = (message.header.length as usize).max(1).next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();
+            if message.header.sequence_number != self.sequence {
+                continue;
+            }
+            self.whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
             if self.take_one(message.payload)? {
                 return Ok(true);
             }
@@ -167,7 +214,8 @@ mod tests {
     #[test]
     fn a_datagram_that_lies_about_its_length_is_an_error_and_no_panic() {
         for bytes in [&[1u8, 2, 3][..], &[255; 16], &[0; 16], &[16, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
-            let mut answers = Answers::<sockets::Found> { what: "x", dump: true, whole: true, found: Vec::new() };
+            let mut answers =
+                Answers::<sockets::Found> { what: "x", sequence: 0, dump: true, whole: true, found: Vec::new() };
             assert!(answers.take(bytes).is_err(), "{bytes:?}");
         }
     }

@@ -1,4 +1,7 @@
-//! Who is connected to this host (`NETLINK_SOCK_DIAG`): one look-up by both ends, and lists.
+//! Who is connected to this host (`NETLINK_SOCK_DIAG`): one look-up by both ends, lists, and the end of connections.
+
+mod close;
+mod connections;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,6 +16,10 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
+pub use self::{
+    close::{Closed, Closer, can_close},
+    connections::{Connection, Connections, connections},
+};
 use super::{NetlinkError, dump, exchange};
 
 /// Of an IPv6 socket, the kernel takes this for "any cookie".
@@ -31,7 +38,7 @@ pub fn established(peer: SocketAddr, local: SocketAddr) -> Result<bool, NetlinkE
 
 /// Whether this kernel answers such questions at all; one without TCP diagnosis would call every connection unknown.
 pub fn usable() -> Result<(), NetlinkError> {
-    list(AF_INET, StateFlags::empty()).map(drop)
+    list::<Found>(AF_INET, StateFlags::empty()).map(drop)
 }
 
 /// A TCP socket that listens, or whose connection is established.
@@ -96,7 +103,7 @@ fn look_up(peer: SocketAddr, local: SocketAddr) -> InetRequest {
     }
 }
 
-fn list(family: u8, states: StateFlags) -> Result<Vec<Found>, NetlinkError> {
+fn list<A: NetlinkDeserializable>(family: u8, states: StateFlags) -> Result<Vec<A>, NetlinkError> {
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let request = InetRequest { family, protocol: IPPROTO_TCP, extensions: ExtensionFlags::empty(), states, socket_id };
     dump(NETLINK_SOCK_DIAG, &SockDiagMessage::InetRequest(request), "the connections")
