@@ -7,9 +7,9 @@
 
 pub mod address;
 pub mod amend;
+pub mod connection;
 pub mod event;
 pub mod flow;
-pub mod mark;
 pub mod names;
 pub mod ports;
 pub mod rate;

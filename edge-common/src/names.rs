@@ -2,12 +2,18 @@
 //! sides must agree on.
 
 /// Raised whenever a layout or a meaning in this crate changes. Pinned maps of another version are never reinterpreted.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
 
 /// The XDP program.
 pub const PROGRAM: &str = "edge";
 /// The traffic-control program that notes on the way out what is sent over UDP.
 pub const EGRESS_PROGRAM: &str = "edge_sent";
+/// The program at the root of the cgroups that counts connections when they are established.
+pub const COUNT_PROGRAM: &str = "edge_count";
+/// The program that counts them off, at the tracepoint [`CLOSED_TRACEPOINT`].
+pub const CLOSED_PROGRAM: &str = "edge_closed";
+/// Each change of a TCP socket's state (Linux 4.16).
+pub const CLOSED_TRACEPOINT: &str = "inet_sock_set_state";
 /// Reads the kernel's two clocks at one moment; only ever run by hand (`BPF_PROG_TEST_RUN`).
 pub const CLOCK_PROGRAM: &str = "edge_clock";
 /// Does an [`Amendment`](crate::amend::Amendment); run by hand too, but pinned, for whoever writes without an agent.
@@ -53,6 +59,18 @@ pub const FLOWS: &str = "FLOWS";
 pub const SYN_RATES: &str = "SYN_RATES";
 /// Lines of [`LineRates`](crate::rate::LineRates): packets.
 pub const PACKET_RATES: &str = "PACKET_RATES";
+/// Bits of [`Capped`](crate::ports::Capped): TCP ports whose connections are counted.
+pub const PORTS_CAPPED: &str = "PORTS_CAPPED";
+/// Lines of [`LineHeld`](crate::connection::LineHeld): how many connections each client has.
+pub const CONNECTED: &str = "CONNECTED";
+/// Hash from a socket's cookie to [`Counted`](crate::connection::Counted): the connections that are counted.
+pub const OPEN: &str = "OPEN";
+/// Hash of [`RemoteEnd`](crate::connection::RemoteEnd): connections over their client's cap, whose packets are dropped.
+pub const SILENCED: &str = "SILENCED";
+/// Ring buffer of [`Excess`](crate::connection::Excess): connections over their client's cap, to be closed.
+pub const EXCESS: &str = "EXCESS";
+/// Words of [`Tally`](crate::connection::Tally).
+pub const TALLY: &str = "TALLY";
 /// Ring buffer of [`Event`](crate::event::Event).
 pub const EVENTS: &str = "EVENTS";
 /// One word for each hash of a source and reason: whose drop was sampled last, and when.
@@ -61,7 +79,7 @@ pub const SAMPLED: &str = "SAMPLED";
 pub const SAMPLER: &str = "SAMPLER";
 
 /// Every map of the object, in the order in which `edge` lists them.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 28] = [
     SETTINGS,
     BLOCKED4,
     UNITS6,
@@ -81,6 +99,12 @@ pub const MAPS: [&str; 22] = [
     FLOWS,
     SYN_RATES,
     PACKET_RATES,
+    PORTS_CAPPED,
+    CONNECTED,
+    OPEN,
+    SILENCED,
+    EXCESS,
+    TALLY,
     EVENTS,
     SAMPLED,
     SAMPLER,

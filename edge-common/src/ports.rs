@@ -33,6 +33,20 @@ impl Exposure {
     }
 }
 
+/// TCP ports whose connections are capped: one bit each.
+pub struct Capped;
+
+impl Capped {
+    /// Words of 64 bits that hold them all.
+    pub const WORDS: u32 = (1 << 16) / 64;
+
+    /// The word's index and the bit within it.
+    #[inline(always)]
+    pub const fn place(port: u16) -> (u32, u64) {
+        (port as u32 >> 6, 1 << (port & 63))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

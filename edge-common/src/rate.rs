@@ -191,6 +191,19 @@ impl RateGeometry {
     }
 }
 
+impl RateGeometry {
+    /// A place that all units of a /48 share, and that is none of theirs: the seeds change parts. A unit that is as wide
+    /// stands for itself.
+    #[inline(always)]
+    pub const fn place48(&self, hi: u64) -> Place {
+        let mixed = (hi & self.unit_mask[0] & !0xffff).wrapping_mul(self.seed_b);
+        let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(self.seed_a);
+        let mixed = mixed ^ (mixed >> 29);
+        let line = (mixed >> 40) as u32 >> ((24 - self.lines_log2 as u32) & 31);
+        Place { line, tag: (mixed as u32 & (TAG_SIX - 1)) | TAG_SIX }
+    }
+}
+
 const _: () = assert!(size_of::<LineRates>() == 64 && align_of::<LineRates>() == 64);
 
 #[cfg(test)]
@@ -300,6 +313,17 @@ mod tests {
         }
         let place = geometry.place6(u64::MAX, 0);
         assert!(place.line < 1 << 16 && place.tag & TAG_SIX != 0 && place.tag < 1 << 24);
+    }
+
+    #[test]
+    fn the_units_of_a_48_share_a_place_of_their_own() {
+        let geometry =
+            RateGeometry { lines_log2: 16, seed_a: 0x9E37_79B9_7F4A_7C15, seed_b: 3, unit_mask: [u64::MAX, 0] };
+        let unit = 0x2001_0db8_0007_0000;
+        assert_eq!(geometry.place48(unit), geometry.place48(unit + 0xffff));
+        assert_ne!(geometry.place48(unit), geometry.place48(unit + 0x1_0000));
+        assert_ne!(geometry.place48(unit), geometry.place6(unit, 0));
+        assert!(geometry.place48(unit).line < 1 << 16);
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub struct Settings {
     pub syns: Limit,
     /// Packets of a source.
     pub packets: Limit,
+    /// Connections of a source at once.
+    pub connections: u64,
+    /// The cookie of the agent's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+    pub namespace: u64,
 }
 
 impl Settings {
@@ -62,8 +66,10 @@ pub mod switch {
     pub const SYNS: &str = "SYNS";
     /// Packets of a source are limited.
     pub const PACKETS: &str = "PACKETS";
+    /// Connections of a source are capped.
+    pub const CONNECTIONS: &str = "CONNECTIONS";
 
-    pub const ALL: [&str; 6] = [TRACE, DRY_RUN, DROP_FRAGMENTS, PORTS, SYNS, PACKETS];
+    pub const ALL: [&str; 7] = [TRACE, DRY_RUN, DROP_FRAGMENTS, PORTS, SYNS, PACKETS, CONNECTIONS];
 }
 
 /// How many words of 64 bits [`Settings`] is, and where each lies.
@@ -79,10 +85,12 @@ pub mod word {
     pub const RATES: usize = core::mem::offset_of!(Settings, rates) / 8;
     pub const SYNS: usize = core::mem::offset_of!(Settings, syns) / 8;
     pub const PACKETS: usize = core::mem::offset_of!(Settings, packets) / 8;
+    pub const CONNECTIONS: usize = core::mem::offset_of!(Settings, connections) / 8;
+    pub const NAMESPACE: usize = core::mem::offset_of!(Settings, namespace) / 8;
     pub const COUNT: usize = size_of::<Settings>() / 8;
 }
 
-const _: () = assert!(size_of::<Settings>() == 8 * 25);
+const _: () = assert!(size_of::<Settings>() == 8 * 27);
 
 #[cfg(test)]
 mod tests {

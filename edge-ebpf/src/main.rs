@@ -6,6 +6,8 @@ mod amend;
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+mod connections;
+#[cfg(target_arch = "bpf")]
 mod count;
 #[cfg(target_arch = "bpf")]
 mod find;
@@ -26,8 +28,8 @@ mod programs {
         Global,
         bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
         helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
-        macros::{classifier, xdp},
-        programs::{TcContext, XdpContext},
+        macros::{btf_tracepoint, classifier, sock_ops, xdp},
+        programs::{BtfTracePointContext, SockOpsContext, TcContext, XdpContext},
     };
     use aya_log_ebpf::trace;
     use edge_common::{
@@ -37,22 +39,18 @@ mod programs {
     };
     use edge_ebpf::judge::judge;
 
-    use crate::{amend, count, maps, packet::Frame, sample, sent};
+    use crate::{amend, connections, count, maps, packet::Frame, sample, sent};
 
     /// 1: log each judgement through aya-log. Read-only once loaded, so that the verifier removes it when it is 0.
     #[unsafe(no_mangle)]
     static TRACE: Global<u8> = Global::new(0);
-
-    /// 1: nothing is dropped, everything is counted as it would be.
-    #[unsafe(no_mangle)]
-    static DRY_RUN: Global<u8> = Global::new(0);
 
     /// Judges every packet of a filtered interface. `frags`: without it native mode refuses MTUs over a page
     /// (Linux 5.18).
     #[xdp(frags)]
     pub fn edge(context: XdpContext) -> u32 {
         let judgement = judge(&Frame(&context), &maps::Live);
-        let run = if DRY_RUN.load() == 1 { Run::Dry } else { Run::Real };
+        let run = if maps::is_dry_run() { Run::Dry } else { Run::Real };
         count::add(run, judgement);
         if TRACE.load() == 1 {
             let (reason, family) = (judgement.reason as u32, judgement.family as u32);
@@ -76,6 +74,21 @@ mod programs {
         TC_ACT_UNSPEC
     }
 
+    /// Counts connections when they are established, at the root of the cgroups. Says nothing of them: other programs and
+    /// the kernel's defaults hold.
+    #[sock_ops]
+    pub fn edge_count(context: SockOpsContext) -> u32 {
+        connections::opened(&context);
+        1
+    }
+
+    /// Counts them off when their sockets close.
+    #[btf_tracepoint]
+    pub fn edge_closed(context: BtfTracePointContext) -> i32 {
+        connections::changed(&context);
+        0
+    }
+
     const TC_ACT_UNSPEC: i32 = -1;
 
     const fn action(reason: Reason) -> u32 {
@@ -84,7 +97,6 @@ mod programs {
             // The allow list always wins.
             Reason::Allowed => XDP_PASS,
             Reason::Blocked => XDP_DROP,
-            // Never judged so while caps do not exist.
             Reason::ConnectionCap => XDP_DROP,
             // What is over a rate is shed, and comes to nothing else: a source can be forged.
             Reason::SynRate | Reason::PacketRate => XDP_DROP,

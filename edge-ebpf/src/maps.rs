@@ -11,10 +11,11 @@ use aya_ebpf::{
 };
 use edge_common::{
     address::{Addr4, Addr6},
+    connection::{self, Counted, Excess, Found, LineHeld, RemoteEnd, Tally, shared_place},
     event::{Event, REMEMBERED, RING_BYTES, Sampler},
-    flow::{ANSWERED_WITHIN_NS, Flow},
-    ports::Exposure,
-    rate::LineRates,
+    flow::{ANSWERED_WITHIN_NS, End, Flow},
+    ports::{Capped, Exposure},
+    rate::{LineRates, Place},
     reason::Counters,
     settings::{InUse, Settings},
     table::{AreaFlags, Hits, Line4, LineHost6, LineUnit6, Narrow, NetEntry, Trust},
@@ -23,7 +24,7 @@ use edge_common::{
 use edge_ebpf::judge::{Block, Lists, Tables};
 
 use crate::{
-    atomic,
+    atomic, connections,
     find::find,
     limit::{Limited, admits},
 };
@@ -32,6 +33,8 @@ use crate::{
 pub const MAPPED: usize = 1 << 10;
 /// `BPF_F_NO_PREALLOC`.
 const ON_DEMAND: usize = 1;
+/// Connections over their cap that are silent at once; of more, the agent closes those that it can.
+const SILENCED_AT_ONCE: usize = 4096;
 
 #[btf_map]
 static SETTINGS: Array<Settings, 1, MAPPED> = Array::new();
@@ -72,6 +75,18 @@ pub static SYN_RATES: Array<LineRates, 1, MAPPED> = Array::new();
 #[btf_map]
 pub static PACKET_RATES: Array<LineRates, 1, MAPPED> = Array::new();
 #[btf_map]
+static PORTS_CAPPED: Array<u64, { Capped::WORDS as usize }, MAPPED> = Array::new();
+#[btf_map]
+pub static CONNECTED: Array<LineHeld, 1, MAPPED> = Array::new();
+#[btf_map]
+pub static OPEN: HashMap<u64, Counted, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SILENCED: HashMap<RemoteEnd, u64, SILENCED_AT_ONCE, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static EXCESS: RingBuf<Excess, { connection::RING_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub static TALLY: Array<u64, { Tally::WORDS as usize }, MAPPED> = Array::new();
+#[btf_map]
 pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]
 pub static SAMPLED: Array<u64, { REMEMBERED as usize }> = Array::new();
@@ -81,6 +96,8 @@ pub static SAMPLER: PerCpuArray<Sampler, 1> = PerCpuArray::new();
 /// Read-only once loaded, so that the verifier removes what is switched off. The names are
 /// `edge_common::settings::switch`'s.
 #[unsafe(no_mangle)]
+static DRY_RUN: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
 static DROP_FRAGMENTS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static PORTS: Global<u8> = Global::new(0);
@@ -88,6 +105,8 @@ static PORTS: Global<u8> = Global::new(0);
 static SYNS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static PACKETS: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+static CONNECTIONS: Global<u8> = Global::new(0);
 
 /// The maps as they are now.
 pub struct Live;
@@ -111,6 +130,16 @@ impl Tables for Live {
     #[inline(always)]
     fn limits_packets(&self) -> bool {
         PACKETS.load() == 1
+    }
+
+    #[inline(always)]
+    fn caps_connections(&self) -> bool {
+        CONNECTIONS.load() == 1
+    }
+
+    #[inline(always)]
+    fn caps(&self, port: u16) -> bool {
+        caps_port(port)
     }
 
     #[inline(always)]
@@ -167,6 +196,17 @@ impl Lists<Addr4> for Live {
         let place = settings.rates.place4(source);
         admits(Limited::Packets, PACKET_RATES.get_ptr_mut(place.line), &settings.packets, place)
     }
+
+    #[inline(always)]
+    fn is_at_cap(&self, source: Addr4) -> bool {
+        let Some(settings) = settings() else { return false };
+        is_full(settings, settings.rates.place4(source), None)
+    }
+
+    #[inline(always)]
+    fn is_silenced(&self, source: Addr4, port: u16) -> bool {
+        SILENCED.get_ptr(RemoteEnd { address: source.halves(), port: u64::from(port) }).is_some()
+    }
 }
 
 impl Lists<Addr6> for Live {
@@ -213,6 +253,51 @@ impl Lists<Addr6> for Live {
         let Some(settings) = settings() else { return true };
         let place = settings.rates.place6(source.unit(), source.low());
         admits(Limited::Packets, PACKET_RATES.get_ptr_mut(place.line), &settings.packets, place)
+    }
+
+    #[inline(always)]
+    fn is_at_cap(&self, source: Addr6) -> bool {
+        let Some(settings) = settings() else { return false };
+        let place = settings.rates.place6(source.unit(), source.low());
+        is_full(settings, place, shared_place(source, &settings.rates))
+    }
+
+    #[inline(always)]
+    fn is_silenced(&self, source: Addr6, port: u16) -> bool {
+        SILENCED.get_ptr(RemoteEnd { address: source.halves(), port: u64::from(port) }).is_some()
+    }
+}
+
+#[inline(always)]
+pub fn is_dry_run() -> bool {
+    DRY_RUN.load() == 1
+}
+
+/// Whether connections to this TCP port are counted.
+#[inline(always)]
+pub fn caps_port(port: u16) -> bool {
+    let (index, bit) = Capped::place(port);
+    // SAFETY: a word of an array map; the agent writes it whole.
+    PORTS_CAPPED.get_ptr(index).is_some_and(|word| unsafe { read_volatile(word) } & bit != 0)
+}
+
+/// Whether a source of an IPv6 unit has as many connections as it may. One without an entry of its own in a full line
+/// shares its /48's.
+#[inline(always)]
+fn is_full(settings: &Settings, place: Place, shared: Option<Place>) -> bool {
+    let found = held(place);
+    let own = found.count;
+    match shared {
+        Some(shared) if own == 0 && found.full => held(shared).count >= settings.connections,
+        _ => own >= settings.connections,
+    }
+}
+
+#[inline(always)]
+fn held(place: Place) -> Found {
+    match CONNECTED.get_ptr(place.line) {
+        Some(line) => connections::read(line).find(place.tag),
+        None => Found { count: 0, full: false },
     }
 }
 

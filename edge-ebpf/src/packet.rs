@@ -1,7 +1,12 @@
 //! The bytes of a packet in the kernel: every load is checked against the end of the first buffer, as the verifier
 //! wants it.
 
-use aya_ebpf::{EbpfContext, bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{bpf_sock, xdp_md},
+    helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie, bpf_xdp_get_buff_len},
+    programs::XdpContext,
+};
 use edge_ebpf::{
     parse::Packet,
     upper::{Asked, Upper, look, look_past_no_extension},
@@ -83,6 +88,12 @@ impl Packet for Frame<'_> {
     }
 
     #[inline(always)]
+    fn completes(&self, at: usize, six: bool, upper: Upper) -> bool {
+        let ports = u32::from(upper.source_port) | u32::from(upper.port) << 16;
+        edge_completes(self.0.ctx, at as u32, u32::from(six), ports) == 1
+    }
+
+    #[inline(always)]
     fn readable(&self) -> u64 {
         (self.0.data_end() - self.0.data()) as u64
     }
@@ -92,4 +103,65 @@ impl Packet for Frame<'_> {
         // SAFETY: the context is the one that the kernel handed to the program.
         unsafe { bpf_xdp_get_buff_len(self.0.as_ptr().cast()) }
     }
+}
+
+/// `TCP_NEW_SYN_RECV`: a request; `TCP_SYN_RECV`: a connection that TCP Fast Open made early.
+const HALF_OPEN: [u32; 2] = [12, 3];
+/// `TCP_LISTEN`: what arrives there without a request completes a handshake if it carries a SYN cookie.
+const LISTENS: u32 = 10;
+const TCP_HEADER: u32 = 20;
+
+/// A function of its own, global to the kernel, so that the verifier walks it once (Linux 5.6). What belongs to another
+/// network namespace, or is translated on its way, is not found here, and completes nothing.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn edge_completes(context: *mut xdp_md, at: u32, six: u32, ports: u32) -> u32 {
+    let context = XdpContext::new(context);
+    let frame = Frame(&context);
+    u32::from(completes(&frame, (at & AT_BITS) as usize, six == 1, ports).unwrap_or(false))
+}
+
+#[inline(always)]
+fn completes(frame: &Frame, at: usize, six: bool, ports: u32) -> Option<bool> {
+    // Words of `bpf_sock_tuple`: addresses and ports as they lie in the packet.
+    let (mut tuple, length) = if six {
+        let [s0, s1, s2, s3, d0, d1, d2, d3] = frame.words::<8>(at + 8)?;
+        ([s0, s1, s2, s3, d0, d1, d2, d3, ports], 36)
+    } else {
+        let [source, destination] = frame.words::<2>(at + 12)?;
+        ([source, destination, ports, 0, 0, 0, 0, 0, 0], 12)
+    };
+    // SAFETY: the context that the kernel handed over; the tuple is as long as is said; -1 is this device's namespace
+    // (Linux 5.2).
+    let socket = unsafe { bpf_skc_lookup_tcp(frame.0.as_ptr(), (&raw mut tuple).cast(), length, u64::MAX, 0) };
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: not null; held until it is released.
+    let state = unsafe { (&raw const (*socket).state).read_volatile() };
+    let cookie = if state == LISTENS { carries_cookie(frame, socket, at, six) } else { None };
+    // SAFETY: taken above.
+    unsafe { bpf_sk_release(socket.cast()) };
+    Some(HALF_OPEN.contains(&state) || cookie == Some(true))
+}
+
+/// Whether a packet to a listener has acknowledged a SYN cookie (RFC 4987) of this host; behind IPv6 extension headers none
+/// is looked for.
+#[inline(always)]
+fn carries_cookie(frame: &Frame, socket: *mut bpf_sock, at: usize, six: bool) -> Option<bool> {
+    let mut network = [0u32; 10];
+    let (length, tcp_at) = if six {
+        network = frame.words::<10>(at)?;
+        (40, at + 40)
+    } else {
+        let fixed = frame.words::<5>(at)?;
+        network[..5].copy_from_slice(&fixed);
+        (20, at + usize::from(frame.u8(at)? & 15) * 4)
+    };
+    let mut tcp = frame.words::<5>(tcp_at)?;
+    // SAFETY: the socket is held; both headers are as long as is said.
+    let checked = unsafe {
+        bpf_tcp_check_syncookie(socket.cast(), (&raw mut network).cast(), length, (&raw mut tcp).cast(), TCP_HEADER)
+    };
+    Some(checked == 0 && (!six || frame.u8(at + 6)? == Upper::TCP))
 }

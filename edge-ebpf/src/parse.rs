@@ -26,6 +26,11 @@ pub trait Packet {
     {
         look(self, asked)
     }
+    /// Whether the host holds a handshake that this TCP packet, whose IP header begins at `at`, would complete.
+    #[inline(always)]
+    fn completes(&self, _at: usize, _six: bool, _upper: Upper) -> bool {
+        false
+    }
     /// Bytes that can be read.
     fn readable(&self) -> u64;
     /// Bytes of the whole frame, those in further buffers included; dearer than [`readable`](Self::readable).

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use edge_common::{
+    connection::{Counted, LineHeld, RemoteEnd},
     event::Sampler,
     flow::Flow,
     names,
@@ -52,6 +53,12 @@ fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
         (names::FLOWS, "lru_hash", size_of::<Flow>(), size_of::<u64>()),
         (names::SYN_RATES, "array", INDEX, size_of::<LineRates>()),
         (names::PACKET_RATES, "array", INDEX, size_of::<LineRates>()),
+        (names::PORTS_CAPPED, "array", INDEX, size_of::<u64>()),
+        (names::CONNECTED, "array", INDEX, size_of::<LineHeld>()),
+        (names::OPEN, "hash", size_of::<u64>(), size_of::<Counted>()),
+        (names::SILENCED, "hash", size_of::<RemoteEnd>(), size_of::<u64>()),
+        (names::EXCESS, "ringbuf", 0, 0),
+        (names::TALLY, "array", INDEX, size_of::<u64>()),
         // A ring buffer has neither key nor value.
         (names::EVENTS, "ringbuf", 0, 0),
         (names::SAMPLED, "array", INDEX, size_of::<u64>()),

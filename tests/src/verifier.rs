@@ -23,6 +23,7 @@ pub fn start_with_everything(lab: &Lab) -> Result<Edge> {
     edge.config.unset("filter", "max_blocked").unset("filter", "max_prefixes");
     edge.config.set("filter", "dry_run", "true").text("filter", "fragments", "drop");
     edge.config.set("filter", "exposed_ports", "[\"443/tcp\", \"esp\"]");
+    edge.config.set("filter.limits", "connections", "100");
     edge.config.set("filter.limits", "syns", "{ per_second = 50, burst = 100 }");
     edge.config.set("filter.limits", "packets", "{ per_second = 20000, burst = 40000 }");
     // Its trace is a part of the program, too.

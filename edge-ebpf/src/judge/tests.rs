@@ -38,6 +38,10 @@ impl Packet for Bytes<'_> {
         }
         Some(words)
     }
+    fn completes(&self, _: usize, _: bool, _: Upper) -> bool {
+        // By the frame's last byte.
+        self.0.last() == Some(&HALF_OPEN)
+    }
     fn readable(&self) -> u64 {
         self.0.len() as u64
     }
@@ -45,6 +49,9 @@ impl Packet for Bytes<'_> {
         self.0.len() as u64
     }
 }
+
+/// Ends a frame that belongs to a handshake.
+const HALF_OPEN: u8 = 0xac;
 
 #[derive(Default)]
 struct Sets {
@@ -57,6 +64,9 @@ struct Sets {
     /// SYNs and packets that are left; `None`: not limited.
     syns: Option<Cell<u32>>,
     packets: Option<Cell<u32>>,
+    capped: HashSet<u16>,
+    full: HashSet<Addr4>,
+    silenced: HashSet<(Addr4, u16)>,
 }
 
 impl Lists<Addr4> for Sets {
@@ -72,6 +82,12 @@ impl Lists<Addr4> for Sets {
     fn admits_packet(&self, _: Addr4) -> bool {
         take(&self.packets)
     }
+    fn is_at_cap(&self, source: Addr4) -> bool {
+        self.full.contains(&source)
+    }
+    fn is_silenced(&self, source: Addr4, port: u16) -> bool {
+        self.silenced.contains(&(source, port))
+    }
 }
 
 impl Lists<Addr6> for Sets {
@@ -86,6 +102,12 @@ impl Lists<Addr6> for Sets {
     }
     fn admits_packet(&self, _: Addr6) -> bool {
         take(&self.packets)
+    }
+    fn is_at_cap(&self, _: Addr6) -> bool {
+        false
+    }
+    fn is_silenced(&self, _: Addr6, _: u16) -> bool {
+        false
     }
 }
 
@@ -105,6 +127,12 @@ impl Tables for Sets {
     }
     fn limits_packets(&self) -> bool {
         self.packets.is_some()
+    }
+    fn caps_connections(&self) -> bool {
+        !self.capped.is_empty()
+    }
+    fn caps(&self, port: u16) -> bool {
+        self.capped.contains(&port)
     }
     fn exposes(&self, what: Exposure) -> bool {
         self.exposed.contains(&what)
@@ -261,6 +289,60 @@ fn only_exposed_ports_take_new_traffic() {
     for (what, frame, expected) in rows {
         // A payload length of 0 claims nothing.
         assert_eq!(judge(&Bytes(&frame), &tables).reason, expected, "{what}");
+    }
+}
+
+#[test]
+fn a_source_at_its_cap_opens_no_more_and_keeps_what_it_has() {
+    const RST: u8 = 4;
+    const FIN: u8 = 1;
+    let with = |trust4| Sets {
+        capped: [443].into(),
+        full: [four(1)].into(),
+        silenced: [(four(1), 7)].into(),
+        trust4,
+        ..Sets::default()
+    };
+    // Its last byte is what `completes` looks at.
+    let segment = |source: u8, from: u16, port: u16, flags: u8, last: u8| {
+        let mut frame = frame4(source);
+        frame[34..36].copy_from_slice(&from.to_be_bytes());
+        frame[36..38].copy_from_slice(&port.to_be_bytes());
+        frame[47] = flags;
+        frame[16..18].copy_from_slice(&41u16.to_be_bytes());
+        frame.push(last);
+        frame
+    };
+    use Reason::{Allowed, ConnectionCap, Passed};
+    let mut bare_fin = segment(1, 7, 443, ACK | FIN, 0);
+    bare_fin[16..18].copy_from_slice(&40u16.to_be_bytes());
+    bare_fin.pop();
+    let rows = [
+        ("a SYN", segment(1, 9, 443, SYN, 0), ConnectionCap),
+        ("a SYN of its neighbour", segment(2, 9, 443, SYN, 0), Passed),
+        ("a SYN to a port that is not capped", segment(1, 9, 444, SYN, 0), Passed),
+        ("an ACK of a connection", segment(1, 9, 443, ACK, 0), Passed),
+        ("an ACK that completes a handshake", segment(1, 9, 443, ACK, HALF_OPEN), ConnectionCap),
+        ("data that completes a handshake", segment(1, 9, 443, ACK | 8, HALF_OPEN), ConnectionCap),
+        ("the same to a port that is not capped", segment(1, 9, 444, ACK, HALF_OPEN), Passed),
+        ("the same of its neighbour", segment(2, 9, 443, ACK, HALF_OPEN), Passed),
+        ("an ACK of a connection over the cap", segment(1, 7, 443, ACK, 0), ConnectionCap),
+        ("its FIN with data", segment(1, 7, 443, ACK | FIN, 0), ConnectionCap),
+        ("its FIN alone", bare_fin, Passed),
+        ("its RST", segment(1, 7, 443, RST, 0), Passed),
+        ("its RST with an ACK", segment(1, 7, 443, RST | ACK, 0), Passed),
+        ("an answer to a SYN of this host", segment(1, 9, 443, SYN | ACK, HALF_OPEN), Passed),
+    ];
+    for (what, frame, expected) in rows {
+        assert_eq!(judge(&Bytes(&frame), &with(Vec::new())).reason, expected, "{what}");
+        let proxy = with(std::vec![(four(1), Trust::PROTECTED.with(Trust::PROXY))]);
+        assert_eq!(judge(&Bytes(&frame), &proxy).reason, Passed, "{what}, of a proxy");
+        let allowed = if frame[29] == 1 { Allowed } else { Passed };
+        assert_eq!(
+            judge(&Bytes(&frame), &with(std::vec![(four(1), Trust::ALLOWED)])).reason,
+            allowed,
+            "{what}, allowed"
+        );
     }
 }
 

@@ -61,6 +61,7 @@ impl Agent {
         let links: Vec<netlink::Link> = there.into_iter().filter(is_held).collect();
         self.enforcer.grow(filter, &self.lock, &links, more)?;
         self.follow_drops();
+        self.follow_connections();
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 mod certificate;
 mod child;
+mod connections;
 mod growth;
 mod interfaces;
 mod listener;
@@ -92,6 +93,7 @@ struct Agent {
     /// What is wrong with links or pins, as it was logged.
     loose: Option<Failure>,
     growth: Growth,
+    watch: Option<connections::Watch>,
     child: Option<Child>,
     from_child: mpsc::Receiver<FromChild>,
     orders: mpsc::Receiver<Order>,
@@ -181,6 +183,7 @@ impl Agent {
             interfaces,
             loose: None,
             growth: Growth::default(),
+            watch: None,
             child,
             from_child,
             orders,
@@ -194,6 +197,7 @@ impl Agent {
             overrides,
         };
         agent.follow_drops();
+        agent.follow_connections();
         Ok(Some(agent))
     }
 

@@ -77,6 +77,7 @@ impl Agent {
         let named = self.enforcer.reload(&config.filter, &self.lock, &links, now)?;
         self.interfaces.ask(asked.clone(), &links);
         self.follow_drops();
+        self.follow_connections();
         Ok(named)
     }
 

@@ -16,7 +16,7 @@ use edge_common::{
 use ipnet::IpNet;
 
 use super::{
-    Connected, Generation, Tables, Unloaded,
+    Connected, Connections, Generation, Tables, Unloaded,
     nets::with_covering,
     room::{Singles6, is_crowded, is_unlucky},
     sum,
@@ -95,6 +95,9 @@ impl Tables for Generation {
             vec![of(names::BLOCKED4, &self.table4), of(names::UNITS6, &self.units6), of(names::HOSTS6, &self.hosts6)];
         all.extend(self.nets4.capacities([names::NETS4, names::TRUST4]));
         all.extend(self.nets6.capacities([names::NETS6, names::TRUST6]));
+        if let Some((open, capacity)) = self.connections.as_ref().map(Connections::capacity) {
+            all.push((names::OPEN, open, capacity));
+        }
         all
     }
 
@@ -107,17 +110,16 @@ impl Tables for Generation {
         self.rates_of(address, now)
     }
 
-    /// The kernel side does not count them yet.
-    fn connections(&self, _: IpAddr) -> Option<u64> {
-        None
+    fn connections(&self, address: IpAddr) -> Option<u64> {
+        self.connections.as_ref().map(|connections| connections.of_address(address))
     }
 
     fn connected(&self) -> Connected {
-        Connected::default()
+        self.connections.as_ref().map(Connections::connected).unwrap_or_default()
     }
 
     fn cap(&self) -> Option<u64> {
-        None
+        self.connections.as_ref().map(Connections::cap)
     }
 
     fn unload(&mut self) -> Result<Unloaded, Failure> {

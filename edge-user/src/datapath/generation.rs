@@ -11,6 +11,7 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 use edge_common::{
+    connection::Counted,
     names,
     ports::Exposure,
     rate::{Limit, RateGeometry},
@@ -24,7 +25,9 @@ use super::{
     Events, Links, Lock, Look, Mended,
     amend::Amender,
     areas::Areas,
-    clock, descriptor,
+    clock,
+    connections::{self, Connections, Counting},
+    descriptor,
     mapping::Mapping,
     nets::Nets,
     object::{self, Plan},
@@ -43,8 +46,14 @@ pub struct Generation {
     pub(super) nets4: Nets<u64>,
     pub(super) nets6: Nets<[u64; 2]>,
     pub(super) counters: PerCpuArray<MapData, PodCounters>,
+    /// Of connections, where they are capped.
+    pub(super) connections: Option<Connections>,
     /// The loaded object, where this process built the generation.
-    object: Option<Ebpf>,
+    pub(super) object: Option<Ebpf>,
+    /// What counts connections, from when it is put into force.
+    pub(super) counting: Option<Counting>,
+    /// Whether it counts connections in the maps of the generation before.
+    pub(super) counts_go_on: bool,
 }
 
 /// [`Counters`] as aya wants to have it.
@@ -78,6 +87,7 @@ impl Generation {
         let result = built.and_then(|object| {
             let mut generation = Generation::of_pins(&directory)?;
             generation.object = Some(object);
+            generation.counts_go_on = adopted.iter().any(|(name, _)| *name == names::OPEN);
             generation.introduce(plan, before)?;
             Ok(generation)
         });
@@ -106,6 +116,7 @@ impl Generation {
             )));
         }
         generation.recall()?;
+        generation.connections = Connections::of(&generation)?;
         Ok(Some(generation))
     }
 
@@ -123,7 +134,8 @@ impl Generation {
     /// were gone.
     pub fn pin_again(&mut self) -> Result<u64, Failure> {
         let Some(object) = self.object.as_mut() else { return Ok(0) };
-        object::pin_missing(object, &self.directory)
+        let counting = self.counting.as_ref().map_or(Ok(0), |counting| counting.pin_again(&self.directory));
+        Ok(object::pin_missing(object, &self.directory)? + counting?)
     }
 
     /// Puts right what came loose of the links: see `Links::mend`.
@@ -154,6 +166,11 @@ impl Generation {
     /// The samples of what this generation drops. To be called within the runtime.
     pub fn events(&self) -> Result<Events, Failure> {
         Events::of_pins(&self.directory)
+    }
+
+    /// Its tables of connections once more, for who compares them; `None` where none are capped.
+    pub fn open_connections(&self) -> Result<Option<Connections>, Failure> {
+        Connections::of(self)
     }
 
     pub(super) fn pin_path(&self) -> &Path {
@@ -189,6 +206,14 @@ impl Generation {
         adopt(names::PACKET_RATES, of_rate(word::PACKETS, plan.packets(tick_ns)));
         let flows = check_pin(&self.directory.join(names::FLOWS), 8);
         adopt(names::FLOWS, flows.is_ok_and(|entries| entries == plan.flows));
+        let open = check_pin(&self.directory.join(names::OPEN), size_of::<Counted>() as u32);
+        let capped = self.connections.is_some() && plan.limits.connections.is_some();
+        let same_places = capped && same_places && open.is_ok_and(|entries| entries == plan.counted().1);
+        adopt(names::CONNECTED, same_places);
+        adopt(names::OPEN, same_places);
+        adopt(names::SILENCED, same_places);
+        adopt(names::EXCESS, capped);
+        adopt(names::TALLY, capped);
         names
     }
 
@@ -215,6 +240,11 @@ impl Generation {
         for (at, limit) in [(word::SYNS, plan.syns(tick_ns)), (word::PACKETS, plan.packets(tick_ns))] {
             let Limit { units, interval, tolerance } = limit.unwrap_or_default();
             self.store_all(at, &[units, interval, tolerance]);
+        }
+        if let Some(connections) = plan.limits.connections {
+            self.settings.store(word::CONNECTIONS, u64::from(connections));
+            self.settings.store(word::NAMESPACE, connections::namespace()?);
+            connections::write_ports(&self.directory, &plan.capped_ports)?;
         }
         let ports = mapping(&self.directory, names::PORTS, Exposure::WORDS as usize)?;
         for exposure in &plan.exposed {
@@ -286,7 +316,7 @@ impl Generation {
         self.settings.store(word::CLOCK + 1, clock.offset_ns);
     }
 
-    fn of_pins(directory: &Path) -> Result<Generation, Failure> {
+    pub(super) fn of_pins(directory: &Path) -> Result<Generation, Failure> {
         let table = |layout: Layout, lines: &str| -> Result<Table, Failure> {
             let count = check_pin(&directory.join(lines), 64)?;
             let entries = mapping(directory, lines, count as usize * 8)?;
@@ -312,12 +342,15 @@ impl Generation {
                 areas(directory, names::AREAS6, names::NARROW6, Narrow::WORDS6)?,
             )?,
             counters: open_counters(directory.parent().unwrap_or(directory))?,
+            connections: None,
             object: None,
+            counting: None,
+            counts_go_on: false,
         })
     }
 }
 
-fn mapping(directory: &Path, name: &str, words: usize) -> Result<Mapping, Failure> {
+pub(super) fn mapping(directory: &Path, name: &str, words: usize) -> Result<Mapping, Failure> {
     let what = || format!("the pinned map {} cannot be opened", directory.join(name).display());
     let data = MapData::from_pin(directory.join(name)).blame(Blame::System, what)?;
     Mapping::new(descriptor(&data), words).blame(Blame::System, what)

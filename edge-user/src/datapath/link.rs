@@ -45,6 +45,7 @@ pub fn attach(
     links: &[netlink::Link],
     mode: Attach,
 ) -> Result<Links, Failure> {
+    generation.count_connections(before)?;
     let mut done = Done::default();
     let attached = done.attach_all(generation, pin_path, links, mode);
     let held = attached.and_then(|()| Links::of_pins(generation, pin_path, links, mode));

@@ -10,6 +10,7 @@ mod areas;
 mod batch;
 mod blocked;
 mod clock;
+mod connections;
 mod egress;
 mod events;
 mod generation;
@@ -35,6 +36,7 @@ use std::{
 use edge_common::{reason::Counters, table::Hits, time::Until};
 use nix::fcntl::{Flock, FlockArg};
 
+pub use connections::{Compared, Connections, Excesses, compare};
 pub use events::Events;
 pub use generation::Generation;
 pub use link::{

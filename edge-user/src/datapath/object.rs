@@ -19,6 +19,7 @@ use edge_common::{
 };
 
 use super::{
+    connections,
     generation::check_pin,
     room::{Singles6, Slots},
     trace,
@@ -48,6 +49,8 @@ pub struct Plan {
     /// Empty: all are exposed.
     pub exposed: Vec<Exposure>,
     pub limits: config::Limits,
+    /// Empty: all.
+    pub capped_ports: Vec<u16>,
     pub max_tracked: u32,
     pub ipv6_unit: u8,
 }
@@ -73,6 +76,7 @@ impl Plan {
             drop_fragments: filter.drop_fragments,
             exposed: filter.exposed_ports.iter().map(|exposed| exposed.exposure).collect(),
             limits: filter.limits,
+            capped_ports: filter.capped_ports.clone(),
             max_tracked: filter.max_tracked,
             ipv6_unit: filter.ipv6_unit,
         }
@@ -81,6 +85,14 @@ impl Plan {
     /// Whether what is sent over UDP has to be noted.
     pub fn limits_ports(&self) -> bool {
         !self.exposed.is_empty()
+    }
+
+    /// Lines of clients' counts, and connections; 1 each where none are capped.
+    pub fn counted(&self) -> (u32, u32) {
+        match self.limits.connections {
+            Some(_) => (1 << self.rate_lines_log2(), self.max_tracked.saturating_mul(2).max(LEAST_OPEN)),
+            None => (1, 1),
+        }
     }
 
     pub fn rate_lines_log2(&self) -> u64 {
@@ -101,7 +113,7 @@ impl Plan {
         self.limits.packets.map(|rate| limit(rate, tick_ns))
     }
 
-    fn switches(&self) -> [(&'static str, bool); 6] {
+    fn switches(&self) -> [(&'static str, bool); 7] {
         [
             (switch::TRACE, trace::wanted()),
             (switch::DRY_RUN, self.dry_run),
@@ -109,6 +121,7 @@ impl Plan {
             (switch::PORTS, self.limits_ports()),
             (switch::SYNS, self.limits.syns.is_some()),
             (switch::PACKETS, self.limits.packets.is_some()),
+            (switch::CONNECTIONS, self.limits.connections.is_some()),
         ]
     }
 
@@ -123,6 +136,8 @@ impl Plan {
             names::SYN_RATES => Some(self.syn_lines),
             names::PACKET_RATES => Some(self.packet_lines),
             names::FLOWS => Some(self.flows),
+            names::CONNECTED => Some(self.counted().0),
+            names::OPEN => Some(self.counted().1),
             _ => None,
         }
     }
@@ -134,6 +149,9 @@ fn limit(rate: config::Rate, tick_ns: u64) -> Limit {
 
 /// UDP conversations that this host began and that may still be answered.
 const FLOWS: u32 = 65_536;
+
+/// Connections that can be counted at once, however few addresses are tracked. Room is taken as it is needed.
+const LEAST_OPEN: u32 = 65_536;
 
 /// Addresses with more than eight million dropped packets, or a quarter of a terabyte. Room is taken as it is needed.
 const SPILLED: u32 = 262_144;
@@ -170,6 +188,9 @@ pub fn load(pin_path: &Path, plan: &Plan, adopted: &[(&'static str, PathBuf)]) -
     }
     if plan.limits_ports() {
         egress(&mut object)?.load().map_err(|error| program_not_loaded(&error))?;
+    }
+    if plan.limits.connections.is_some() {
+        connections::load(&mut object).map_err(|error| program_not_loaded(&error))?;
     }
     if trace::wanted() {
         trace::start(&mut object);

@@ -185,6 +185,11 @@ impl Enforcer {
         self.tables.events()
     }
 
+    /// The connections that the tables in force count; `None` where none are capped.
+    pub fn counted(&self) -> Result<Option<datapath::Connections>, Failure> {
+        self.tables.open_connections()
+    }
+
     /// What was sampled before the start, once.
     pub fn unread(&mut self) -> Option<Events> {
         self.unread.take()

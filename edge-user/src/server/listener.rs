@@ -4,7 +4,7 @@
 use std::{convert::Infallible, io, os::fd::AsFd, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edge_common::mark::EXCESS_MARK;
+use edge_common::connection::EXCESS_MARK;
 use http_body_util::Full;
 use hyper::{
     Request, Response, Version,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use edge_common::mark::EXCESS_MARK;
+use edge_common::connection::EXCESS_MARK;
 use edge_tests::{
     agent::Edge,
     client::{Client, scrape},

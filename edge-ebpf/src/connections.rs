@@ -1,0 +1,257 @@
+//! Counts connections by the kernel's TCP state machine, in every network namespace, by the port that the socket listens
+//! on: each that others opened when it is established (`sock_ops`, whose context is stable and can mark the socket), and
+//! off when its socket closes, whatever way it ends (a tracepoint, which also sees the sockets that are older than it).
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt},
+    programs::{BtfTracePointContext, SockOpsContext},
+};
+use edge_common::{
+    address::Addr6,
+    connection::{Counted, ENTRIES, EXCESS_MARK, Excess, Held, LineHeld, Step, Tally, place, shared_place},
+    rate::Place,
+    settings::Settings,
+    table::Trust,
+};
+use edge_ebpf::judge::Lists;
+
+use crate::{
+    atomic,
+    maps::{CONNECTED, EXCESS, Live, OPEN, SILENCED, TALLY, caps_port, is_dry_run, settings},
+};
+
+/// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB` (Linux 4.13).
+const ESTABLISHED: u32 = 5;
+/// `TCP_CLOSE`.
+const CLOSE: i32 = 7;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const SOL_SOCKET: i32 = 1;
+const SO_MARK: i32 = 36;
+
+/// Attempts at one word before a count is given up, and said to be: only CPUs that count this line at this moment contend.
+const ATTEMPTS: u32 = 16;
+
+/// Nobody can accept the connection before this is done: the kernel holds the socket's lock until then.
+#[inline(always)]
+pub fn opened(context: &SockOpsContext) -> Option<()> {
+    if context.op() != ESTABLISHED || !caps_port(context.local_port() as u16) {
+        return None;
+    }
+    let settings = settings()?;
+    let remote = remote(context)?;
+    let place = place(remote, &settings.rates)?;
+    let trust = trust(remote);
+    if trust.has(Trust::OWN) {
+        return None;
+    }
+    let connection = connection(context, settings, remote, place);
+    // SAFETY: the context that the kernel handed to the program.
+    let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    let count = enter(cookie, connection, remote, settings)?;
+    let exempt = trust.has(Trust::ALLOWED) || trust.has(Trust::PROXY);
+    if count > settings.connections && !exempt && !is_dry_run() {
+        refuse(context, cookie, remote, &connection);
+    }
+    Some(())
+}
+
+/// Who removes it counts it off, and nobody else; what was never counted is not counted off.
+#[inline(always)]
+pub fn changed(context: &BtfTracePointContext) -> Option<()> {
+    if context.arg::<i32>(2) != CLOSE {
+        return None;
+    }
+    let socket: *mut core::ffi::c_void = context.arg(0);
+    // SAFETY: the tracepoint's socket (Linux 5.12 takes one).
+    let cookie = unsafe { bpf_get_socket_cookie(socket) };
+    // SAFETY: a value of the map, read whole before it is removed; entries are written once.
+    let counted = unsafe { OPEN.get_ptr(cookie)?.read_volatile() };
+    OPEN.remove(cookie).ok()?;
+    if counted.flags & Counted::SILENCED != 0 {
+        let _ = SILENCED.remove(counted.end());
+    }
+    count_off(counted.place()).or_else(miscounted)
+}
+
+/// How many connections the client has with this one; `None` where it is not counted, or was already.
+#[inline(always)]
+fn enter(cookie: u64, connection: Counted, remote: Addr6, settings: &Settings) -> Option<u64> {
+    if let Some(count) = count(connection.place()) {
+        return note(cookie, connection, count);
+    }
+    let Some(place) = shared_place(remote, &settings.rates) else { return miscounted() };
+    match count(place) {
+        Some(count) => note(cookie, Counted { line: place.line, tag: place.tag, ..connection }, count),
+        None => miscounted(),
+    }
+}
+
+/// What is not noted must not stay counted: nothing would count it off.
+#[inline(always)]
+fn note(cookie: u64, connection: Counted, count: u64) -> Option<u64> {
+    match OPEN.insert(cookie, connection, u64::from(BPF_NOEXIST)) {
+        Ok(()) => Some(count),
+        Err(error) => {
+            count_off(connection.place());
+            // EEXIST: another generation's program counts into the same maps.
+            if error == -17 { None } else { miscounted() }
+        }
+    }
+}
+
+#[inline(always)]
+fn connection(context: &SockOpsContext, settings: &Settings, remote: Addr6, place: Place) -> Counted {
+    // SAFETY: the context that the kernel handed to the program (Linux 5.15).
+    let namespace = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
+    Counted {
+        remote: [remote.unit(), remote.low()],
+        line: place.line,
+        tag: place.tag,
+        remote_port: u32::from_be(context.remote_port()) as u16,
+        port: context.local_port() as u16,
+        flags: if namespace == settings.namespace { Counted::OWN } else { 0 },
+    }
+}
+
+/// In the agent's own network namespace the server sees the mark, and the agent closes the connection. Elsewhere it stays
+/// silent for as long as its client is at the cap: there, somebody else's server may serve somebody else's client, who
+/// has the same address.
+#[inline(always)]
+fn refuse(context: &SockOpsContext, cookie: u64, remote: Addr6, connection: &Counted) {
+    tally(Tally::Excess);
+    if SILENCED.insert(connection.end(), 1, 0).is_ok()
+        && let Some(counted) = OPEN.get_ptr_mut(cookie)
+    {
+        // SAFETY: a field of the value, of a socket that this program alone has in its hands.
+        unsafe { (&raw mut (*counted).flags).write_volatile(connection.flags | Counted::SILENCED) };
+    }
+    if connection.flags & Counted::OWN == 0 {
+        return;
+    }
+    let mut mark = EXCESS_MARK;
+    // SAFETY: the context that the kernel handed to the program, and a word on the stack.
+    unsafe { bpf_setsockopt(context.as_ptr(), SOL_SOCKET, SO_MARK, (&raw mut mark).cast(), 4) };
+    let Some(local) = local(context) else { return };
+    if let Some(mut place) = EXCESS.reserve(0) {
+        place.write(Excess {
+            cookie,
+            remote: [remote.unit(), remote.low()],
+            local: [local.unit(), local.low()],
+            remote_port: connection.remote_port,
+            port: connection.port,
+            interface: bound_to(context),
+        });
+        place.submit(0);
+    }
+}
+
+#[inline(always)]
+fn bound_to(context: &SockOpsContext) -> u32 {
+    // SAFETY: words of the context and of the socket that it names, each read in one load.
+    unsafe {
+        let socket = (&raw const (*context.ops).__bindgen_anon_2.sk).read_volatile();
+        if socket.is_null() { 0 } else { (&raw const (*socket).bound_dev_if).read_volatile() }
+    }
+}
+
+#[inline(always)]
+fn trust(remote: Addr6) -> Trust {
+    match remote.mapped() {
+        Some(four) => Live.trust(four),
+        None => Live.trust(remote),
+    }
+}
+
+/// The other end, IPv4 as IPv4-mapped.
+#[inline(always)]
+fn remote(context: &SockOpsContext) -> Option<Addr6> {
+    let ops = context.ops;
+    // SAFETY: words of the context, each read in one load, as the verifier wants it.
+    let six = |index: usize| unsafe { (&raw const (*ops).remote_ip6[index]).read_volatile() };
+    // SAFETY: as above.
+    address(context, unsafe { (&raw const (*ops).remote_ip4).read_volatile() }, six)
+}
+
+#[inline(always)]
+fn local(context: &SockOpsContext) -> Option<Addr6> {
+    let ops = context.ops;
+    // SAFETY: words of the context, each read in one load, as the verifier wants it.
+    let six = |index: usize| unsafe { (&raw const (*ops).local_ip6[index]).read_volatile() };
+    // SAFETY: as above.
+    address(context, unsafe { (&raw const (*ops).local_ip4).read_volatile() }, six)
+}
+
+#[inline(always)]
+fn address(context: &SockOpsContext, four: u32, six: impl Fn(usize) -> u32) -> Option<Addr6> {
+    let [a, b, c, d] = match context.family() {
+        AF_INET => [0, 0, 0xffff_u32.to_be(), four],
+        AF_INET6 => [six(0), six(1), six(2), six(3)],
+        _ => return None,
+    };
+    let half = |first: u32, second: u32| u64::from(first) | u64::from(second) << 32;
+    Some(Addr6::from_wire(half(a, b), half(c, d)))
+}
+
+/// How many connections are counted there with one more.
+#[inline(always)]
+fn count(place: Place) -> Option<u64> {
+    edge_change(place.line, place.tag, 1).checked_sub(CHANGED)
+}
+
+#[inline(always)]
+fn count_off(place: Place) -> Option<()> {
+    edge_change(place.line, place.tag, 0).checked_sub(CHANGED)?;
+    Some(())
+}
+
+/// Added to the count that a change comes to; less: nothing was changed.
+const CHANGED: u64 = 1;
+
+/// A function of its own, global to the kernel, so that the verifier walks it once (Linux 5.6).
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn edge_change(line: u32, tag: u32, more: u32) -> u64 {
+    let Some(line) = CONNECTED.get_ptr_mut(line) else { return 0 };
+    for _ in 0..ATTEMPTS {
+        let found = read(line);
+        let step = if more == 1 { found.one_more(tag) } else { found.one_fewer(tag) };
+        let Some(Step { slot, from, to, count }) = step else { return 0 };
+        // SAFETY: a word of a line of the map, aligned as lines are.
+        let word = unsafe { (&raw mut (*line).clients[slot & (ENTRIES - 1)]).cast::<u64>() };
+        // SAFETY: as above.
+        if unsafe { atomic::swap(word, from.bits(), to.bits()) } {
+            return count + CHANGED;
+        }
+    }
+    0
+}
+
+/// Word by word, each whole.
+#[inline(always)]
+pub fn read(line: *const LineHeld) -> LineHeld {
+    let mut copy = LineHeld::default();
+    for slot in 0..ENTRIES {
+        // SAFETY: within the line.
+        copy.clients[slot] =
+            Held::from_bits(unsafe { (&raw const (*line).clients[slot]).cast::<u64>().read_volatile() });
+    }
+    copy
+}
+
+/// The agent's comparison with the sockets finds it, where it can look.
+#[inline(always)]
+fn miscounted<T>() -> Option<T> {
+    tally(Tally::Miscounted);
+    None
+}
+
+#[inline(always)]
+fn tally(what: Tally) {
+    if let Some(word) = TALLY.get_ptr_mut(what as u32) {
+        // SAFETY: a word of a map.
+        unsafe { atomic::add(word, 1) };
+    }
+}
