@@ -1,7 +1,7 @@
 //! How many connections an address has, for `why` and `status`: as the kernel counts them where they are capped, else
 //! from its list of sockets, when somebody asks.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use super::Enforcer;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     control::protocol::{ConnectionTotals, Connections},
     datapath::{Connected, Tables},
     metrics::Lost,
-    netlink::{self, TcpSocket},
+    netlink,
 };
 
 /// What of the config says which connections count, and as whose.
@@ -26,13 +26,11 @@ impl Counting {
         Counting { ports: filter.capped_ports.clone(), ipv6_unit: filter.ipv6_unit }
     }
 
-    /// How many connections this client opened to ports that others can connect to, of all these sockets.
-    fn count(&self, sockets: &[TcpSocket], client: IpAddr) -> u64 {
+    /// How many of these the client opened.
+    fn count(&self, found: &netlink::Connections, client: IpAddr) -> u64 {
         let client = Target::client(client, self.ipv6_unit);
-        let listening: BTreeSet<u16> = sockets.iter().filter(|one| one.listens()).map(|one| one.port).collect();
-        let counts = |port| listening.contains(&port) && (self.ports.is_empty() || self.ports.contains(&port));
-        let is_of = |socket: &&TcpSocket| socket.peer.is_some_and(|peer| client.covers(peer)) && counts(socket.port);
-        sockets.iter().filter(is_of).count() as u64
+        let counts = |port| self.ports.is_empty() || self.ports.contains(&port);
+        found.passive().filter(|one| client.covers(one.peer.ip()) && counts(one.local.port())).count() as u64
     }
 }
 
@@ -50,7 +48,7 @@ impl<T: Tables> Enforcer<T> {
     }
 
     fn by_sockets(&self, address: IpAddr) -> u64 {
-        let counted = netlink::tcp_sockets().map(|sockets| self.counting.count(&sockets, address));
+        let counted = netlink::connections().map(|found| self.counting.count(&found, address));
         counted.unwrap_or_else(|error| {
             tracing::warn!("the connections of {address} cannot be counted, 0 stands for them: {error}");
             0
@@ -77,26 +75,28 @@ impl<T: Tables> Enforcer<T> {
 mod tests {
     use super::*;
 
-    fn socket(port: u16, peer: Option<&str>) -> TcpSocket {
-        TcpSocket { inode: 1, uid: 0, port, peer: peer.map(|peer| peer.parse().unwrap()) }
+    fn connection(local: &str, peer: &str) -> netlink::Connection {
+        let (local, peer) = (local.parse().unwrap(), peer.parse().unwrap());
+        netlink::Connection { cookie: 1, local, peer, state: 1, interface: 0 }
     }
 
     #[test]
     fn counted_is_what_others_opened_to_capped_ports() {
-        let sockets = [
-            socket(443, None),
-            socket(22, None),
-            socket(443, Some("203.0.113.7")),
-            socket(22, Some("203.0.113.7")),
-            socket(443, Some("203.0.113.8")),
+        let (four, six) = ("192.0.2.1:443", "[2001:db8::1]:443");
+        let open = vec![
+            connection(four, "203.0.113.7:40000"),
+            connection("192.0.2.1:22", "203.0.113.7:40000"),
+            connection(four, "203.0.113.8:40000"),
             // This host opened it.
-            socket(50_000, Some("203.0.113.7")),
-            socket(443, Some("2001:db8:0:1::1")),
-            socket(443, Some("2001:db8:0:1::2")),
-            socket(443, Some("2001:db8:0:2::1")),
+            connection("192.0.2.1:50000", "203.0.113.7:443"),
+            connection(six, "[2001:db8:0:1::1]:40000"),
+            connection(six, "[2001:db8:0:1::2]:40000"),
+            connection(six, "[2001:db8:0:2::1]:40000"),
         ];
+        let listeners = ["[::]:443", "0.0.0.0:22"].map(|listener| listener.parse().unwrap()).to_vec();
+        let found = netlink::Connections { open, listeners };
         let count = |ports: &[u16], ipv6_unit, client: &str| {
-            Counting { ports: ports.to_vec(), ipv6_unit }.count(&sockets, client.parse().unwrap())
+            Counting { ports: ports.to_vec(), ipv6_unit }.count(&found, client.parse().unwrap())
         };
         assert_eq!([&[][..], &[443], &[80]].map(|ports| count(ports, 64, "203.0.113.7")), [2, 1, 0]);
         assert_eq!(count(&[], 64, "::ffff:203.0.113.7"), 2);
