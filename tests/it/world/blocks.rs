@@ -1,11 +1,15 @@
 //! Blocks by hand: what is named is blocked, exactly that, for exactly that long, with and without the agent.
 
-use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::Edge,
-    client::{Client, Seen, connect},
+    client::{Client, Seen, connect, scrape},
     net::{ATTACKER4, ATTACKER6, ATTACKER6_SECOND, HOST4, HOST6, Lab, NEIGHBOUR4, NEIGHBOUR6},
     wait_for,
 };
@@ -196,6 +200,33 @@ fn without_a_cap_why_counts_the_connections_that_are_open() -> Result<()> {
     let none =
         || Ok((counted("10.77.0.2")?["current"] == 0 && counted("2001:db8:66::9")?["current"] == 0).then_some(()));
     wait_for("the end of the connections", SOON, none)
+}
+
+#[test]
+fn without_the_agent_why_has_connections_and_cap_from_the_pins() -> Result<()> {
+    let lab = Lab::new()?;
+    // Connections of this address in other tests' namespaces are counted too, and must not reach it.
+    let mut edge = Edge::start_with(&lab, |config| {
+        config.set("filter.limits", "connections", "1_000_000");
+    })?;
+    let listener = lab.host.within(|| Ok(TcpListener::bind((HOST4, 0))?))?;
+    let open = super::connect(&lab, ATTACKER4, listener.local_addr()?)?;
+    for agent in ["with", "without"] {
+        let why = edge.json(&["why", "10.77.0.2"])?;
+        let connections = &why["connections"];
+        let is_told = connections["current"].as_u64() >= Some(1) && connections["cap"] == 1_000_000;
+        ensure!(is_told, "{agent} the agent: {why}");
+        if agent == "with" {
+            let status = edge.json(&["status"])?;
+            let totals = &status["connections"];
+            ensure!(totals["total"].as_u64() >= Some(1) && totals["tracked_addresses"].as_u64() >= Some(1), "{status}");
+            let tracked = scrape(&lab)?.value("edge_connections_tracked", &[]);
+            ensure!(tracked >= Some(1.0), "{tracked:?}");
+            edge.kill()?;
+        }
+    }
+    drop(open);
+    Ok(())
 }
 
 #[test]
