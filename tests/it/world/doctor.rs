@@ -80,6 +80,19 @@ fn auto_without_a_default_route_is_a_hint_as_it_hinders_no_start() -> Result<()>
     Ok(())
 }
 
+#[test]
+fn that_open_connections_can_be_closed_is_tried_out() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::bare(&lab)?;
+    filter_only(&mut edge.config);
+    edge.write_config()?;
+    let (_, document) = edge.json_any(&["doctor"])?;
+    let checks = document["checks"].as_array().context("no checks")?;
+    let told = checks.iter().find(|one| one["check"] == "sock_destroy").context("nothing on closing")?;
+    ensure!(told["result"] == "ok", "{told}");
+    Ok(())
+}
+
 /// Exit code, and what is said of the one interface.
 fn looked(edge: &Edge) -> Result<(i32, Value)> {
     let (code, document) = edge.json_any(&["doctor"])?;

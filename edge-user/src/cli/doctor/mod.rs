@@ -17,7 +17,8 @@ use crate::{
     capability::{self, Capabilities},
     config::Config,
     control::protocol::{Command, Reply},
-    datapath, netlink,
+    datapath,
+    netlink::{self, NetlinkError},
     server::spawn::Identity,
 };
 
@@ -68,6 +69,7 @@ pub fn doctor(global: &Global) -> Result<Outcome, Complaint> {
     let mut findings = vec![kernel(&kernel_release()), btf(), bpffs(&config.filter.pin_path), cgroup2()];
     findings.push(capabilities(Capabilities::effective()?));
     findings.push(diagnosis());
+    findings.push(closing(netlink::can_close()));
     findings.extend(config.server.as_ref().map(|_| user()));
     findings.extend(interfaces::all(&config, &own_programs(global, &config)));
     let bad = findings.iter().any(|finding| finding.result == Grade::Bad);
@@ -163,6 +165,18 @@ fn diagnosis() -> Finding {
     }
 }
 
+/// Whether open connections of who is blocked can be ended, those of other services too.
+fn closing(tried: Result<bool, NetlinkError>) -> Finding {
+    match tried {
+        Ok(true) => good("sock_destroy", "open connections can be closed"),
+        Ok(false) => hint("sock_destroy", NEVER_CLOSED),
+        Err(error) => hint("sock_destroy", format!("whether open connections can be closed is not known: {error}")),
+    }
+}
+
+const NEVER_CLOSED: &str = "edge closes its own connections; others fall silent: this kernel closes none of those, for it \
+                            was built without CONFIG_INET_DIAG_DESTROY";
+
 /// What the agent has attached, and what is in force through the pins where none runs.
 fn own_programs(global: &Global, config: &Config) -> Vec<u32> {
     let mut own = datapath::programs_in_force(&config.filter.pin_path);
@@ -188,5 +202,12 @@ mod tests {
         ] {
             assert_eq!(kernel(release).result, grade, "{release}");
         }
+    }
+
+    #[test]
+    fn a_kernel_that_closes_no_connection_is_a_hint() {
+        assert_eq!(closing(Ok(true)).result, Grade::Good);
+        let never = closing(Ok(false));
+        assert!(never.result == Grade::Hint && never.message.contains("others fall silent"), "{never:?}");
     }
 }
