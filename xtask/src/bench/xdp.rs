@@ -4,6 +4,7 @@
 //! Hot rows are one source again and again: xdp-filter on the same frames. Cold rows draw their source at random: the same
 //! judge over the kernel's own hash and trie, packets and bytes of each entry counted there too.
 
+mod caps;
 mod cold;
 mod lists;
 mod peer;
@@ -82,7 +83,18 @@ pub fn measure() -> Result<Outcome> {
         lines.push(line(name, measured, cold::GOAL));
         rows.push(document(name, "kernel_maps_ns", measured, cold::GOAL));
     }
-    Ok(Outcome { text: lines.join("\n"), json: json!({ "rounds": ROUNDS, "repeat": REPEAT, "rows": rows }) })
+    lines.push(format!(
+        "{:34}{:>8}{:>12}{:>14}{:>8}{:>8}",
+        "cap of connections", "with", "without", "return only", "more", "goal"
+    ));
+    let mut capped = Vec::new();
+    for (name, [with, without, floor]) in caps::measure()? {
+        let more = i64::from(with) - i64::from(without);
+        lines.push(format!("{name:34}{with:>8}{without:>12}{floor:>14}{more:>8}{:>8}", caps::GOAL));
+        capped.push(json!({ "row": name, "with_ns": with, "without_ns": without, "floor_ns": floor, "goal_more_ns": caps::GOAL }));
+    }
+    let json = json!({ "rounds": ROUNDS, "repeat": REPEAT, "rows": rows, "caps": capped });
+    Ok(Outcome { text: lines.join("\n"), json })
 }
 
 fn line(name: &str, [edge, peer, floor]: [u32; 3], goal: f64) -> String {
