@@ -123,6 +123,8 @@ impl Tables for Generation {
     }
 
     fn unload(&mut self) -> Result<Unloaded, Failure> {
+        // Held links stay attached without their pins.
+        self.counting = None;
         super::unload(self.pin_path())
     }
 
