@@ -14,7 +14,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// All of them but `fuzz` if none is named
+    /// All of them but `fuzz` and `soak` if none is named
     layers: Vec<Layer>,
 }
 
@@ -31,6 +31,9 @@ enum Layer {
     World,
     /// Ten million packets at random; only where it is named. `EDGE_SEED` repeats what it printed
     Fuzz,
+    /// Connection caps: a million connections, ten million forged packets, a hundred rounds of a thousand connects at once;
+    /// only where it is named
+    Soak,
 }
 
 impl Layer {
@@ -41,21 +44,42 @@ impl Layer {
             Layer::Packets => "package(edge-tests) & test(/^packets?::/)",
             Layer::World => "package(edge-tests) & !test(/^(bytecode|packets?|model|generate|scene)::/)",
             Layer::Fuzz => "package(edge-tests) & test(/^packets::differential::/)",
+            Layer::Soak => "package(edge-tests) & test(/^world::caps::(endings|forged|bursts)::/)",
         }
     }
+
+    /// What makes a campaign of it: the profile, and what its tests read. `None` for those that run where none is named.
+    fn campaign(self) -> Option<Campaign> {
+        match self {
+            Layer::Pure | Layer::Bytecode | Layer::Packets | Layer::World => None,
+            Layer::Fuzz => Some(Campaign { profile: "fuzz", variables: &[("EDGE_PACKETS", "10000000")] }),
+            Layer::Soak => Some(Campaign {
+                profile: "soak",
+                variables: &[("EDGE_CONNECTIONS", "1000000"), ("EDGE_FORGED", "10000000"), ("EDGE_ROUNDS", "100")],
+            }),
+        }
+    }
+}
+
+/// A layer that runs only where it is named.
+struct Campaign {
+    profile: &'static str,
+    variables: &'static [(&'static str, &'static str)],
 }
 
 pub fn test(arguments: &Arguments) -> Result<()> {
     setup::for_build()?;
     setup::for_tests()?;
     let binary = build(Profile::Dev)?;
-    let (fuzz, layers): (Vec<Layer>, Vec<Layer>) = arguments.layers.iter().partition(|layer| **layer == Layer::Fuzz);
-    if fuzz.is_empty() || !layers.is_empty() {
+    let (campaigns, layers): (Vec<Layer>, Vec<Layer>) =
+        arguments.layers.iter().partition(|layer| layer.campaign().is_some());
+    if campaigns.is_empty() || !layers.is_empty() {
         run(nextest(&layers)?.env("EDGE_BIN", &binary))?;
     }
-    if !fuzz.is_empty() {
-        let mut nextest = nextest(&fuzz)?;
-        nextest.args(["--profile", "fuzz"]).env("EDGE_PACKETS", "10000000");
+    for layer in campaigns {
+        let Some(Campaign { profile, variables }) = layer.campaign() else { continue };
+        let mut nextest = nextest(&[layer])?;
+        nextest.args(["--profile", profile]).envs(variables.iter().copied());
         run(nextest.env("EDGE_BIN", &binary))?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 mod audit;
 mod blocks;
 mod bulk;
+mod caps;
 mod commands;
 mod connections;
 mod doctor;

@@ -204,10 +204,7 @@ impl Driver<'_> {
         let dialled: Result<Vec<_>> = (self.clients.iter().cycle().take(self.count))
             .map(|&from| listeners.dial(SocketAddr::new(from, 0)))
             .collect();
-        let mut queued = dialled?;
-        // Queues give the oldest first.
-        let accepted: Result<Vec<_>> = queued.drain(..self.count / 2).map(|client| listeners.accept(client)).collect();
-        let mut accepted = accepted?;
+        let (mut accepted, mut queued) = listeners.accept_some(dialled?, self.count / 2)?;
         accepted.iter_mut().try_for_each(Pair::talk)?;
         queued.iter_mut().try_for_each(|client| client.write_all(b"a question"))?;
         let mut opened = opened(&accepted)?;

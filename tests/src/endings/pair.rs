@@ -1,6 +1,7 @@
 //! Connections with both of their ends in hand: made, used, and asked how they ended.
 
 use std::{
+    collections::HashMap,
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
@@ -80,6 +81,24 @@ impl Listeners {
         let (server, peer) = self.for_client(from.ip()).accept().with_context(|| format!("{from} is not accepted"))?;
         ensure!(peer == from, "{peer} was accepted instead of {from}");
         Ok(Pair { client, server })
+    }
+
+    /// Accepts so many of these, the queues' oldest; gives the rest too. Who was last at the door may be first in the queue.
+    pub fn accept_some(&self, clients: Vec<TcpStream>, count: usize) -> Result<(Vec<Pair>, Vec<TcpStream>)> {
+        let mut accepted = HashMap::new();
+        for client in clients.iter().take(count) {
+            let (server, peer) = self.for_client(client.local_addr()?.ip()).accept().context("nobody is accepted")?;
+            accepted.insert(peer, server);
+        }
+        let (mut pairs, mut queued) = (Vec::new(), Vec::new());
+        for client in clients {
+            match accepted.remove(&client.local_addr()?) {
+                Some(server) => pairs.push(Pair { client, server }),
+                None => queued.push(client),
+            }
+        }
+        ensure!(accepted.is_empty(), "{:?} were accepted, and never came", accepted.keys());
+        Ok((pairs, queued))
     }
 
     /// So many connections in use, the clients in turn.
