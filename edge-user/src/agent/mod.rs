@@ -463,7 +463,7 @@ impl Agent {
                 .into_iter()
                 .map(|((origin, family), n)| (origin, family, n))
                 .collect(),
-            map_entries: self.enforcer.capacities(),
+            map_entries: self.enforcer.capacities(connected),
             drift: self.enforcer.drift(),
             connected,
             server: self.server_metrics.clone(),

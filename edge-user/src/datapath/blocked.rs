@@ -89,15 +89,13 @@ impl Tables for Generation {
         inventory
     }
 
-    fn capacities(&self) -> Vec<(&'static str, u64, u64)> {
+    fn capacities(&self, connected: Connected) -> Vec<(&'static str, u64, u64)> {
         let of = |name, table: &Table| (name, table.used() as u64, table.capacity() as u64);
         let mut all =
             vec![of(names::BLOCKED4, &self.table4), of(names::UNITS6, &self.units6), of(names::HOSTS6, &self.hosts6)];
         all.extend(self.nets4.capacities([names::NETS4, names::TRUST4]));
         all.extend(self.nets6.capacities([names::NETS6, names::TRUST6]));
-        if let Some((open, capacity)) = self.connections.as_ref().map(Connections::capacity) {
-            all.push((names::OPEN, open, capacity));
-        }
+        all.extend(self.connections.as_ref().map(|open| (names::OPEN, connected.total, open.capacity())));
         all
     }
 

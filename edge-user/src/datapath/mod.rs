@@ -64,8 +64,9 @@ pub trait Tables {
     fn hits(&self, target: Target) -> Hits;
     /// All that the kernel holds, read anew.
     fn inventory(&self) -> Inventory;
-    /// Each bounded table with its entries and its capacity.
-    fn capacities(&self) -> Vec<(&'static str, u64, u64)>;
+    /// Each bounded table with its entries and its capacity; `connected` says how many connections are listed, so that
+    /// they are not counted through once more.
+    fn capacities(&self, connected: Connected) -> Vec<(&'static str, u64, u64)>;
     /// What was counted by reason and family.
     fn counters(&self) -> Result<Counters, Failure>;
     /// What an address may still send.

@@ -11,7 +11,7 @@ use crate::{
     control::protocol::{
         Blocked, Drop, Dropped, Enforced, Entry, Interface, Offence, Packets, Status, Stores, Unfiltered, Why,
     },
-    datapath::{self, Tables},
+    datapath::{self, Connected, Tables},
     drops::Sample,
     error::Failure,
     inventory::Inventory,
@@ -174,8 +174,8 @@ impl<T: Tables> Enforcer<T> {
         self.memory.is_ok()
     }
 
-    pub fn capacities(&self) -> Vec<(&'static str, u64, u64)> {
-        self.tables.capacities()
+    pub fn capacities(&self, connected: Connected) -> Vec<(&'static str, u64, u64)> {
+        self.tables.capacities(connected)
     }
 }
 

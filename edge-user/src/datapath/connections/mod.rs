@@ -128,9 +128,9 @@ impl Connections {
         self.tally.load(what as usize)
     }
 
-    /// Entries in the list of connections, and how many it can hold.
-    pub fn capacity(&self) -> (u64, u64) {
-        (self.connected().total, self.capacity)
+    /// How many connections can be listed.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
     }
 
     fn caps(&self, port: u16) -> bool {

@@ -56,7 +56,7 @@ impl Tables for Fake {
         self.held.iter().map(|(target, until)| (*target, *until)).collect()
     }
 
-    fn capacities(&self) -> Vec<(&'static str, u64, u64)> {
+    fn capacities(&self, _: datapath::Connected) -> Vec<(&'static str, u64, u64)> {
         Vec::new()
     }
 
