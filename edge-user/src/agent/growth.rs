@@ -45,7 +45,7 @@ impl Agent {
         if !self.enforcer.is_crowded_by(more) || self.growth.0.is_some_and(|until| Instant::now() < until) {
             return;
         }
-        let grown = self.grown(more);
+        let grown = self.build_anew(more);
         self.growth.0 = grown.is_err().then(|| Instant::now() + AGAIN_AFTER);
         match grown {
             Ok(()) => tracing::info!("the tables were built anew, since too many found no room in them"),
@@ -53,7 +53,8 @@ impl Agent {
         }
     }
 
-    fn grown(&mut self, more: Singles6) -> Result<(), Failure> {
+    /// Tables from the model, with room for so many more, in place of those in force.
+    pub(super) fn build_anew(&mut self, more: Singles6) -> Result<(), Failure> {
         let filter = &self.config.filter;
         // Those that are filtered, by whatever name: who is not, and should be, is `mend`'s.
         let there = netlink::links().blame(Blame::System, || "no interface is known".to_owned())?;

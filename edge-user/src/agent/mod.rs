@@ -4,6 +4,7 @@
 mod certificate;
 mod child;
 mod connections;
+mod drift;
 mod growth;
 mod interfaces;
 mod listener;
@@ -22,11 +23,12 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use self::{
     child::{Child, FromChild},
+    drift::Comparison,
     growth::Growth,
     interfaces::Interfaces,
     stop::{HangUp, Stop},
@@ -93,6 +95,7 @@ struct Agent {
     /// What is wrong with links or pins, as it was logged.
     loose: Option<Failure>,
     growth: Growth,
+    comparison: Comparison,
     watch: Option<connections::Watch>,
     child: Option<Child>,
     from_child: mpsc::Receiver<FromChild>,
@@ -183,6 +186,7 @@ impl Agent {
             interfaces,
             loose: None,
             growth: Growth::default(),
+            comparison: Comparison::default(),
             watch: None,
             child,
             from_child,
@@ -238,6 +242,7 @@ impl Agent {
                     logged("protecting", self.enforcer.follow(surroundings));
                     logged("following the clock", self.enforcer.set_clock());
                 }
+                () = sleep_until(self.comparison.0) => self.compare(),
                 () = self.events.there() => self.dropped(),
                 Some(message) = self.from_child.recv() => {
                     self.heard(message).await;

@@ -4,7 +4,7 @@
 //! Measured with 100,000 random prefixes: at a byte for each /16 alone, 78 % of all honest IPv4 sources would walk the
 //! trie; with a bit for each /24 beside it, those that share a /24 with a prefix.
 
-use std::{collections::HashMap, ops::RangeInclusive};
+use std::{collections::HashMap, ops::RangeInclusive, sync::atomic::Ordering};
 
 use edge_common::{
     address::{Addr4, Addr6},
@@ -70,6 +70,23 @@ impl Areas {
 
     pub fn distrust(&mut self, net: IpNet) {
         self.uncount(net, AreaFlags::TRUST);
+    }
+
+    /// Whether the kernel reads what the prefixes make of it.
+    pub fn are_as_written(&self) -> bool {
+        let bits = |count: u32, touching: &[u32; AreaFlags::ALL.len()]| {
+            let touched = AreaFlags::ALL.into_iter().filter(|flag| touching[index_of(*flag)] > 0);
+            touched.fold(0, |bits, flag| bits | word_of(count, flag).1)
+        };
+        let mut flags = vec![0u64; AreaFlags::WORDS as usize];
+        for (area, touching) in (0..).zip(&self.touching) {
+            flags[AreaFlags::place(area).0 as usize] |= bits(area, touching);
+        }
+        let narrow = self.narrow.words().iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize);
+        let is_set = |(word, bit): &(u32, u64)| self.narrow.load(*word as usize) & bit != 0;
+        flags.iter().enumerate().all(|(index, word)| self.flags.load(index) == *word)
+            && narrow.sum::<usize>() == self.touching_narrow.len()
+            && self.touching_narrow.keys().all(is_set)
     }
 
     fn count(&mut self, net: IpNet, flag: AreaFlags) {

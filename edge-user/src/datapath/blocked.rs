@@ -17,7 +17,7 @@ use ipnet::IpNet;
 
 use super::{
     Connected, Connections, Generation, Tables, Unloaded,
-    nets::with_covering,
+    nets::{Held, with_covering},
     room::{Singles6, is_crowded, is_unlucky},
     sum,
     table::{Key, Layout, Table},
@@ -29,6 +29,18 @@ use crate::{
     error::{Blame, Context, Failure},
     inventory::Inventory,
 };
+
+/// What somebody else wrote into the kernel's tables, or took out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    Blocks {
+        wanted: u64,
+        found: u64,
+    },
+    /// The allow list, what is protected, or the flags by which prefixes are found.
+    Prefixes,
+    Settings,
+}
 
 /// How many entries are looked at ahead of the one that is written.
 const AHEAD: usize = 32;
@@ -82,11 +94,7 @@ impl Tables for Generation {
     }
 
     fn inventory(&self) -> Inventory {
-        let singles = [&self.table4, &self.units6, &self.hosts6].into_iter().flat_map(Table::entries);
-        let mut inventory: Inventory = singles.map(|(key, until)| (target_of(key), until)).collect();
-        let nets = self.nets4.held().into_iter().chain(self.nets6.held());
-        nets.for_each(|(net, until)| inventory.add(Target::from(net), until));
-        inventory
+        self.inventory_with([&self.nets4.held(), &self.nets6.held()])
     }
 
     fn capacities(&self, connected: Connected) -> Vec<(&'static str, u64, u64)> {
@@ -133,6 +141,28 @@ impl Tables for Generation {
 }
 
 impl Generation {
+    /// Whether the kernel holds these blocks, and what else was written, and nothing that was not. Only where this
+    /// process built the generation.
+    pub fn differs(&self, wanted: Inventory) -> Option<Difference> {
+        let held = (self.nets4.held(), self.nets6.held());
+        let found = self.inventory_with([&held.0, &held.1]);
+        if found != wanted {
+            return Some(Difference::Blocks { wanted: wanted.entries, found: found.entries });
+        }
+        if !self.nets4.are_as_written(&held.0) || !self.nets6.are_as_written(&held.1) {
+            return Some(Difference::Prefixes);
+        }
+        (!self.settings_are_as_written()).then_some(Difference::Settings)
+    }
+
+    fn inventory_with(&self, nets: [&Held; 2]) -> Inventory {
+        let singles = [&self.table4, &self.units6, &self.hosts6].into_iter().flat_map(Table::entries);
+        let mut inventory: Inventory = singles.map(|(key, until)| (target_of(key), until)).collect();
+        let nets = nets.into_iter().flat_map(Held::asked);
+        nets.for_each(|(net, until)| inventory.add(Target::from(net), until));
+        inventory
+    }
+
     /// How many IPv6 targets it holds that belong into tables, wherever they are.
     pub fn singles6(&self) -> Singles6 {
         Singles6 {

@@ -13,7 +13,7 @@ use aya::{
 use edge_common::{
     connection::Counted,
     names,
-    ports::Exposure,
+    ports::{Capped, Exposure},
     rate::{Limit, RateGeometry},
     reason::Counters,
     settings::{Settings, word},
@@ -48,6 +48,8 @@ pub struct Generation {
     pub(super) counters: PerCpuArray<MapData, PodCounters>,
     /// Of connections, where they are capped.
     pub(super) connections: Option<Connections>,
+    /// What is written once: ports.
+    fixed: Vec<Mapping>,
     /// The loaded object, where this process built the generation.
     pub(super) object: Option<Ebpf>,
     /// What counts connections, from when it is put into force.
@@ -89,6 +91,10 @@ impl Generation {
             generation.object = Some(object);
             generation.counts_go_on = adopted.iter().any(|(name, _)| *name == names::OPEN);
             generation.introduce(plan, before)?;
+            generation.settings = generation.settings.remembering();
+            for (name, words) in [(names::PORTS, Exposure::WORDS), (names::PORTS_CAPPED, Capped::WORDS)] {
+                generation.fixed.push(mapping(&directory, name, words as usize)?.remembering());
+            }
             Ok(generation)
         });
         if result.is_err() {
@@ -140,7 +146,14 @@ impl Generation {
 
     /// Puts right what came loose of the links: see `Links::mend`.
     pub fn mend(&mut self, links: &mut Links, look: &Look) -> Result<Mended, Failure> {
-        links.mend(self, look)
+        let recounting = self.count_again();
+        let mended = links.mend(self, look)?;
+        Ok(Mended { detached: mended.detached + recounting?, ..mended })
+    }
+
+    /// Whether settings and ports are what this process wrote; nothing can be said where it did not build the generation.
+    pub fn settings_are_as_written(&self) -> bool {
+        self.settings.is_as_written() && self.fixed.iter().all(Mapping::is_as_written)
     }
 
     /// Removes the pins of a generation that did not come into force.
@@ -343,6 +356,7 @@ impl Generation {
             )?,
             counters: open_counters(directory.parent().unwrap_or(directory))?,
             connections: None,
+            fixed: Vec::new(),
             object: None,
             counting: None,
             counts_go_on: false,
@@ -380,13 +394,14 @@ fn nets<K: super::nets::Data>(
     let what = || format!("the pinned maps in {} cannot be opened", directory.display());
     let capacities = [check_pin(&directory.join(blocked), 24)?, check_pin(&directory.join(trusted), 8)?];
     let open = |name: &str| MapData::from_pin(directory.join(name)).blame(Blame::System, what);
-    let blocked = open(blocked)?;
-    let descriptor = descriptor(&blocked).try_clone_to_owned().blame(Blame::System, what)?;
+    let (blocked, trusted) = (open(blocked)?, open(trusted)?);
+    let copied = |map| descriptor(map).try_clone_to_owned().blame(Blame::System, what);
+    let descriptors = [copied(&blocked)?, copied(&trusted)?];
     Ok(Nets::new(
         LpmTrie::try_from(Map::LpmTrie(blocked)).blame(Blame::System, what)?,
-        descriptor,
+        descriptors,
         Amender::of_pins(directory),
-        LpmTrie::try_from(Map::LpmTrie(open(trusted)?)).blame(Blame::System, what)?,
+        LpmTrie::try_from(Map::LpmTrie(trusted)).blame(Blame::System, what)?,
         areas,
         capacities.map(u64::from),
     ))

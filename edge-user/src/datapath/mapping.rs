@@ -14,6 +14,8 @@ pub struct Mapping {
     start: NonNull<AtomicU64>,
     words: usize,
     bytes: NonZeroUsize,
+    /// What its one writer wrote, where that is told from what others did.
+    written: Option<Box<[AtomicU64]>>,
 }
 
 // SAFETY: the words are atomics in memory that stays mapped as long as the value lives.
@@ -26,7 +28,23 @@ impl Mapping {
         // SAFETY: a fresh mapping at an address of the kernel's choice.
         let start =
             unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map, 0) }?;
-        Ok(Mapping { start: start.cast(), words, bytes })
+        Ok(Mapping { start: start.cast(), words, bytes, written: None })
+    }
+
+    /// From here on what is there counts as written, and only what is stored through this value.
+    pub fn remembering(mut self) -> Mapping {
+        let there = self.words().iter().map(|word| AtomicU64::new(word.load(Ordering::Relaxed)));
+        self.written = Some(there.collect());
+        self
+    }
+
+    /// Whether nobody else wrote, as far as that is remembered.
+    pub fn is_as_written(&self) -> bool {
+        let Some(written) = &self.written else { return true };
+        let same = |(there, written): (&AtomicU64, &AtomicU64)| {
+            there.load(Ordering::Relaxed) == written.load(Ordering::Relaxed)
+        };
+        self.words().iter().zip(written).all(same)
     }
 
     pub fn words(&self) -> &[AtomicU64] {
@@ -34,11 +52,16 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 
+    /// What was written, where that is remembered.
     pub fn load(&self, index: usize) -> u64 {
-        self.words().get(index).map_or(0, |word| word.load(Ordering::Acquire))
+        let words = self.written.as_deref().unwrap_or(self.words());
+        words.get(index).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     pub fn store(&self, index: usize, value: u64) {
+        if let Some(word) = self.written.as_ref().and_then(|written| written.get(index)) {
+            word.store(value, Ordering::Relaxed);
+        }
         if let Some(word) = self.words().get(index) {
             word.store(value, Ordering::Release);
         }

@@ -36,6 +36,7 @@ use std::{
 use edge_common::{reason::Counters, table::Hits, time::Until};
 use nix::fcntl::{Flock, FlockArg};
 
+pub use blocked::Difference;
 pub use connections::{Compared, Connections, Excesses, compare};
 pub use events::Events;
 pub use generation::Generation;

@@ -90,6 +90,8 @@ pub struct Nets<K: Data> {
     descriptor: OwnedFd,
     amender: Amender,
     trusted: LpmTrie<MapData, K, u64>,
+    /// Of `trusted`.
+    trusted_descriptor: OwnedFd,
     areas: Areas,
     /// How many entries fit into `blocked` and into `trusted`.
     capacities: [u64; 2],
@@ -102,14 +104,25 @@ pub struct Nets<K: Data> {
 impl<K: Data> Nets<K> {
     pub fn new(
         blocked: LpmTrie<MapData, K, Entry>,
-        descriptor: OwnedFd,
+        [descriptor, trusted_descriptor]: [OwnedFd; 2],
         amender: Amender,
         trusted: LpmTrie<MapData, K, u64>,
         areas: Areas,
         capacities: [u64; 2],
     ) -> Nets<K> {
         let (asked, trust) = (BTreeMap::new(), BTreeMap::new());
-        Nets { blocked, descriptor, amender, trusted, areas, capacities, asked, trust, lengths: Lengths::default() }
+        Nets {
+            blocked,
+            descriptor,
+            amender,
+            trusted,
+            trusted_descriptor,
+            areas,
+            capacities,
+            asked,
+            trust,
+            lengths: Lengths::default(),
+        }
     }
 
     /// Of a new generation, before anything is in it.
@@ -208,9 +221,24 @@ impl<K: Data> Nets<K> {
         self.asked.iter().map(|(net, until)| (*net, *until))
     }
 
-    /// Every prefix that the kernel holds, with the end that was asked for.
-    pub fn held(&self) -> Vec<(IpNet, Until)> {
-        self.all().into_iter().filter_map(|(key, entry)| Some((K::net(&key)?, entry.0.asked()))).collect()
+    /// Every prefix that the kernel holds.
+    pub fn held(&self) -> Held {
+        Held(self.all().into_iter().filter_map(|(key, entry)| Some((K::net(&key)?, entry.0.ends))).collect())
+    }
+
+    /// Whether the kernel holds what was written, and reads it where it should.
+    pub fn are_as_written(&self, held: &Held) -> bool {
+        let expected = self.latest_of(&self.asked.keys().copied().collect::<Vec<_>>());
+        let expected =
+            expected.into_iter().map(|(net, latest, asked)| (net, NetEntry::new(latest, asked, Hits::default()).ends));
+        let trusted = batch::all::<Key<K>, u64>(self.trusted_descriptor.as_fd()).unwrap_or_default();
+        let trust = |(key, bits): &(Key<K>, u64)| {
+            K::net(key).is_some_and(|net| self.trust.get(&net) == Some(&Trust::from_bits(*bits)))
+        };
+        is_same(expected, &held.0)
+            && trusted.len() == self.trust.len()
+            && trusted.iter().all(trust)
+            && self.areas.are_as_written()
     }
 
     /// Every prefix that counted a packet.
@@ -339,6 +367,23 @@ impl<K: Data> Nets<K> {
             .filter_map(|cover| self.asked.get(&cover.trunc()).copied())
             .max()
     }
+}
+
+/// What was read of a trie once: each prefix with its ends ([`NetEntry::ends`]).
+pub struct Held(Vec<(IpNet, u64)>);
+
+impl Held {
+    /// With the end that was asked for.
+    pub fn asked(&self) -> impl Iterator<Item = (IpNet, Until)> {
+        self.0.iter().map(|(net, ends)| (*net, NetEntry { ends: *ends, hits: Hits::default() }.asked()))
+    }
+}
+
+/// Whether these are the same prefixes with the same ends, in whatever order they were read.
+fn is_same(expected: impl Iterator<Item = (IpNet, u64)>, held: &[(IpNet, u64)]) -> bool {
+    let mut held = held.to_vec();
+    held.sort_unstable();
+    expected.eq(held)
 }
 
 fn remove<K: Data, V: Pod>(trie: &mut LpmTrie<MapData, K, V>, net: IpNet) -> Result<(), Failure> {

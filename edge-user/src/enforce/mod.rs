@@ -40,7 +40,7 @@ use crate::{
     clock::{Boot, Now, Wall},
     config::{self, Config},
     control::protocol::{LastResult, Reload},
-    datapath::{self, Events, Generation, Links, Lock, Look, Plan, Tables},
+    datapath::{self, Difference, Events, Generation, Links, Lock, Look, Plan, Tables},
     drops::{Drops, Sample},
     error::Failure,
     metrics::{Drift, Own, Removed},
@@ -178,6 +178,11 @@ impl Enforcer {
         self.metrics.drift_repaired(Drift::Detached, links.detached);
         self.metrics.drift_repaired(Drift::Unpinned, unpinned + links.unpinned);
         pinned.and(mended).map(drop)
+    }
+
+    /// What somebody else changed in the kernel.
+    pub fn differs(&self) -> Option<Difference> {
+        self.tables.differs(self.ledger.inventory())
     }
 
     /// The samples of what is dropped, of the tables in force. To be called within the runtime.

@@ -35,16 +35,25 @@ pub enum Drift {
     Unpinned,
     /// A connection that was counted and is gone, or that is open and was not counted.
     Connection,
+    /// A block that was decided and not in the kernel, or the reverse.
+    Block,
+    /// Something of the allow list, of what is protected, or of how prefixes are found.
+    Prefix,
+    Settings,
 }
 
 impl Drift {
-    pub const ALL: [Drift; 3] = [Drift::Detached, Drift::Unpinned, Drift::Connection];
+    pub const ALL: [Drift; 6] =
+        [Drift::Detached, Drift::Unpinned, Drift::Connection, Drift::Block, Drift::Prefix, Drift::Settings];
 
     pub const fn name(self) -> &'static str {
         match self {
             Drift::Detached => "detached",
             Drift::Unpinned => "unpinned",
             Drift::Connection => "connection",
+            Drift::Block => "block",
+            Drift::Prefix => "prefix",
+            Drift::Settings => "settings",
         }
     }
 }

@@ -7,6 +7,7 @@ mod caps;
 mod commands;
 mod connections;
 mod doctor;
+mod drift;
 mod drops;
 mod failures;
 mod filter;

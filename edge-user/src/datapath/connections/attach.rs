@@ -52,13 +52,7 @@ impl Counting {
         let id = program.attach().blame(Blame::System, what)?;
         let link: FdLink = program.take_link(id).blame(Blame::System, what)?.into();
         let closed = hold(link, &directory.join(CLOSED_LINK))?;
-        let root = cgroups()?;
-        let what = || format!("connections cannot be counted: the cgroup {}", root.display());
-        let cgroup = File::open(&root).blame(Blame::System, what)?;
-        let program = count(object).blame(Blame::System, what)?;
-        let id = program.attach(cgroup, CgroupAttachMode::Single).blame(Blame::System, what)?;
-        let link: FdLink = program.take_link(id).blame(Blame::System, what)?.try_into().blame(Blame::System, what)?;
-        Ok(Counting { count: hold(link, &directory.join(COUNT_LINK))?, closed })
+        Ok(Counting { count: attach_count(object, &directory.join(COUNT_LINK))?, closed })
     }
 
     /// Pins what is pinned no more; gives how many were not.
@@ -75,7 +69,31 @@ impl Counting {
     }
 }
 
+fn attach_count(object: &mut Ebpf, pin: &Path) -> Result<Held, Failure> {
+    let root = cgroups()?;
+    let what = || format!("connections cannot be counted: the cgroup {}", root.display());
+    let cgroup = File::open(&root).blame(Blame::System, what)?;
+    let program = count(object).blame(Blame::System, what)?;
+    let id = program.attach(cgroup, CgroupAttachMode::Single).blame(Blame::System, what)?;
+    let link: FdLink = program.take_link(id).blame(Blame::System, what)?.try_into().blame(Blame::System, what)?;
+    hold(link, pin)
+}
+
 impl Generation {
+    /// Attaches again what somebody detached (the kernel detaches links to cgroups, and none to tracepoints); gives how
+    /// many. What was opened meanwhile is found when counts are compared with sockets.
+    pub(in crate::datapath) fn count_again(&mut self) -> Result<u64, Failure> {
+        let pin = self.directory().join(COUNT_LINK);
+        let (Some(counting), Some(object)) = (&mut self.counting, &mut self.object) else { return Ok(0) };
+        if counting.count.is_attached() {
+            return Ok(0);
+        }
+        let _ = std::fs::remove_file(&pin);
+        counting.count = attach_count(object, &pin)?;
+        tracing::warn!("connections were counted no more, by something from outside; they are again");
+        Ok(1)
+    }
+
     /// Counts connections from here on, those that are open included, where they are capped. `before`: the directory of
     /// the generation that is in force, whose counts go on.
     pub(in crate::datapath) fn count_connections(&mut self, before: Option<&Path>) -> Result<(), Failure> {

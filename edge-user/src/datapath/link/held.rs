@@ -37,7 +37,7 @@ struct Information {
     information: u64,
 }
 
-/// The head of `struct bpf_link_info`, for links of XDP and of tcx.
+/// The head of `struct bpf_link_info`, for links of XDP and of tcx; those to a cgroup have its id there.
 #[derive(Default)]
 #[repr(C, align(8))]
 struct LinkInformation {
@@ -78,6 +78,11 @@ impl Held {
         // SAFETY: the kernel writes at most `length` bytes to `information`, which outlives the call.
         unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &ask) }.ok()?;
         Some(information.interface).filter(|index| *index != 0)
+    }
+
+    /// Whether a link to an interface, or to a cgroup, still is one to it.
+    pub fn is_attached(&self) -> bool {
+        self.interface().is_some()
     }
 
     /// At once (Linux 5.9), whoever else holds it: a link whose last holder goes is freed only later.

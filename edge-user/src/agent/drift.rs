@@ -1,0 +1,62 @@
+//! What the kernel holds against what was decided, again and again. What somebody else changed is undone whole: the tables
+//! are built anew from the model beside those in force, and swapped, so that nothing of it stays, wherever it was.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Agent;
+use crate::{
+    datapath::{Difference, Singles6},
+    metrics::Drift,
+};
+
+/// From the end of one comparison to the next, so that a change is undone within 5 s.
+const AFTER: Duration = Duration::from_secs(4);
+/// A comparison that takes long comes rarely: one part in so many of the time at most.
+const PART: u32 = 60;
+
+/// When the next comparison is due.
+#[derive(Debug)]
+pub struct Comparison(pub Instant);
+
+impl Default for Comparison {
+    fn default() -> Comparison {
+        Comparison(Instant::now() + AFTER)
+    }
+}
+
+impl Agent {
+    pub(super) fn compare(&mut self) {
+        let begun = Instant::now();
+        if let Some(difference) = self.enforcer.differs() {
+            self.undo(difference);
+        }
+        tracing::debug!("compared with the kernel in {:?}", begun.elapsed());
+        self.comparison = Comparison(Instant::now() + AFTER.max(begun.elapsed() * PART));
+    }
+
+    fn undo(&mut self, difference: Difference) {
+        let (kind, what, count) = match difference {
+            Difference::Blocks { wanted, found } => (
+                Drift::Block,
+                format!("{found} blocks are in the kernel, {wanted} were decided"),
+                self.enforcer.drift(),
+            ),
+            Difference::Prefixes => {
+                (Drift::Prefix, "the allow list, what is protected, or how prefixes are found".to_owned(), 1)
+            }
+            Difference::Settings => (Drift::Settings, "settings or ports".to_owned(), 1),
+        };
+        match self.build_anew(Singles6::default()) {
+            Ok(()) => {
+                self.own.drift_repaired(kind, count.max(1));
+                tracing::warn!("the kernel's tables were changed from outside ({what}); they were built anew");
+            }
+            Err(failure) => tracing::error!(
+                "the kernel's tables were changed from outside ({what}) and cannot be built anew, which is tried again: \
+                 {failure}"
+            ),
+        }
+    }
+}
