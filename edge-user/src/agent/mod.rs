@@ -4,6 +4,7 @@
 mod certificate;
 mod child;
 mod connections;
+mod cutoff;
 mod drift;
 mod growth;
 mod interfaces;
@@ -12,13 +13,7 @@ mod pause;
 mod reload;
 mod stop;
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, TcpListener},
-    path::Path,
-    rc::Rc,
-    time::Duration,
-};
+use std::{net::TcpListener, path::Path, rc::Rc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -28,6 +23,7 @@ use tokio::{
 
 use self::{
     child::{Child, FromChild},
+    cutoff::{Cutoff, Question},
     drift::Comparison,
     growth::Growth,
     interfaces::Interfaces,
@@ -35,7 +31,6 @@ use self::{
 };
 use crate::{
     audit::Audit,
-    block::Target,
     capability::{self, Capabilities},
     clock::{Boot, Now, Wall},
     config::{Config, Overrides},
@@ -57,8 +52,6 @@ const FOLLOW: Duration = Duration::from_secs(3);
 const ANSWERED_WITHIN: Duration = Duration::from_millis(200);
 /// How long the server may take to finish, a little longer than it takes itself.
 const DRAINS_WITHIN: Duration = Duration::from_millis(4500);
-/// Of more that are blocked at once, only those that are connected are named to the server.
-const NAMED_TO_SERVER: usize = 64;
 /// Orders that may wait; further callers wait on the socket.
 const ORDERS: usize = 64;
 
@@ -97,6 +90,9 @@ struct Agent {
     growth: Growth,
     comparison: Comparison,
     watch: Option<connections::Watch>,
+    cutoff: Cutoff,
+    /// Of who ends connections.
+    questions: mpsc::Receiver<Question>,
     child: Option<Child>,
     from_child: mpsc::Receiver<FromChild>,
     orders: mpsc::Receiver<Order>,
@@ -158,6 +154,7 @@ impl Agent {
         let (order, orders) = mpsc::channel(ORDERS);
         let (later, due) = mpsc::channel(ORDERS);
         let (ask, snapshots) = mpsc::channel(8);
+        let (cutoff, questions) = Cutoff::start();
         let (socket, warnings) = admin::bind(&config.admin.socket, &config.admin.group)?;
         for warning in warnings {
             tracing::warn!("{warning}");
@@ -188,6 +185,8 @@ impl Agent {
             growth: Growth::default(),
             comparison: Comparison::default(),
             watch: None,
+            cutoff,
+            questions,
             child,
             from_child,
             orders,
@@ -202,6 +201,8 @@ impl Agent {
         };
         agent.follow_drops();
         agent.follow_connections();
+        // Who was blocked without an agent.
+        agent.end_blocked_connections();
         Ok(Some(agent))
     }
 
@@ -237,9 +238,11 @@ impl Agent {
                     self.audit.sweep(Now::read());
                     self.grow(Singles6::default());
                 }
+                Some(question) = self.questions.recv() => self.asked_who_is_blocked(question).await,
                 _ = follow.tick() => {
-                    let surroundings = Surroundings::read(&self.config, Some(self.enforcer.surroundings()));
-                    logged("protecting", self.enforcer.follow(surroundings));
+                    if self.protect() {
+                        self.end_blocked_connections();
+                    }
                     logged("following the clock", self.enforcer.set_clock());
                 }
                 () = sleep_until(self.comparison.0) => self.compare(),
@@ -266,6 +269,14 @@ impl Agent {
             tracing::error!("{failure}; what is filtered stays so, and it is tried again");
         }
         self.loose = loose;
+    }
+
+    /// Follows what is to be protected; whether that is another.
+    fn protect(&mut self) -> bool {
+        let surroundings = Surroundings::read(&self.config, Some(self.enforcer.surroundings()));
+        let changed = surroundings != *self.enforcer.surroundings();
+        logged("protecting", self.enforcer.follow(surroundings));
+        changed
     }
 
     /// The directory of pins may have been removed, and its lock with it.
@@ -357,35 +368,6 @@ impl Agent {
         child.tell(&link::FromAgent::Ipv6Unit { length: self.config.filter.ipv6_unit }).await;
     }
 
-    /// With the server, where blocks are carried out.
-    async fn end_connections_of(&mut self, blocked: &[Target]) {
-        if blocked.len() > NAMED_TO_SERVER {
-            return self.end_blocked_connections().await;
-        }
-        let Some(child) = self.child.as_mut().filter(|_| !self.config.filter.dry_run) else { return };
-        for target in blocked {
-            child.tell(&link::FromAgent::Blocked { client: target.net() }).await;
-        }
-    }
-
-    /// The same where so many are blocked that it is easier to look who is connected.
-    async fn end_blocked_connections(&mut self) {
-        let (Some(child), Some(server)) = (&mut self.child, &self.config.server) else { return };
-        if self.config.filter.dry_run {
-            return;
-        }
-        let sockets = netlink::tcp_sockets().unwrap_or_else(|error| {
-            tracing::error!("whom to cut off cannot be found out, so open connections stay: {error}");
-            Vec::new()
-        });
-        let served = sockets.iter().filter(|socket| server.listen.iter().any(|listen| listen.port() == socket.port));
-        let peers: BTreeSet<IpAddr> = served.filter_map(|socket| socket.peer).collect();
-        let now = Now::read();
-        for peer in peers.into_iter().filter(|peer| self.enforcer.is_blocked(*peer, now)) {
-            child.tell(&link::FromAgent::Blocked { client: Target::of(peer).net() }).await;
-        }
-    }
-
     /// The server's word alone blocks nobody: the kernel must have the connection it speaks of, and this end of it must
     /// be one that edge listens on, for whom other services talk to is not the server's to judge.
     fn is_served(&self, offence: &link::Offence) -> Result<bool, netlink::NetlinkError> {
@@ -423,7 +405,8 @@ impl Agent {
         }
         match (&order.request.command, &answer) {
             (Command::Block(_), Ok(Reply::Changed(changed))) => self.end_connections_of(&changed.changed).await,
-            (Command::Import(_), Ok(_)) => self.end_blocked_connections().await,
+            // Who is blocked and was allowed until now, too.
+            (Command::Import(_) | Command::Disallow { .. }, Ok(_)) => self.end_blocked_connections(),
             _ => {}
         }
         let ends = is_unload && answer.is_ok();

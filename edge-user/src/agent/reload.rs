@@ -6,7 +6,6 @@ use std::mem;
 use super::Agent;
 use crate::{
     audit::event::Name,
-    block::Target,
     clock::Now,
     config::{self, Config, Difference},
     control::protocol::{Answer, LastResult, Reloaded, Reply},
@@ -55,13 +54,12 @@ impl Agent {
         let Difference { reloaded, at_restart, fixed: _ } = difference;
         let mut warnings: Vec<String> = config.warnings.iter().map(|warning| warning.told(&config.file)).collect();
         if reloaded.iter().any(|key| key.starts_with("filter.")) {
-            let named = self
-                .refilter(&config, now)
+            self.refilter(&config, now)
                 .map_err(|Failure { blame, message }| Failure::new(blame, format!("nothing was changed: {message}")))?;
             warnings.extend(config::costs(&self.config.filter, &config.filter));
             self.config.filter = config.filter;
             self.tell_ipv6_unit().await;
-            self.end_connections_of(&named).await;
+            self.end_blocked_connections();
         }
         self.config.log.audit = config.log.audit;
         let result = if at_restart.is_empty() { LastResult::Ok } else { LastResult::Partial };
@@ -71,14 +69,14 @@ impl Agent {
         Ok(Reloaded { now, config: file, applied: owned(reloaded), at_restart: owned(at_restart), warnings })
     }
 
-    fn refilter(&mut self, config: &Config, now: Now) -> Result<Vec<Target>, Failure> {
+    fn refilter(&mut self, config: &Config, now: Now) -> Result<(), Failure> {
         let asked = &config.filter.interfaces;
         let links = self.interfaces.of_another(asked, self.lock.path())?;
-        let named = self.enforcer.reload(&config.filter, &self.lock, &links, now)?;
+        self.enforcer.reload(&config.filter, &self.lock, &links, now)?;
         self.interfaces.ask(asked.clone(), &links);
         self.follow_drops();
         self.follow_connections();
-        Ok(named)
+        Ok(())
     }
 
     /// What the tables before sampled is not lost.

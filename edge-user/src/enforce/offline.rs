@@ -1,5 +1,7 @@
 //! One command without an agent, on its pinned maps and its store.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use super::{Enforcer, Held, Surroundings, memory::Memory};
 use crate::{
     clock::Now,
@@ -11,6 +13,7 @@ use crate::{
     datapath::{self, Generation, Lock, Unloaded},
     error::{Blame, Context, Failure},
     metrics::Own,
+    netlink::{self, Closer, NetlinkError},
 };
 
 /// Executes a command without an agent.
@@ -40,7 +43,26 @@ pub fn offline(config: &Config, request: &Request) -> Answer {
     let mut enforcer = Enforcer::new(config, memory, tables, Surroundings::read(config, None), metrics, now);
     enforcer.recall(Held::by, now)?;
     let request = Request { caller: request.caller.or_else(client::caller), ..request.clone() };
-    enforcer.execute(&request, now)
+    let answer = enforcer.execute(&request, now)?;
+    if matches!(request.command, Command::Block(_) | Command::Import(_) | Command::Disallow { .. }) && !enforcer.dry_run
+    {
+        end_connections(&enforcer, now).unwrap_or_else(|error| {
+            tracing::warn!("open connections of who is blocked fall silent and stay open: {error}");
+        });
+    }
+    Ok(answer)
+}
+
+/// As a running agent does.
+fn end_connections(enforcer: &Enforcer, now: Now) -> Result<(), NetlinkError> {
+    let open = netlink::connections()?.open;
+    let peers: BTreeSet<IpAddr> = open.iter().map(|connection| connection.peer.ip()).collect();
+    let blocked: BTreeSet<IpAddr> = peers.into_iter().filter(|peer| enforcer.is_blocked(*peer, now)).collect();
+    let mut closer = Closer::open()?;
+    for connection in open.iter().filter(|connection| blocked.contains(&connection.peer.ip())) {
+        closer.close(connection)?;
+    }
+    Ok(())
 }
 
 fn no_agent() -> Failure {

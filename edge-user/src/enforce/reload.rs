@@ -27,15 +27,8 @@ struct Configured {
 }
 
 impl Enforcer {
-    /// Puts another `[filter]` into force on `links`; gives what it names to be blocked and was not before. A failure
-    /// leaves in force what was.
-    pub fn reload(
-        &mut self,
-        filter: &Filter,
-        lock: &Lock,
-        links: &[netlink::Link],
-        now: Now,
-    ) -> Result<Vec<Target>, Failure> {
+    /// Puts another `[filter]` into force on `links`. A failure leaves in force what was.
+    pub fn reload(&mut self, filter: &Filter, lock: &Lock, links: &[netlink::Link], now: Now) -> Result<(), Failure> {
         let tables = Generation::build(lock, &Plan::of(filter, self.tables.singles6()), Some(&self.tables))?;
         let before = mem::replace(&mut self.tables, tables);
         let former = self.configure(filter, now);
@@ -49,8 +42,7 @@ impl Enforcer {
         self.dry_run = filter.dry_run;
         self.learner.set_ipv6_unit(filter.ipv6_unit);
         self.counting = Counting::of(filter);
-        let is_new = |target: &Target| !former.blocks.contains_key(target);
-        Ok(self.named_blocks().into_keys().filter(is_new).collect())
+        Ok(())
     }
 
     /// Whether with so many more too many would find no room in their tables, or too many do already.

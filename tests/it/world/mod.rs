@@ -6,6 +6,7 @@ mod bulk;
 mod caps;
 mod commands;
 mod connections;
+mod cutoff;
 mod doctor;
 mod drift;
 mod drops;
