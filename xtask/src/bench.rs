@@ -5,6 +5,7 @@ mod block_latency;
 mod bulk;
 mod flood;
 mod memory;
+mod slow_headers;
 mod xdp;
 
 use anyhow::Result;
@@ -32,6 +33,8 @@ enum Name {
     BlockLatency,
     /// A million addresses and 100,000 prefixes from a file, beside ipset and nftables
     Bulk,
+    /// What others have of a server that one address attacks with slow headers, beside nginx
+    SlowHeaders,
     /// Of agent and server when idle
     Memory,
 }
@@ -49,6 +52,7 @@ impl Name {
             Name::Flood => "flood",
             Name::BlockLatency => "block_latency",
             Name::Bulk => "bulk",
+            Name::SlowHeaders => "slow_headers",
             Name::Memory => "memory",
         }
     }
@@ -59,6 +63,7 @@ impl Name {
             Name::Flood => flood::measure(),
             Name::BlockLatency => block_latency::measure(),
             Name::Bulk => bulk::measure(),
+            Name::SlowHeaders => slow_headers::measure(),
             Name::Memory => memory::measure(),
         }
     }

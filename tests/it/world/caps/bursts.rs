@@ -2,6 +2,7 @@
 //! server serves.
 
 mod watch;
+mod web;
 
 use std::{
     net::{IpAddr, SocketAddr, TcpStream},
@@ -93,5 +94,35 @@ fn gather(lab: &Lab) -> Result<()> {
     let threaded = format!("/sys/class/net/{HOST_INTERFACE}/threaded");
     let mut command = std::process::Command::new("ip");
     run(command.args(["netns", "exec", &lab.host.name, "tee", &threaded]), b"1")?.good().context("threaded")?;
+    Ok(())
+}
+
+#[test]
+fn edge_s_own_server_serves_no_more_than_the_cap() -> Result<()> {
+    let lab = Lab::new()?;
+    let crowd = Crowd::new(&lab, 1)?;
+    allow_descriptors(2 * AT_ONCE as u64 + 1_000)?;
+    let edge = Edge::start_with(&lab, |config| {
+        config.set("filter.limits", "connections", &CAP.to_string());
+        // The server's patience must not be what ends them.
+        config.set("server", "idle_timeout", "\"120s\"");
+    })?;
+    gather(&lab)?;
+    for round in 0..rounds(2)? {
+        let (from, host) = if round % 2 == 0 { (crowd.four(0), HOST4) } else { (crowd.six(0), HOST6) };
+        let watch = Watch::start(&lab, 443)?;
+        let clients = storm(&lab, from, SocketAddr::new(host, 443))?;
+        let served = web::ask_all(clients).with_context(|| format!("round {round} of {from}"))?;
+        ensure!(served.len() as u64 <= CAP, "round {round}: {} of {from} are served", served.len());
+        let seen = watch.stop()?;
+        ensure!(seen.most <= CAP + BATCH, "{} were established at once", seen.most);
+        ensure!(seen.over_for <= EXCESS_FOR, "more than {CAP} were established for {:?}", seen.over_for);
+        ensure!(current(&edge, from)? == served.len() as u64, "{} served: {}", served.len(), super::why(&edge, from)?);
+        let more = web::fill(&lab, from, SocketAddr::new(host, 443), CAP as usize - served.len())?;
+        ensure!(current(&edge, from)? == CAP, "{}", super::why(&edge, from)?);
+        drop((served, more));
+        nothing_left(&edge, &[from]).with_context(|| format!("round {round} of {from}"))?;
+    }
+    ensure!(mistakes(&lab)? == [0.0; 2], "{:?}", mistakes(&lab)?);
     Ok(())
 }

@@ -8,6 +8,7 @@ mod endings;
 mod exceptions;
 mod forged;
 mod places;
+mod slow;
 
 use std::{
     io::{self, ErrorKind},
