@@ -34,6 +34,8 @@ const AT_ONCE: usize = 128;
 /// Which of these are blocked.
 pub struct Question {
     peers: Vec<IpAddr>,
+    /// Nobody was found blocked before.
+    is_first: bool,
     blocked: oneshot::Sender<Vec<IpAddr>>,
 }
 
@@ -146,7 +148,7 @@ impl Agent {
         let now = Now::read();
         let mut blocked = question.peers;
         blocked.retain(|peer| !self.config.filter.dry_run && self.enforcer.is_blocked(*peer, now));
-        if !blocked.is_empty() {
+        if question.is_first && !blocked.is_empty() {
             // Somebody may have signed in over SSH just now: a block passes, a closed session does not come back.
             self.protect();
             blocked.retain(|peer| self.enforcer.is_blocked(*peer, now));
@@ -189,7 +191,8 @@ async fn blocked_among(peers: BTreeSet<IpAddr>, ask: &mpsc::Sender<Question>) ->
     let mut found = BTreeSet::new();
     for part in peers.chunks(AT_ONCE) {
         let (blocked, answer) = oneshot::channel();
-        if ask.send(Question { peers: part.to_vec(), blocked }).await.is_ok() {
+        let question = Question { peers: part.to_vec(), is_first: found.is_empty(), blocked };
+        if ask.send(question).await.is_ok() {
             found.extend(answer.await.unwrap_or_default());
         }
     }

@@ -240,9 +240,7 @@ impl Agent {
                 }
                 Some(question) = self.questions.recv() => self.asked_who_is_blocked(question).await,
                 _ = follow.tick() => {
-                    if self.protect() {
-                        self.end_blocked_connections();
-                    }
+                    self.protect();
                     logged("following the clock", self.enforcer.set_clock());
                 }
                 () = sleep_until(self.comparison.0) => self.compare(),
@@ -271,12 +269,14 @@ impl Agent {
         self.loose = loose;
     }
 
-    /// Follows what is to be protected; whether that is another.
-    fn protect(&mut self) -> bool {
+    /// Follows what is to be protected.
+    fn protect(&mut self) {
         let surroundings = Surroundings::read(&self.config, Some(self.enforcer.surroundings()));
-        let changed = surroundings != *self.enforcer.surroundings();
+        if surroundings != *self.enforcer.surroundings() {
+            // Who is blocked may be protected no more.
+            self.end_blocked_connections();
+        }
         logged("protecting", self.enforcer.follow(surroundings));
-        changed
     }
 
     /// The directory of pins may have been removed, and its lock with it.

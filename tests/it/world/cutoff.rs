@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::Edge,
     client::Client,
+    crowd::Crowd,
     net::{ATTACKER4, ATTACKER6, ATTACKER6_SECOND, HOST4, HOST6, Lab, NEIGHBOUR4, NEIGHBOUR6},
     talk::Talk,
 };
@@ -58,6 +59,20 @@ fn an_import_ends_connections_too() -> Result<()> {
     let list = others.chain([format!("{ATTACKER4}\n")]).collect::<String>();
     edge.cli_with(&["import", "-"], list.as_bytes())?.good()?;
     attacker.ended()?;
+    neighbour.transfers()
+}
+
+#[test]
+fn many_connections_of_many_addresses_end_together() -> Result<()> {
+    let lab = Lab::new()?;
+    let crowd = Crowd::new(&lab, 200)?;
+    let edge = Edge::start_with(&lab, filter_only)?;
+    let service = Service::on(&lab)?;
+    let open = (0..3).flat_map(|_| crowd.all()).map(|client| service.open(client)).collect::<Result<Vec<Open>>>()?;
+    let mut neighbour = service.open(NEIGHBOUR4)?;
+    let list = format!("{}\n{}\n", crowd.network4, crowd.network6);
+    edge.cli_with(&["import", "-"], list.as_bytes())?.good()?;
+    open.into_iter().try_for_each(Open::ended)?;
     neighbour.transfers()
 }
 

@@ -70,7 +70,7 @@ fn own_connection() -> io::Result<(TcpListener, TcpStream)> {
     Ok((listener, client))
 }
 
-/// As [`super::connections`] reads it.
+/// As [`super::connections()`] reads it.
 fn bytes(cookie: u64) -> [u8; 8] {
     let ([a, b, c, d], [e, f, g, h]) = ((cookie as u32).to_ne_bytes(), ((cookie >> 32) as u32).to_ne_bytes());
     [a, b, c, d, e, f, g, h]
