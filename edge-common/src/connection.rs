@@ -140,7 +140,7 @@ pub struct Counted {
     pub remote_port: u16,
     /// What the listener listens on.
     pub port: u16,
-    /// [`Counted::OWN`], [`Counted::SILENCED`].
+    /// [`Counted::OWN`] and others.
     pub flags: u32,
 }
 
@@ -149,6 +149,12 @@ impl Counted {
     pub const OWN: u32 = 1;
     /// Over its client's cap when it was established, so that its packets are dropped while the client is at its cap.
     pub const SILENCED: u32 = 2;
+    /// Older than the program that counts, which does not see its end: who compares with the sockets counts it off.
+    pub const OLDER: u32 = 4;
+
+    pub const fn is_older(&self) -> bool {
+        self.flags & Self::OLDER != 0
+    }
 
     #[inline(always)]
     pub const fn place(&self) -> Place {

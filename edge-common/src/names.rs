@@ -8,12 +8,8 @@ pub const ABI: u32 = 8;
 pub const PROGRAM: &str = "edge";
 /// The traffic-control program that notes on the way out what is sent over UDP.
 pub const EGRESS_PROGRAM: &str = "edge_sent";
-/// The program at the root of the cgroups that counts connections when they are established.
+/// The program at the root of the cgroups that counts connections.
 pub const COUNT_PROGRAM: &str = "edge_count";
-/// The program that counts them off, at the tracepoint [`CLOSED_TRACEPOINT`].
-pub const CLOSED_PROGRAM: &str = "edge_closed";
-/// Each change of a TCP socket's state (Linux 4.16).
-pub const CLOSED_TRACEPOINT: &str = "inet_sock_set_state";
 /// Reads the kernel's two clocks at one moment; only ever run by hand (`BPF_PROG_TEST_RUN`).
 pub const CLOCK_PROGRAM: &str = "edge_clock";
 /// Does an [`Amendment`](crate::amend::Amendment); run by hand too, but pinned, for whoever writes without an agent.

@@ -28,8 +28,8 @@ mod programs {
         Global,
         bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
         helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
-        macros::{btf_tracepoint, classifier, sock_ops, xdp},
-        programs::{BtfTracePointContext, SockOpsContext, TcContext, XdpContext},
+        macros::{classifier, sock_ops, xdp},
+        programs::{SockOpsContext, TcContext, XdpContext},
     };
     use aya_log_ebpf::trace;
     use edge_common::{
@@ -74,19 +74,11 @@ mod programs {
         TC_ACT_UNSPEC
     }
 
-    /// Counts connections when they are established, at the root of the cgroups. Says nothing of them: other programs and
-    /// the kernel's defaults hold.
+    /// Counts connections, at the root of the cgroups. Says nothing of them: other programs and the kernel's defaults hold.
     #[sock_ops]
     pub fn edge_count(context: SockOpsContext) -> u32 {
-        connections::opened(&context);
+        connections::note(&context);
         1
-    }
-
-    /// Counts them off when their sockets close.
-    #[btf_tracepoint]
-    pub fn edge_closed(context: BtfTracePointContext) -> i32 {
-        connections::changed(&context);
-        0
     }
 
     const TC_ACT_UNSPEC: i32 = -1;

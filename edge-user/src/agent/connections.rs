@@ -22,6 +22,8 @@ use crate::{
 
 /// Between two comparisons at least.
 const COMPARE: Duration = Duration::from_secs(5);
+/// The same while connections are counted whose end nothing else sees.
+const COMPARE_SOON: Duration = Duration::from_millis(500);
 /// A comparison that takes long comes rarely: this part of the time at most.
 const COMPARE_PART: u32 = 100;
 
@@ -78,7 +80,7 @@ impl Agent {
 
 async fn watch(mut connections: Connections, mut excesses: Excesses, own: Own, mut stopped: oneshot::Receiver<()>) {
     let mut closing = Closing::default();
-    let mut next = Instant::now() + COMPARE;
+    let mut next = Instant::now() + COMPARE_SOON;
     loop {
         tokio::select! {
             biased;
@@ -86,24 +88,29 @@ async fn watch(mut connections: Connections, mut excesses: Excesses, own: Own, m
             excess = excesses.take() => closing.close_all(&excess, &own),
             () = sleep_until(next) => {
                 let begun = Instant::now();
-                compare(&mut connections, &own);
-                next = Instant::now() + COMPARE.max(begun.elapsed() * COMPARE_PART);
+                let rest = if compare(&mut connections, &own) { COMPARE_SOON } else { COMPARE };
+                next = Instant::now() + rest.max(begun.elapsed() * COMPARE_PART);
             }
         }
     }
 }
 
-fn compare(connections: &mut Connections, own: &Own) {
+/// Whether there are connections whose end only the next comparison sees.
+fn compare(connections: &mut Connections, own: &Own) -> bool {
     match datapath::compare(connections) {
-        Ok(Compared { entered: 0, left: 0 }) => {}
-        Ok(Compared { entered, left }) => {
+        Ok(Compared { entered: 0, left: 0, older }) => older > 0,
+        Ok(Compared { entered, left, older }) => {
             own.drift_repaired(Drift::Connection, entered + left);
             tracing::warn!(
                 "connections were counted otherwise than they are, which is put right: {entered} were not counted, {left} \
                  are not open"
             );
+            older > 0
         }
-        Err(failure) => tracing::error!("the counts of connections cannot be compared: {failure}"),
+        Err(failure) => {
+            tracing::error!("the counts of connections cannot be compared: {failure}");
+            false
+        }
     }
 }
 

@@ -1,6 +1,5 @@
-//! The two programs that count connections. Their links are pinned with the generation and end with it: the next one's
-//! programs are attached beside them before, and since a connection is named by its cookie, whatever both see is counted
-//! once. So nothing has to be replaced in place, which tracepoints cannot be.
+//! The program that counts connections. Its link is pinned with the generation and ends with it: the next one's program is
+//! attached beside it before, and since a connection is named by its cookie, what both see is counted once.
 
 use std::{
     fs::File,
@@ -8,8 +7,8 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf,
-    programs::{BtfTracePoint, CgroupAttachMode, ProgramError, SockOps, links::FdLink},
+    Ebpf,
+    programs::{CgroupAttachMode, ProgramError, SockOps, links::FdLink},
 };
 use edge_common::names;
 
@@ -19,77 +18,56 @@ use crate::{
     error::{Blame, Context, Failure},
 };
 
-/// What the links are pinned as, beside the programs.
-const COUNT_LINK: &str = "edge_count_link";
-const CLOSED_LINK: &str = "edge_closed_link";
+/// What the link is pinned as, beside the program.
+const LINK: &str = "edge_count_link";
 
-/// Both links, which stay as long as somebody holds them or their pins.
-pub struct Counting {
-    count: Held,
-    closed: Held,
-}
+/// The link, which stays as long as somebody holds it or its pin.
+pub struct Counting(Held);
 
-/// Loads both programs.
 pub fn load(object: &mut Ebpf) -> Result<(), ProgramError> {
-    let btf = Btf::from_sys_fs()?;
-    closed(object)?.load(names::CLOSED_TRACEPOINT, &btf)?;
-    count(object)?.load()
+    program(object)?.load()
 }
 
-fn count(object: &mut Ebpf) -> Result<&mut SockOps, ProgramError> {
+fn program(object: &mut Ebpf) -> Result<&mut SockOps, ProgramError> {
     object.program_mut(names::COUNT_PROGRAM).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
-fn closed(object: &mut Ebpf) -> Result<&mut BtfTracePoint, ProgramError> {
-    object.program_mut(names::CLOSED_PROGRAM).ok_or(ProgramError::NotLoaded)?.try_into()
-}
-
 impl Counting {
-    /// Attaches and pins both: first what counts off, so that nothing is counted whose end is not seen.
+    /// Attaches and pins.
     fn attach(object: &mut Ebpf, directory: &Path) -> Result<Counting, Failure> {
-        let what = || format!("connections cannot be counted: the tracepoint {}", names::CLOSED_TRACEPOINT);
-        let program = closed(object).blame(Blame::System, what)?;
-        let id = program.attach().blame(Blame::System, what)?;
-        let link: FdLink = program.take_link(id).blame(Blame::System, what)?.into();
-        let closed = hold(link, &directory.join(CLOSED_LINK))?;
-        Ok(Counting { count: attach_count(object, &directory.join(COUNT_LINK))?, closed })
+        let root = cgroups()?;
+        let what = || format!("connections cannot be counted: the cgroup {}", root.display());
+        let cgroup = File::open(&root).blame(Blame::System, what)?;
+        let program = program(object).blame(Blame::System, what)?;
+        let id = program.attach(cgroup, CgroupAttachMode::Single).blame(Blame::System, what)?;
+        let link: FdLink = program.take_link(id).blame(Blame::System, what)?.try_into().blame(Blame::System, what)?;
+        let pin = directory.join(LINK);
+        let what = || nowhere(&pin);
+        link.pin(&pin).blame(Blame::System, what)?;
+        Held::of_pin(&pin).blame(Blame::System, what).map(Counting)
     }
 
-    /// Pins what is pinned no more; gives how many were not.
+    /// Pins it where it is pinned no more; gives how many were not.
     pub fn pin_again(&self, directory: &Path) -> Result<u64, Failure> {
-        let mut missing = 0;
-        for (link, name) in [(&self.count, COUNT_LINK), (&self.closed, CLOSED_LINK)] {
-            let pin = directory.join(name);
-            if !pin.exists() {
-                link.pin(&pin).blame(Blame::System, || nowhere(&pin))?;
-                missing += 1;
-            }
+        let pin = directory.join(LINK);
+        if pin.exists() {
+            return Ok(0);
         }
-        Ok(missing)
+        self.0.pin(&pin).blame(Blame::System, || nowhere(&pin)).map(|()| 1)
     }
-}
-
-fn attach_count(object: &mut Ebpf, pin: &Path) -> Result<Held, Failure> {
-    let root = cgroups()?;
-    let what = || format!("connections cannot be counted: the cgroup {}", root.display());
-    let cgroup = File::open(&root).blame(Blame::System, what)?;
-    let program = count(object).blame(Blame::System, what)?;
-    let id = program.attach(cgroup, CgroupAttachMode::Single).blame(Blame::System, what)?;
-    let link: FdLink = program.take_link(id).blame(Blame::System, what)?.try_into().blame(Blame::System, what)?;
-    hold(link, pin)
 }
 
 impl Generation {
-    /// Attaches again what somebody detached (the kernel detaches links to cgroups, and none to tracepoints); gives how
-    /// many. What was opened meanwhile is found when counts are compared with sockets.
+    /// Attaches again what somebody detached; gives how many. What was opened meanwhile is found when counts are compared
+    /// with sockets.
     pub(in crate::datapath) fn count_again(&mut self) -> Result<u64, Failure> {
-        let pin = self.directory().join(COUNT_LINK);
+        let directory = self.directory().to_owned();
         let (Some(counting), Some(object)) = (&mut self.counting, &mut self.object) else { return Ok(0) };
-        if counting.count.is_attached() {
+        if counting.0.is_attached() {
             return Ok(0);
         }
-        let _ = std::fs::remove_file(&pin);
-        counting.count = attach_count(object, &pin)?;
+        let _ = std::fs::remove_file(directory.join(LINK));
+        *counting = Counting::attach(object, &directory)?;
         tracing::warn!("connections were counted no more, by something from outside; they are again");
         Ok(1)
     }
@@ -114,12 +92,6 @@ impl Generation {
         self.connections = Some(connections);
         Ok(())
     }
-}
-
-fn hold(link: FdLink, pin: &Path) -> Result<Held, Failure> {
-    let what = || nowhere(pin);
-    link.pin(pin).blame(Blame::System, what)?;
-    Held::of_pin(pin).blame(Blame::System, what)
 }
 
 fn nowhere(pin: &Path) -> String {

@@ -18,13 +18,16 @@ pub struct Compared {
     pub entered: u64,
     /// Counted and not open, or not capped any more.
     pub left: u64,
+    /// How many are counted whose end only a comparison sees, since they are older than the program.
+    pub older: u64,
 }
 
 /// Safe beside the kernel's own counting: what changes meanwhile is looked at twice.
 pub fn compare(connections: &mut Connections) -> Result<Compared, Failure> {
     let listed: BTreeMap<u64, Counted> = connections.all()?.into_iter().collect();
     let sockets = sockets()?;
-    let mut compared = Compared::default();
+    let older = listed.values().filter(|counted| counted.is_older()).count() as u64;
+    let mut compared = Compared { older, ..Compared::default() };
     let uncapped = listed.iter().filter(|(_, counted)| !connections.caps(counted.port));
     let uncapped: Vec<u64> = uncapped.map(|(cookie, _)| *cookie).collect();
     compared.left += uncapped.into_iter().map(|cookie| u64::from(connections.leave(cookie))).sum::<u64>();
@@ -45,9 +48,12 @@ pub fn compare(connections: &mut Connections) -> Result<Compared, Failure> {
     }
     let still_open = self::sockets()?.open;
     for cookie in ghosts.into_iter().filter(|cookie| !still_open.contains(cookie)) {
-        compared.left += u64::from(connections.leave(cookie));
+        let left = connections.leave(cookie);
+        let is_older = listed.get(&cookie).is_some_and(Counted::is_older);
+        compared.left += u64::from(left && !is_older);
     }
     compared.entered = entered.len() as u64;
+    compared.older += compared.entered;
     // One that closed before it was entered: the kernel did not find it to count it off.
     for cookie in entered.into_iter().filter(|cookie| !still_open.contains(cookie)) {
         connections.leave(cookie);
@@ -72,7 +78,7 @@ fn sockets() -> Result<Sockets, Failure> {
             remote: [remote.unit(), remote.low()],
             remote_port: connection.peer.port(),
             port: connection.local.port(),
-            flags: Counted::OWN,
+            flags: Counted::OWN | Counted::OLDER,
             ..Counted::default()
         };
         (connection.cookie, counted)

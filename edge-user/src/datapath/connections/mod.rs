@@ -200,7 +200,7 @@ impl Connections {
     fn carry(&mut self, before: &Connections) -> Result<(), Failure> {
         let mut carried = Vec::new();
         for (cookie, counted) in before.all()? {
-            let counted = Counted { flags: counted.flags & Counted::OWN, ..counted };
+            let counted = Counted { flags: counted.flags & (Counted::OWN | Counted::OLDER), ..counted };
             if self.caps(counted.port) && self.enter(cookie, counted)? {
                 carried.push(cookie);
             }
