@@ -1,11 +1,10 @@
-//! Programs for `cargo xtask bench xdp` alone: the judge of `main.rs` over sources drawn at random, beside the same judge
-//! over the kernel's own hash and trie. Never part of the binary `edge`.
+//! Programs for `cargo xtask bench` alone. For `xdp`: the judge of `main.rs` over sources drawn at random, beside the same
+//! judge over the kernel's own hash and trie. For `accept`: two ways to count connections. Never part of the binary `edge`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
-#[expect(dead_code, reason = "of these the judge asks only how many connections a client has")]
 mod connections;
 #[cfg(target_arch = "bpf")]
 mod count;
@@ -243,6 +242,84 @@ mod programs {
     #[xdp(frags)]
     pub fn random_only(_: XdpContext) -> u32 {
         if random() == 0 && settings().is_none() { XDP_DROP } else { XDP_PASS }
+    }
+}
+
+/// Connections are counted when they are established and counted off when they are closed.
+#[cfg(target_arch = "bpf")]
+mod counting {
+    use aya_ebpf::{
+        EbpfContext as _,
+        helpers::generated::bpf_get_socket_cookie,
+        macros::{btf_tracepoint, sock_ops},
+        programs::{BtfTracePointContext, SockOpsContext},
+    };
+
+    use edge_common::connection::Counted;
+
+    use crate::{
+        connections::{self, edge_change},
+        maps::{OPEN, SILENCED},
+    };
+
+    /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`, `BPF_SOCK_OPS_STATE_CB` and the flag that has a socket tell of the latter.
+    const ESTABLISHED: u32 = 5;
+    const STATE: u32 = 10;
+    const TELL_STATES: u32 = 4;
+    const CLOSE: u32 = 7;
+
+    /// As `edge_count`.
+    #[sock_ops]
+    pub fn count_opened(context: SockOpsContext) -> u32 {
+        connections::opened(&context);
+        1
+    }
+
+    /// As `edge_closed`.
+    #[btf_tracepoint]
+    pub fn count_closed(context: BtfTracePointContext) -> i32 {
+        connections::changed(&context);
+        0
+    }
+
+    /// Both in one: the socket itself tells when it closes.
+    #[sock_ops]
+    pub fn count_both(context: SockOpsContext) -> u32 {
+        match context.op() {
+            ESTABLISHED if connections::opened(&context).is_some() => {
+                let _ = context.set_cb_flags((context.cb_flags() | TELL_STATES) as i32);
+            }
+            STATE if context.arg(1) == CLOSE => {
+                // SAFETY: the context that the kernel handed to the program.
+                closed(unsafe { bpf_get_socket_cookie(context.as_ptr()) });
+            }
+            _ => {}
+        }
+        1
+    }
+
+    /// As the product does it.
+    #[inline(always)]
+    fn closed(cookie: u64) -> Option<()> {
+        // SAFETY: a value of the map, read whole before it is removed; entries are written once.
+        let counted = unsafe { OPEN.get_ptr(cookie)?.read_volatile() };
+        OPEN.remove(cookie).ok()?;
+        if counted.flags & Counted::SILENCED != 0 {
+            let _ = SILENCED.remove(counted.end());
+        }
+        edge_change(counted.line, counted.tag, 0);
+        Some(())
+    }
+
+    /// What it costs to be called.
+    #[sock_ops]
+    pub fn nothing_opened(_: SockOpsContext) -> u32 {
+        1
+    }
+
+    #[btf_tracepoint]
+    pub fn nothing_closed(_: BtfTracePointContext) -> i32 {
+        0
     }
 }
 

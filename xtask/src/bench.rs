@@ -1,10 +1,12 @@
 //! `cargo xtask bench [NAME...]`: benchmarks, each beside its peer in the same run. A shared machine is never quiet, so
 //! rounds of the compared alternate, medians are taken, and the ratio is what counts.
 
+mod accept;
 mod block_latency;
 mod bulk;
 mod flood;
 mod memory;
+mod object;
 mod slow_headers;
 mod xdp;
 
@@ -37,6 +39,8 @@ enum Name {
     SlowHeaders,
     /// Of agent and server when idle
     Memory,
+    /// Connections a second, with a cap and without
+    Accept,
 }
 
 /// One benchmark's outcome: for people, and for programs.
@@ -54,6 +58,7 @@ impl Name {
             Name::Bulk => "bulk",
             Name::SlowHeaders => "slow_headers",
             Name::Memory => "memory",
+            Name::Accept => "accept",
         }
     }
 
@@ -65,6 +70,7 @@ impl Name {
             Name::Bulk => bulk::measure(),
             Name::SlowHeaders => slow_headers::measure(),
             Name::Memory => memory::measure(),
+            Name::Accept => accept::measure(),
         }
     }
 }

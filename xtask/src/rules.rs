@@ -56,7 +56,7 @@ fn only_datapath_imports_aya(source: &Source) -> Vec<Fault> {
         path if path.starts_with("edge-user/src/datapath") => return vec![],
         "edge-user/build.rs" => &["aya_build"],
         // Loads programs that no agent loads.
-        "xtask/src/bench/xdp/cold.rs" => &["aya"],
+        "xtask/src/bench/object.rs" | "xtask/src/bench/xdp/cold.rs" | "xtask/src/bench/accept/ways.rs" => &["aya"],
         path if path.starts_with("edge-ebpf/") => &["aya_ebpf", "aya_log_ebpf"],
         _ => &[],
     };

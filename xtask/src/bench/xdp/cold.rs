@@ -1,19 +1,17 @@
 //! Random sources: the programs of `edge-ebpf/src/bench.rs` on the tables of the running edge, and on a hash and a trie of
 //! the kernel with the same lists in them.
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{HashMap, LpmTrie, lpm_trie::Key},
     programs::Xdp,
 };
-use edge_common::{names, settings::switch};
+use edge_common::settings::switch;
 use edge_tests::{bpf::Program, client::Wire, net::Lab};
 
 use super::{DROPS, PASSES, alternate, lists};
-use crate::shell::{cargo, run, target};
+use crate::bench::object;
 
 pub const GOAL: f64 = 0.4;
 
@@ -42,20 +40,14 @@ fn program(object: &mut Ebpf, name: &str) -> Result<Program> {
     Program::by_id(program.info()?.id())
 }
 
-/// On edge's own pinned maps, with everything switched on.
+/// With everything switched on.
 fn load(lab: &Lab) -> Result<Ebpf> {
-    let object = build()?;
-    let generation = lab.generation()?;
-    let mut loader = EbpfLoader::new();
-    for name in names::MAPS {
-        let folder = if name == names::COUNTERS { lab.pin_path() } else { generation.clone() };
-        loader.map_pin_path(name, folder.join(name));
-    }
+    let mut loader = object::loader(lab)?;
     loader.map_max_entries("KERNEL_HASH", lists::ADDRESSES).map_max_entries("KERNEL_TRIE", lists::PREFIXES);
     for name in [switch::DROP_FRAGMENTS, switch::PORTS, switch::SYNS, switch::PACKETS] {
         loader.override_global(name, &1u8, true);
     }
-    loader.load_file(object).context("the benchmark's object does not load")
+    object::load(&mut loader)
 }
 
 fn fill(object: &mut Ebpf) -> Result<()> {
@@ -69,27 +61,4 @@ fn fill(object: &mut Ebpf) -> Result<()> {
         trie.insert(&Key::new(u32::from(length), u64::from(bits.to_be())), u64::MAX, 0)?;
     }
     Ok(())
-}
-
-/// As `build.rs` of `edge-user` has the kernel side built, in a directory of its own.
-fn build() -> Result<PathBuf> {
-    let folder = target().join("kernel-bench");
-    let flags = ["-Cdebuginfo=2", "-Clink-arg=--btf", "--cfg=bpf_target_arch=\"x86_64\""].join("\u{1f}");
-    run(cargo()
-        .args([
-            "build",
-            "--locked",
-            "--package",
-            "edge-ebpf",
-            "--bin",
-            "edge-bench",
-            "--features",
-            "bench",
-            "--release",
-        ])
-        .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"])
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_TARGET_DIR", &folder)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags))?;
-    Ok(folder.join("bpfel-unknown-none/release/edge-bench"))
 }
