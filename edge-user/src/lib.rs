@@ -19,6 +19,7 @@ pub mod batch;
 pub mod block;
 mod bounded;
 mod capability;
+mod cgroup;
 pub mod cli;
 pub mod clock;
 pub mod config;

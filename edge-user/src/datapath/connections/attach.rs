@@ -1,10 +1,7 @@
 //! The program that counts connections. Its link is pinned with the generation and ends with it: the next one's program is
 //! attached beside it before, and since a connection is named by its cookie, what both see is counted once.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, path::Path};
 
 use aya::{
     Ebpf,
@@ -14,6 +11,7 @@ use edge_common::names;
 
 use super::Connections;
 use crate::{
+    cgroup,
     datapath::{Generation, link::Held},
     error::{Blame, Context, Failure},
 };
@@ -35,7 +33,7 @@ fn program(object: &mut Ebpf) -> Result<&mut SockOps, ProgramError> {
 impl Counting {
     /// Attaches and pins.
     fn attach(object: &mut Ebpf, directory: &Path) -> Result<Counting, Failure> {
-        let root = cgroups()?;
+        let root = cgroup::root()?;
         let what = || format!("connections cannot be counted: the cgroup {}", root.display());
         let cgroup = File::open(&root).blame(Blame::System, what)?;
         let program = program(object).blame(Blame::System, what)?;
@@ -96,42 +94,4 @@ impl Generation {
 
 fn nowhere(pin: &Path) -> String {
     format!("the link cannot be pinned as {}", pin.display())
-}
-
-/// Where the one hierarchy of cgroups (version 2) is mounted: a socket of any namespace is below its root.
-fn cgroups() -> Result<PathBuf, Failure> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts");
-    let mounts = mounts.blame(Blame::System, || "/proc/self/mounts cannot be read".to_owned())?;
-    root_of(&mounts).ok_or_else(|| {
-        Failure::system(
-            "no cgroup2 is mounted, by whose root connections are counted; mount one (`mount -t cgroup2 none \
-             /sys/fs/cgroup`) or leave out `filter.limits.connections`",
-        )
-    })
-}
-
-/// The mount of `mounts` (`/proc/self/mounts`) that shows the root. A mount of a part of the hierarchy looks the same
-/// here; the first is that of the system.
-fn root_of(mounts: &str) -> Option<PathBuf> {
-    let mut words = mounts.lines().map(|line| line.split(' '));
-    let path = words.find_map(|mut words| {
-        let (path, kind) = (words.nth(1)?, words.next()?);
-        (kind == "cgroup2").then_some(path)
-    })?;
-    // Octal escapes of what parts words (proc_pid_mounts(5)).
-    Some(PathBuf::from(path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cgroups_root_is_the_first_mount_of_version_2() {
-        let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\nnone /sys/fs/cgroup/uni\\040fied cgroup2 rw 0 0\n\
-            none /elsewhere cgroup2 rw 0 0\n";
-        assert_eq!(root_of(mounts), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
-        assert_eq!(root_of("cgroup2 /cgroup2 tmpfs rw 0 0\n\nx\n"), None);
-        assert!(cgroups().unwrap().join("cgroup.procs").exists());
-    }
 }
