@@ -2,7 +2,10 @@
 
 mod interfaces;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use serde_json::json;
@@ -15,9 +18,11 @@ use super::{
 };
 use crate::{
     capability::{self, Capabilities},
+    cgroup,
     config::Config,
     control::protocol::{Command, Reply},
     datapath,
+    error::Failure,
     netlink::{self, NetlinkError},
     server::spawn::Identity,
 };
@@ -66,7 +71,8 @@ impl Finding {
 
 pub fn doctor(global: &Global) -> Result<Outcome, Complaint> {
     let config = ask::config_or_default(global)?;
-    let mut findings = vec![kernel(&kernel_release()), btf(), bpffs(&config.filter.pin_path), cgroup2()];
+    let mut findings = vec![kernel(&kernel_release()), btf(), bpffs(&config.filter.pin_path)];
+    findings.push(cgroup2(cgroup::root(), config.filter.limits.connections.is_some()));
     findings.push(capabilities(Capabilities::effective()?));
     findings.push(diagnosis());
     findings.push(closing(netlink::can_close()));
@@ -122,16 +128,14 @@ fn bpffs(pin_path: &Path) -> Finding {
     }
 }
 
-fn cgroup2() -> Finding {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mounted = mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        let place = words.next()?;
-        (words.next()? == "cgroup2").then(|| place.to_owned())
-    });
-    match mounted {
-        Some(place) => good("cgroup2", format!("mounted at {place}")),
-        None => hint("cgroup2", "not mounted; nothing of this version needs it: mount -t cgroup2 none /sys/fs/cgroup"),
+/// Where connections are counted: `capped` says whether the config asks for that.
+fn cgroup2(found: Result<PathBuf, Failure>, capped: bool) -> Finding {
+    match found {
+        Ok(root) => good("cgroup2", format!("mounted at {}", root.display())),
+        Err(failure) if capped => bad("cgroup2", failure.message),
+        Err(_) => {
+            hint("cgroup2", "its root is not mounted; only `filter.limits.connections`, which is not given, needs it")
+        }
     }
 }
 
@@ -202,6 +206,14 @@ mod tests {
         ] {
             assert_eq!(kernel(release).result, grade, "{release}");
         }
+    }
+
+    #[test]
+    fn a_missing_cgroup_root_hinders_only_a_cap_of_connections() {
+        let looked = |capped| cgroup2(Err(Failure::system("none, mount it")), capped);
+        assert_eq!(looked(true), bad("cgroup2", "none, mount it"));
+        assert_eq!(looked(false).result, Grade::Hint);
+        assert_eq!(cgroup2(Ok("/x".into()), true).result, Grade::Good);
     }
 
     #[test]
