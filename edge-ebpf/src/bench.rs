@@ -245,16 +245,14 @@ mod programs {
     }
 }
 
-/// Connections are counted when they are established and counted off when they are closed.
+/// Two ways to count connections: as the product does it, and off by a tracepoint.
 #[cfg(target_arch = "bpf")]
 mod counting {
     use aya_ebpf::{
-        EbpfContext as _,
         helpers::generated::bpf_get_socket_cookie,
         macros::{btf_tracepoint, sock_ops},
         programs::{BtfTracePointContext, SockOpsContext},
     };
-
     use edge_common::connection::Counted;
 
     use crate::{
@@ -262,40 +260,36 @@ mod counting {
         maps::{OPEN, SILENCED},
     };
 
-    /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`, `BPF_SOCK_OPS_STATE_CB` and the flag that has a socket tell of the latter.
+    /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`.
     const ESTABLISHED: u32 = 5;
-    const STATE: u32 = 10;
-    const TELL_STATES: u32 = 4;
-    const CLOSE: u32 = 7;
+    /// `TCP_CLOSE`.
+    const CLOSE: i32 = 7;
 
     /// As `edge_count`.
     #[sock_ops]
-    pub fn count_opened(context: SockOpsContext) -> u32 {
-        connections::opened(&context);
+    pub fn count_both(context: SockOpsContext) -> u32 {
+        connections::note(&context);
         1
     }
 
-    /// As `edge_closed`.
-    #[btf_tracepoint]
-    pub fn count_closed(context: BtfTracePointContext) -> i32 {
-        connections::changed(&context);
-        0
-    }
-
-    /// Both in one: the socket itself tells when it closes.
+    /// The same without asking the socket to tell its states.
     #[sock_ops]
-    pub fn count_both(context: SockOpsContext) -> u32 {
-        match context.op() {
-            ESTABLISHED if connections::opened(&context).is_some() => {
-                let _ = context.set_cb_flags((context.cb_flags() | TELL_STATES) as i32);
-            }
-            STATE if context.arg(1) == CLOSE => {
-                // SAFETY: the context that the kernel handed to the program.
-                closed(unsafe { bpf_get_socket_cookie(context.as_ptr()) });
-            }
-            _ => {}
+    pub fn count_opened(context: SockOpsContext) -> u32 {
+        if context.op() == ESTABLISHED {
+            connections::note(&context);
+            let _ = context.set_cb_flags(0);
         }
         1
+    }
+
+    #[btf_tracepoint]
+    pub fn count_closed(context: BtfTracePointContext) -> i32 {
+        if context.arg::<i32>(2) == CLOSE {
+            let socket: *mut core::ffi::c_void = context.arg(0);
+            // SAFETY: the tracepoint's socket (Linux 5.12 takes one).
+            closed(unsafe { bpf_get_socket_cookie(socket) });
+        }
+        0
     }
 
     /// As the product does it.

@@ -30,16 +30,16 @@ const ATTEMPTS: usize = 10;
 const TIMED: [(Way, &str); 4] = [
     (Way::Off, "no cap"),
     (Way::Capped, "capped"),
-    (Way::Tracepoint, "sock_ops and tracepoint alone"),
-    (Way::SockOps, "sock_ops alone"),
+    (Way::SockOps, "counted alone"),
+    (Way::Tracepoint, "counted alone, off by tracepoint"),
 ];
 
 const WEIGHED: [(Way, &str); 5] = [
     (Way::Off, "no cap"),
     (Way::Capped, "capped"),
-    (Way::Tracepoint, "sock_ops and tracepoint alone"),
-    (Way::SockOps, "sock_ops alone"),
-    (Way::Nothing, "both places, doing nothing"),
+    (Way::SockOps, "counted alone"),
+    (Way::Tracepoint, "counted alone, off by tracepoint"),
+    (Way::Nothing, "the same places, doing nothing"),
 ];
 
 /// Rounds of one way.

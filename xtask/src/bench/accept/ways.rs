@@ -25,8 +25,8 @@ use crate::bench::object;
 const CAP: &str = "1_000_000";
 /// Each change of a TCP socket's state (Linux 4.16).
 const TRACEPOINT: &str = "inet_sock_set_state";
-/// As what the product pins what attaches its programs.
-const LINKS: [&str; 2] = ["edge_count_link", "edge_closed_link"];
+/// As what the product pins what attaches its program.
+const LINK: &str = "edge_count_link";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -34,10 +34,10 @@ pub enum Way {
     Off,
     /// A cap that nobody comes to, in XDP too.
     Capped,
-    /// The two programs of the product, without XDP's part.
-    Tracepoint,
-    /// `sock_ops` alone, without XDP's part.
+    /// The product's `sock_ops`, without XDP's part.
     SockOps,
+    /// Off by a tracepoint, without XDP's part.
+    Tracepoint,
     /// Programs at the same places that do nothing.
     Nothing,
 }
@@ -94,14 +94,14 @@ impl Ways<'_> {
 
     /// Other agents with a cap on this machine: they count in every network namespace, so what they do is measured too.
     pub fn others(&self) -> BTreeSet<u32> {
-        let own = self.attached_by_edge(LINKS[0]);
+        let own = self.attached_by_edge();
         let counting = ran().filter(|ran| ran.name == names::COUNT_PROGRAM && Some(ran.id) != own);
         counting.map(|ran| ran.id).collect()
     }
 
     /// `None` without a cap.
-    fn attached_by_edge(&self, link: &str) -> Option<u32> {
-        let id = attached_by(&self.lab.generation().ok()?.join(link)).ok()??;
+    fn attached_by_edge(&self) -> Option<u32> {
+        let id = attached_by(&self.lab.generation().ok()?.join(LINK)).ok()??;
         u32::try_from(id).ok()
     }
 
@@ -110,7 +110,7 @@ impl Ways<'_> {
         let xdp = self.lab.host.xdp_program(HOST_INTERFACE)?.context("no XDP program")?;
         let mut own = vec![Some(u32::try_from(xdp)?)];
         if self.way == Way::Capped {
-            own.extend(LINKS.map(|link| self.attached_by_edge(link)));
+            own.push(self.attached_by_edge());
         }
         own.extend(self.attached.iter().map(|(id, _)| Some(*id)));
         let ran: Vec<Ran> = ran().filter(|ran| own.contains(&Some(ran.id))).collect();
