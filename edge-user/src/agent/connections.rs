@@ -85,7 +85,7 @@ async fn watch(mut connections: Connections, mut excesses: Excesses, own: Own, m
         tokio::select! {
             biased;
             _ = &mut stopped => return,
-            excess = excesses.take() => closing.close_all(&excess, &own),
+            excess = excesses.take() => closing.close_all(&excess),
             () = sleep_until(next) => {
                 let begun = Instant::now();
                 let rest = if compare(&mut connections, &own) { COMPARE_SOON } else { COMPARE };
@@ -123,11 +123,10 @@ struct Closing {
 }
 
 impl Closing {
-    fn close_all(&mut self, excess: &[Connection], own: &Own) {
+    fn close_all(&mut self, excess: &[Connection]) {
         for connection in excess {
             match self.close(connection) {
-                Ok(Closed::Now) => own.connections_closed(1),
-                Ok(Closed::Before) => {}
+                Ok(Closed::Now | Closed::Before) => {}
                 Ok(Closed::Never) => self.tell("this kernel cannot (CONFIG_INET_DIAG_DESTROY)"),
                 Err(failure) => self.tell(&failure.message),
             }

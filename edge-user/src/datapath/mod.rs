@@ -93,6 +93,8 @@ pub struct Connected {
     pub total: u64,
     /// Ever since: those that a full table had no room to count.
     pub uncounted: u64,
+    /// Ever since: those that were established over their client's cap.
+    pub excess: u64,
 }
 
 /// Sole right to write below a `pin_path`, for as long as it lives.

@@ -34,6 +34,22 @@ impl Counting {
     }
 }
 
+/// A number that only grows, in tables that may begin anew while an agent lives.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ever {
+    seen: u64,
+    total: u64,
+}
+
+impl Ever {
+    /// The total, with what the tables say now.
+    fn with(&mut self, seen: u64) -> u64 {
+        self.total += if seen < self.seen { seen } else { seen - self.seen };
+        self.seen = seen;
+        self.total
+    }
+}
+
 impl<T: Tables> Enforcer<T> {
     /// No cap holds for one who is `allowed`, or a trusted proxy.
     pub(super) fn connections(&self, address: IpAddr, allowed: bool) -> Connections {
@@ -56,7 +72,7 @@ impl<T: Tables> Enforcer<T> {
     }
 
     pub(super) fn connection_totals(&self) -> ConnectionTotals {
-        let Connected { addresses, total, uncounted: _ } = self.tables.connected();
+        let Connected { addresses, total, .. } = self.tables.connected();
         ConnectionTotals { tracked_addresses: addresses, total, cap: self.tables.cap() }
     }
 
@@ -67,7 +83,7 @@ impl<T: Tables> Enforcer<T> {
         let before = if connected.uncounted < self.uncounted { 0 } else { self.uncounted };
         self.metrics.lost(Lost::Connections, connected.uncounted - before);
         self.uncounted = connected.uncounted;
-        connected
+        Connected { excess: self.excess.with(connected.excess), ..connected }
     }
 }
 

@@ -29,7 +29,7 @@ pub use offline::offline;
 pub use protect::{Protected, Surroundings};
 
 use self::{
-    connections::Counting,
+    connections::{Counting, Ever},
     ledger::Ledger,
     memory::{Memory, Remembered},
     write::{Gone, Limits},
@@ -74,6 +74,7 @@ pub struct Enforcer<T = Generation> {
     counting: Counting,
     /// Connections that found no room to be counted, as far as they are in the metrics.
     uncounted: u64,
+    excess: Ever,
     /// Samples of the generation before the start that nobody read yet.
     unread: Option<Events>,
     limits: Limits,
@@ -230,6 +231,7 @@ impl<T: Tables> Enforcer<T> {
             drops: Drops::default(),
             counting: Counting::of(&config.filter),
             uncounted: 0,
+            excess: Ever::default(),
             unread: None,
             limits: Limits::of(&config.filter),
             dry_run: config.filter.dry_run,

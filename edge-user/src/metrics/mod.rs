@@ -69,7 +69,7 @@ fn text(snapshot: &Snapshot, own: &Own) -> Result<String, prometheus::Error> {
         "Connections that others opened and that are counted now; 0 where none are capped.",
         snapshot.connected.total,
     )?))?;
-    add(Box::new(cap_reached(&snapshot.counters, own.closed())?))?;
+    add(Box::new(cap_reached(&snapshot.counters, snapshot.connected.excess)?))?;
     let (entries, capacity) = maps(&snapshot.map_entries)?;
     add(Box::new(entries))?;
     add(Box::new(capacity))?;
@@ -133,13 +133,12 @@ fn active(blocks: &[(Origin, &'static str, u64)]) -> Result<IntGaugeVec, prometh
 }
 
 /// A client that tries again is refused again, and counted again.
-fn cap_reached(counters: &Counters, closed: u64) -> Result<IntCounter, prometheus::Error> {
-    let help =
-        "Handshake packets that were dropped for the cap of connections, and connections over it that were closed.";
+fn cap_reached(counters: &Counters, excess: u64) -> Result<IntCounter, prometheus::Error> {
+    let help = "Handshake packets that were dropped for the cap of connections, and connections that were established over it.";
     let reached = IntCounter::new("edge_connections_cap_reached_total", help)?;
     let is_capped = |run: Run, reason| reason == Reason::ConnectionCap && !run.passes(reason);
     let refused = counters.all().filter(|(run, reason, ..)| is_capped(*run, *reason)).map(|(.., tally)| tally.packets);
-    reached.inc_by(refused.sum::<u64>() + closed);
+    reached.inc_by(refused.sum::<u64>() + excess);
     Ok(reached)
 }
 
@@ -285,9 +284,8 @@ mod tests {
         counters.tally_mut(Run::Dry, Reason::Passed, Family::Ipv4).packets = 5;
         counters.tally_mut(Run::Real, Reason::ConnectionCap, Family::Ipv4).packets = 3;
         counters.tally_mut(Run::Dry, Reason::ConnectionCap, Family::Ipv4).packets = 40;
-        own.connections_closed(2);
         own.lost(Lost::Connections, 8);
-        let connected = Connected { addresses: 2, total: 9, uncounted: 8 };
+        let connected = Connected { addresses: 2, total: 9, uncounted: 8, excess: 2 };
         let blocks_active = vec![(Origin::Auth, "ipv4", 5)];
         let found = series(&render(&Snapshot { counters, blocks_active, connected, drift: 6, ..snapshot() }, &own));
         let expected = [

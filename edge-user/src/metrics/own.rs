@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::{block::Origin, clock::Wall, server::link::Kind};
 
@@ -92,8 +92,6 @@ pub struct Own {
     repaired: IntCounterVec,
     offences: IntCounterVec,
     lost: IntCounterVec,
-    /// Shown with what the kernel refused of handshakes, as one family.
-    closed: IntCounter,
     latency: Histogram,
     reload_successful: IntGauge,
     reload_success: Gauge,
@@ -141,7 +139,6 @@ impl Own {
                 "source",
                 Lost::ALL.map(Lost::name),
             )?,
-            closed: IntCounter::new("edge_connections_closed", "Connections over the cap that were closed.")?,
             latency: Histogram::with_opts(latency.buckets(LATENCY.to_vec()))?,
             reload_successful: IntGauge::new(
                 "edge_config_last_reload_successful",
@@ -172,15 +169,6 @@ impl Own {
 
     pub fn lost(&self, source: Lost, count: u64) {
         self.lost.with_label_values(&[source.name()]).inc_by(count);
-    }
-
-    /// Connections that were established over their address's cap, and closed.
-    pub fn connections_closed(&self, count: u64) {
-        self.closed.inc_by(count);
-    }
-
-    pub(super) fn closed(&self) -> u64 {
-        self.closed.get()
     }
 
     pub fn block_latency(&self, latency: Duration) {

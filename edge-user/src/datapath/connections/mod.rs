@@ -112,7 +112,8 @@ impl Connections {
     }
 
     pub fn connected(&self) -> Connected {
-        let mut connected = Connected { uncounted: self.tallied(Tally::Miscounted), ..Connected::default() };
+        let [uncounted, excess] = [Tally::Miscounted, Tally::Excess].map(|what| self.tallied(what));
+        let mut connected = Connected { uncounted, excess, ..Connected::default() };
         for line in self.lines.words().chunks_exact(ENTRIES) {
             let held =
                 line.iter().map(|word| Held::from_bits(word.load(Ordering::Relaxed))).filter(|held| held.count() > 0);

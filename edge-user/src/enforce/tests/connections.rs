@@ -45,13 +45,25 @@ fn what_could_not_be_counted_is_lost_once() {
     let totals = |enforcer: &Enforcer<Fake>| enforcer.status(START).unwrap().connections;
     assert_eq!(totals(&enforcer), ConnectionTotals { tracked_addresses: 0, total: 0, cap: Some(5) });
     let mut lost = |uncounted| {
-        enforcer.tables.connected = Connected { addresses: 2, total: 9, uncounted };
+        enforcer.tables.connected = Connected { addresses: 2, total: 9, uncounted, ..Connected::default() };
         assert_eq!(enforcer.connected().total, 9);
         lost_connections(&enforcer.metrics)
     };
     assert_eq!([3, 3, 4].map(&mut lost), [3.0, 3.0, 4.0]);
     assert_eq!(lost(1), 5.0, "tables that began anew");
     assert_eq!(totals(&enforcer), ConnectionTotals { tracked_addresses: 2, total: 9, cap: Some(5) });
+}
+
+#[test]
+fn what_was_over_the_cap_never_falls_and_begins_with_what_the_tables_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut enforcer = capped(&directory);
+    // As found by a start, then one more; a reload without a cap, and one with it again.
+    let told = [7, 8, 8, 0, 0, 2, 3].map(|excess| {
+        enforcer.tables.connected = Connected { excess, ..Connected::default() };
+        enforcer.connected().excess
+    });
+    assert_eq!(told, [7, 8, 8, 8, 8, 10, 11]);
 }
 
 fn lost_connections(metrics: &Own) -> f64 {
