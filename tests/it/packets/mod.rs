@@ -1,6 +1,7 @@
 //! Packets through the loaded program (`BPF_PROG_TEST_RUN`), with the reference model beside it: named rows, every cut
 //! of them, random ones by the million, and what xdp-filter tests.
 
+mod caps;
 mod counts;
 mod differential;
 mod full;
