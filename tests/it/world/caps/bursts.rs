@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::Edge,
+    client::scrape,
     crowd::Crowd,
     endings::pair::{allow_descriptors, knock, reset},
     net::{HOST_INTERFACE, HOST4, HOST6, Lab},
@@ -19,7 +20,7 @@ use edge_tests::{
 };
 
 use self::watch::Watch;
-use super::{SOON, capped, current, listen, mistakes, nothing_left};
+use super::{SOON, capped, current, listen, mistakes, nothing_left, packets};
 
 const CAP: u64 = 20;
 const AT_ONCE: usize = 1_000;
@@ -77,6 +78,37 @@ fn plain_rounds(lab: &Lab, crowd: &Crowd, edge: &Edge) -> Result<()> {
 
 fn storm(lab: &Lab, from: IpAddr, to: SocketAddr) -> Result<Vec<TcpStream>> {
     lab.client.within(|| (0..AT_ONCE).map(|_| knock(SocketAddr::new(from, 0), to)).collect())
+}
+
+/// A counter that falls is taken for one that began anew.
+#[test]
+fn what_was_over_the_cap_is_told_by_the_next_agent_too() -> Result<()> {
+    const REACHED: &str = "edge_connections_cap_reached_total";
+    let lab = Lab::new()?;
+    let crowd = Crowd::new(&lab, 1)?;
+    allow_descriptors(AT_ONCE as u64 + 1_000)?;
+    let mut edge = capped(&lab, CAP as u32, |_| {})?;
+    gather(&lab)?;
+    let listener = listen(&lab.host, (HOST4, 0))?;
+    let reached = || scrape(&lab)?.value(REACHED, &[]).context(REACHED);
+    let mut over = 0.0;
+    for _ in 0..20 {
+        let watch = Watch::start(&lab, listener.local_addr()?.port())?;
+        let clients = storm(&lab, crowd.four(0), listener.local_addr()?)?;
+        exactly_the_cap(&edge, crowd.four(0), watch)?;
+        clients.into_iter().try_for_each(reset)?;
+        nothing_left(&edge, &[crowd.four(0)])?;
+        over = reached()? - packets(&edge, "connection_cap")? as f64;
+        if over > 0.0 {
+            break;
+        }
+    }
+    ensure!(over > 0.0, "twenty storms, and nothing was established over the cap");
+    let before = reached()?;
+    edge.kill()?;
+    edge.run()?;
+    ensure!(reached()? >= before, "{} after a restart, {before} before", reached()?);
+    Ok(())
 }
 
 /// The kernel has the cap, edge counts the cap, and the bounds were kept on the way there.
