@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use self::{
     traffic::{Took, Traffic},
-    ways::{Ran, Way, Ways, between, measured},
+    ways::{NOTHING, Ran, Way, Ways, between, measured},
 };
 use super::{Outcome, quantile};
 
@@ -132,13 +132,27 @@ fn outcome(times: &[Times], weights: &[(&str, Vec<Ran>)]) -> Outcome {
         let of = |ran: &Ran| json!({ "program": ran.name, "ns": of_one(ran.ns), "runs": of_one(ran.runs) });
         programs.push(json!({ "way": name, "ns": all, "programs": ran.iter().map(of).collect::<Vec<Value>>() }));
     }
+    let more_us =
+        (beyond_measuring(weights, Way::Capped) - beyond_measuring(weights, Way::Off)) / 1e3 / connections as f64;
+    let without_us = quantile(&times[0].cpu_us, 0.5);
+    let share = without_us / (without_us + more_us);
+    lines.push(format!(
+        "by these a cap adds {more_us:.2} us to {without_us:.2} for a connection, which leaves {share:.3} of them a second"
+    ));
     let others = times.iter().map(|of| of.others).max().unwrap_or_default();
     if others > 0 {
         lines.push(format!("measured beside up to {others} other agents with a cap, which count here too"));
     }
-    let json =
-        json!({ "others": others, "rounds": ROUNDS, "connections": connections, "rows": rows, "programs": programs });
+    let json = json!({ "others": others, "rounds": ROUNDS, "connections": connections, "rows": rows, "programs": programs, "programs_ratio": share });
     Outcome { text: lines.join("\n"), json }
+}
+
+/// What the programs of a way took for all connections, in ns, but for what measuring a run of one that does nothing takes.
+fn beyond_measuring(weights: &[(&str, Vec<Ran>)], way: Way) -> f64 {
+    let of = |way| WEIGHED.iter().zip(weights).filter(move |((one, _), _)| *one == way).flat_map(|(_, (_, ran))| ran);
+    let nothing = of(Way::Nothing).find(|ran| ran.name == NOTHING);
+    let measuring = nothing.map_or(0.0, |ran| ran.ns as f64 / ran.runs.max(1) as f64);
+    of(way).map(|ran| ran.ns as f64 - ran.runs as f64 * measuring).sum()
 }
 
 /// The median of what each round had to what the same round had without a cap.
@@ -155,6 +169,17 @@ mod tests {
     fn ratios_are_of_rounds() {
         assert_eq!(ratio(&[1.0, 4.0, 9.0], &[2.0, 4.0, 9.0]), 1.0);
         assert_eq!(ratio(&[], &[]), 0.0);
+    }
+
+    #[test]
+    fn measuring_is_taken_off() {
+        let ran = |name: &str, runs, ns| vec![Ran { name: name.to_owned(), id: 1, runs, ns }];
+        let empty = || ("", Vec::new());
+        let weights =
+            [("", ran("edge", 1, 60)), ("", ran("edge_count", 2, 250)), empty(), empty(), ("", ran(NOTHING, 4, 200))];
+        assert_eq!(beyond_measuring(&weights, Way::Off), 10.0);
+        assert_eq!(beyond_measuring(&weights, Way::Capped), 150.0);
+        assert_eq!(beyond_measuring(&weights, Way::Tracepoint), 0.0);
     }
 
     #[test]

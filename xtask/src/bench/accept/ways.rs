@@ -25,6 +25,8 @@ use crate::bench::object;
 const CAP: &str = "1_000_000";
 /// Each change of a TCP socket's state (Linux 4.16).
 const TRACEPOINT: &str = "inet_sock_set_state";
+/// A program that does nothing.
+pub const NOTHING: &str = "nothing_opened";
 /// As what the product pins what attaches its program.
 const LINK: &str = "edge_count_link";
 
@@ -46,7 +48,7 @@ pub enum Way {
 #[derive(Clone, Debug, Default)]
 pub struct Ran {
     pub name: String,
-    id: u32,
+    pub id: u32,
     pub runs: u64,
     pub ns: u64,
 }
@@ -68,7 +70,7 @@ impl Ways<'_> {
         })?;
         let mut object = object::load(&mut object::loader(lab)?)?;
         let btf = Btf::from_sys_fs()?;
-        for name in ["count_opened", "count_both", "nothing_opened"] {
+        for name in ["count_opened", "count_both", NOTHING] {
             sock_ops(&mut object, name)?.load().with_context(|| format!("the kernel did not take {name}"))?;
         }
         for name in ["count_closed", "nothing_closed"] {
@@ -86,7 +88,7 @@ impl Ways<'_> {
             Way::Off | Way::Capped => {}
             Way::Tracepoint => self.attach("count_opened", Some("count_closed"))?,
             Way::SockOps => self.attach("count_both", None)?,
-            Way::Nothing => self.attach("nothing_opened", Some("nothing_closed"))?,
+            Way::Nothing => self.attach(NOTHING, Some("nothing_closed"))?,
         }
         self.way = way;
         Ok(())
