@@ -38,6 +38,10 @@ impl Held {
         self.0 & ((1 << Self::COUNT_BITS) - 1)
     }
 
+    pub const fn tag(self) -> u32 {
+        (self.0 >> Self::COUNT_BITS) as u32
+    }
+
     /// Whether connections of this client are counted here.
     #[inline(always)]
     pub const fn is_of(self, tag: u32) -> bool {
@@ -137,9 +141,8 @@ pub struct Counted {
     /// Of the [`Place`].
     pub line: u32,
     pub tag: u32,
-    pub remote_port: u16,
     /// What the listener listens on.
-    pub port: u16,
+    pub port: u32,
     /// [`Counted::OWN`] and others.
     pub flags: u32,
 }
@@ -147,10 +150,18 @@ pub struct Counted {
 impl Counted {
     /// Of the agent's own network namespace, where it can be compared with the kernel's sockets.
     pub const OWN: u32 = 1;
-    /// Over its client's cap when it was established, so that its packets are dropped while the client is at its cap.
-    pub const SILENCED: u32 = 2;
+    /// Over its client's cap when it was established, so that what it receives is dropped.
+    pub const EXCESS: u32 = 2;
     /// Older than the program that counts, which does not see its end: who compares with the sockets counts it off.
     pub const OLDER: u32 = 4;
+
+    pub const fn is_own(&self) -> bool {
+        self.flags & Self::OWN != 0
+    }
+
+    pub const fn is_excess(&self) -> bool {
+        self.flags & Self::EXCESS != 0
+    }
 
     pub const fn is_older(&self) -> bool {
         self.flags & Self::OLDER != 0
@@ -160,19 +171,6 @@ impl Counted {
     pub const fn place(&self) -> Place {
         Place { line: self.line, tag: self.tag }
     }
-
-    #[inline(always)]
-    pub const fn end(&self) -> RemoteEnd {
-        RemoteEnd { address: self.remote, port: self.remote_port as u64 }
-    }
-}
-
-/// A connection's other end, its port in host order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct RemoteEnd {
-    pub address: [u64; 2],
-    pub port: u64,
 }
 
 /// A connection over its client's cap, to be closed. Addresses in halves, IPv4 as IPv4-mapped.
@@ -216,10 +214,12 @@ pub enum Tally {
     Miscounted = 0,
     /// Connections that were established over their client's cap.
     Excess = 1,
+    /// Of these, those that could not be kept from being served.
+    Audible = 2,
 }
 
 impl Tally {
-    pub const WORDS: u32 = 2;
+    pub const WORDS: u32 = 3;
 }
 
 /// Bytes of the ring buffer: what one receive batch of several queues can write at once, many times over.
@@ -244,7 +244,7 @@ pub fn shared_place(remote: Addr6, geometry: &RateGeometry) -> Option<Place> {
 
 const _: () = {
     assert!(size_of::<LineHeld>() == 64 && align_of::<LineHeld>() == 64);
-    assert!(size_of::<Counted>() == 32 && size_of::<RemoteEnd>() == 24 && size_of::<Excess>() == 48);
+    assert!(size_of::<Counted>() == 32 && size_of::<Excess>() == 48);
 };
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! sides must agree on.
 
 /// Raised whenever a layout or a meaning in this crate changes. Pinned maps of another version are never reinterpreted.
-pub const ABI: u32 = 8;
+pub const ABI: u32 = 9;
 
 /// The XDP program.
 pub const PROGRAM: &str = "edge";
@@ -10,6 +10,8 @@ pub const PROGRAM: &str = "edge";
 pub const EGRESS_PROGRAM: &str = "edge_sent";
 /// The program at the root of the cgroups that counts connections.
 pub const COUNT_PROGRAM: &str = "edge_count";
+/// Drops what a socket of [`SILENCED`] receives.
+pub const SILENCE_PROGRAM: &str = "edge_silence";
 /// Reads the kernel's two clocks at one moment; only ever run by hand (`BPF_PROG_TEST_RUN`).
 pub const CLOCK_PROGRAM: &str = "edge_clock";
 /// Does an [`Amendment`](crate::amend::Amendment); run by hand too, but pinned, for whoever writes without an agent.
@@ -61,7 +63,7 @@ pub const PORTS_CAPPED: &str = "PORTS_CAPPED";
 pub const CONNECTED: &str = "CONNECTED";
 /// Hash from a socket's cookie to [`Counted`](crate::connection::Counted): the connections that are counted.
 pub const OPEN: &str = "OPEN";
-/// Hash of [`RemoteEnd`](crate::connection::RemoteEnd): connections over their client's cap, whose packets are dropped.
+/// Sockets by their cookies: connections over their client's cap. What they receive goes to [`SILENCE_PROGRAM`].
 pub const SILENCED: &str = "SILENCED";
 /// Ring buffer of [`Excess`](crate::connection::Excess): connections over their client's cap, to be closed.
 pub const EXCESS: &str = "EXCESS";

@@ -157,10 +157,6 @@ mod programs {
         fn is_at_cap(&self, source: Addr4) -> bool {
             Live.is_at_cap(source)
         }
-        #[inline(always)]
-        fn is_silenced(&self, source: Addr4, port: u16) -> bool {
-            Live.is_silenced(source, port)
-        }
     }
 
     impl Lists<Addr6> for Kernel {
@@ -177,9 +173,6 @@ mod programs {
             true
         }
         fn is_at_cap(&self, _: Addr6) -> bool {
-            false
-        }
-        fn is_silenced(&self, _: Addr6, _: u16) -> bool {
             false
         }
     }
@@ -253,11 +246,10 @@ mod counting {
         macros::{btf_tracepoint, sock_ops},
         programs::{BtfTracePointContext, SockOpsContext},
     };
-    use edge_common::connection::Counted;
 
     use crate::{
         connections::{self, edge_change},
-        maps::{OPEN, SILENCED},
+        maps::OPEN,
     };
 
     /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`.
@@ -276,8 +268,10 @@ mod counting {
     #[sock_ops]
     pub fn count_opened(context: SockOpsContext) -> u32 {
         if context.op() == ESTABLISHED {
+            // Other programs may have asked for states: an edge that runs here.
+            let before = context.cb_flags();
             connections::note(&context);
-            let _ = context.set_cb_flags(0);
+            let _ = context.set_cb_flags(before as i32);
         }
         1
     }
@@ -298,9 +292,6 @@ mod counting {
         // SAFETY: a value of the map, read whole before it is removed; entries are written once.
         let counted = unsafe { OPEN.get_ptr(cookie)?.read_volatile() };
         OPEN.remove(cookie).ok()?;
-        if counted.flags & Counted::SILENCED != 0 {
-            let _ = SILENCED.remove(counted.end());
-        }
         edge_change(counted.line, counted.tag, 0);
         Some(())
     }

@@ -10,7 +10,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt, bpf_sock_hash_update},
     programs::SockOpsContext,
 };
 use edge_common::{
@@ -68,11 +68,22 @@ fn opened(context: &SockOpsContext) -> Option<()> {
     if context.set_cb_flags((context.cb_flags() | STATE_FLAG) as i32).is_err() {
         return miscounted();
     }
-    let connection = connection(context, settings, remote, place);
     let cookie = cookie(context);
-    let count = enter(cookie, connection, remote, settings)?;
+    // Another generation's program counts into the same maps, or the agent was before.
+    if OPEN.get_ptr(cookie).is_some() {
+        return None;
+    }
+    let (place, count) = counted(place)
+        .or_else(|| {
+            let shared = shared_place(remote, &settings.rates)?;
+            counted(shared)
+        })
+        .or_else(miscounted)?;
     let exempt = trust.has(Trust::ALLOWED) || trust.has(Trust::PROXY);
-    if count > settings.connections && !exempt && !is_dry_run() {
+    let is_excess = count > settings.connections && !exempt && !is_dry_run();
+    let connection = connection(context, settings, remote, place, is_excess);
+    list(cookie, connection)?;
+    if is_excess {
         refuse(context, cookie, remote, &connection);
     }
     Some(())
@@ -85,9 +96,6 @@ fn closed(context: &SockOpsContext) -> Option<()> {
     // SAFETY: a value of the map, read whole before it is removed; entries are written once.
     let counted = unsafe { OPEN.get_ptr(cookie)?.read_volatile() };
     OPEN.remove(cookie).ok()?;
-    if counted.flags & Counted::SILENCED != 0 {
-        let _ = SILENCED.remove(counted.end());
-    }
     count_off(counted.place()).or_else(miscounted)
 }
 
@@ -97,57 +105,40 @@ fn cookie(context: &SockOpsContext) -> u64 {
     unsafe { bpf_get_socket_cookie(context.as_ptr()) }
 }
 
-/// How many connections the client has with this one; `None` where it is not counted, or was already.
-#[inline(always)]
-fn enter(cookie: u64, connection: Counted, remote: Addr6, settings: &Settings) -> Option<u64> {
-    if let Some(count) = count(connection.place()) {
-        return list(cookie, connection, count);
-    }
-    let Some(place) = shared_place(remote, &settings.rates) else { return miscounted() };
-    match count(place) {
-        Some(count) => list(cookie, Counted { line: place.line, tag: place.tag, ..connection }, count),
-        None => miscounted(),
-    }
-}
-
 /// What is not listed must not stay counted: nothing would count it off.
 #[inline(always)]
-fn list(cookie: u64, connection: Counted, count: u64) -> Option<u64> {
+fn list(cookie: u64, connection: Counted) -> Option<()> {
     match OPEN.insert(cookie, connection, u64::from(BPF_NOEXIST)) {
-        Ok(()) => Some(count),
+        Ok(()) => Some(()),
         Err(error) => {
             count_off(connection.place());
-            // EEXIST: another generation's program counts into the same maps.
+            // EEXIST: somebody was faster.
             if error == -17 { None } else { miscounted() }
         }
     }
 }
 
 #[inline(always)]
-fn connection(context: &SockOpsContext, settings: &Settings, remote: Addr6, place: Place) -> Counted {
+fn connection(context: &SockOpsContext, settings: &Settings, remote: Addr6, place: Place, is_excess: bool) -> Counted {
     // SAFETY: the context that the kernel handed to the program (Linux 5.15).
     let namespace = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
     Counted {
         remote: [remote.unit(), remote.low()],
         line: place.line,
         tag: place.tag,
-        remote_port: u32::from_be(context.remote_port()) as u16,
-        port: context.local_port() as u16,
-        flags: if namespace == settings.namespace { Counted::OWN } else { 0 },
+        port: context.local_port(),
+        flags: if namespace == settings.namespace { Counted::OWN } else { 0 }
+            | if is_excess { Counted::EXCESS } else { 0 },
     }
 }
 
-/// In the agent's own network namespace the server sees the mark, and the agent closes the connection. Elsewhere it stays
-/// silent for as long as its client is at the cap: there, somebody else's server may serve somebody else's client, who
-/// has the same address.
+/// Nothing that it receives is read by anybody, whoever serves there. In the agent's own network namespace the server also
+/// sees the mark, and the agent closes the connection; elsewhere it stays mute until its other end closes it.
 #[inline(always)]
 fn refuse(context: &SockOpsContext, cookie: u64, remote: Addr6, connection: &Counted) {
     tally(Tally::Excess);
-    if SILENCED.insert(connection.end(), 1, 0).is_ok()
-        && let Some(counted) = OPEN.get_ptr_mut(cookie)
-    {
-        // SAFETY: a field of the value, of a socket that this program alone has in its hands.
-        unsafe { (&raw mut (*counted).flags).write_volatile(connection.flags | Counted::SILENCED) };
+    if silence(context, cookie).is_err() {
+        tally(Tally::Audible);
     }
     if connection.flags & Counted::OWN == 0 {
         return;
@@ -156,17 +147,27 @@ fn refuse(context: &SockOpsContext, cookie: u64, remote: Addr6, connection: &Cou
     // SAFETY: the context that the kernel handed to the program, and a word on the stack.
     unsafe { bpf_setsockopt(context.as_ptr(), SOL_SOCKET, SO_MARK, (&raw mut mark).cast(), 4) };
     let Some(local) = local(context) else { return };
+    // What finds no room is found by the next comparison.
     if let Some(mut place) = EXCESS.reserve(0) {
         place.write(Excess {
             cookie,
             remote: [remote.unit(), remote.low()],
             local: [local.unit(), local.low()],
-            remote_port: connection.remote_port,
-            port: connection.port,
+            remote_port: u32::from_be(context.remote_port()) as u16,
+            port: connection.port as u16,
             interface: bound_to(context),
         });
         place.submit(0);
     }
+}
+
+#[inline(always)]
+fn silence(context: &SockOpsContext, cookie: u64) -> Result<(), i32> {
+    let mut key = cookie;
+    // SAFETY: the context that the kernel handed to the program, a map of sockets and its key (Linux 4.18).
+    let done =
+        unsafe { bpf_sock_hash_update(context.ops, (&raw const SILENCED).cast_mut().cast(), (&raw mut key).cast(), 0) };
+    if done == 0 { Ok(()) } else { Err(done as i32) }
 }
 
 #[inline(always)]
@@ -218,8 +219,8 @@ fn address(context: &SockOpsContext, four: u32, six: impl Fn(usize) -> u32) -> O
 
 /// How many connections are counted there with one more.
 #[inline(always)]
-fn count(place: Place) -> Option<u64> {
-    edge_change(place.line, place.tag, 1).checked_sub(CHANGED)
+fn counted(place: Place) -> Option<(Place, u64)> {
+    Some((place, edge_change(place.line, place.tag, 1).checked_sub(CHANGED)?))
 }
 
 #[inline(always)]

@@ -25,8 +25,6 @@ pub trait Lists<A> {
     fn admits_packet(&self, source: A) -> bool;
     /// Whether the source has as many connections as it may.
     fn is_at_cap(&self, source: A) -> bool;
-    /// Whether the connection from this port of the source was established over the cap.
-    fn is_silenced(&self, source: A, port: u16) -> bool;
 }
 
 /// What a look among the blocks found.
@@ -178,8 +176,8 @@ fn by_upper<A: Address, T: Tables + Lists<A>>(
     refused.then_some(Reason::SynRate)
 }
 
-/// A source at its cap opens no more: its SYNs, what would complete a handshake, and what a connection sends that was
-/// established over the cap, but for its end. All else is looked up among the sockets, which costs about 100 ns, only while it is there.
+/// A source at its cap opens no more: its SYNs, and what would complete a handshake. All else of it is looked up among the
+/// sockets, which costs about 100 ns, only while it is there.
 #[inline(always)]
 fn opens_too_many<A: Address, T: Tables + Lists<A>>(
     packet: &impl Packet,
@@ -190,9 +188,7 @@ fn opens_too_many<A: Address, T: Tables + Lists<A>>(
     let may = upper.opens || upper.acks;
     may && tables.caps(u16::from_be(upper.port))
         && tables.is_at_cap(datagram.source)
-        && (upper.opens
-            || !upper.ends && tables.is_silenced(datagram.source, u16::from_be(upper.source_port))
-            || packet.completes(datagram.at, A::SIX, upper))
+        && (upper.opens || packet.completes(datagram.at, A::SIX, upper))
 }
 
 #[inline(always)]

@@ -26,10 +26,13 @@ mod sent;
 mod programs {
     use aya_ebpf::{
         Global,
-        bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+        bindings::{
+            sk_action,
+            xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+        },
         helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
-        macros::{classifier, sock_ops, xdp},
-        programs::{SockOpsContext, TcContext, XdpContext},
+        macros::{classifier, sock_ops, stream_verdict, xdp},
+        programs::{SkBuffContext, SockOpsContext, TcContext, XdpContext},
     };
     use aya_log_ebpf::trace;
     use edge_common::{
@@ -79,6 +82,12 @@ mod programs {
     pub fn edge_count(context: SockOpsContext) -> u32 {
         connections::note(&context);
         1
+    }
+
+    /// What a connection over its client's cap receives is dropped, before whoever accepted it can read it.
+    #[stream_verdict]
+    pub fn edge_silence(_: SkBuffContext) -> u32 {
+        sk_action::SK_DROP
     }
 
     const TC_ACT_UNSPEC: i32 = -1;

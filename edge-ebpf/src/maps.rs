@@ -5,15 +5,15 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash, lpm_trie::Key},
     helpers::generated::{bpf_jiffies64, bpf_map_lookup_elem},
     macros::btf_map,
 };
 use edge_common::{
     address::{Addr4, Addr6},
-    connection::{self, Counted, Excess, Found, LineHeld, RemoteEnd, Tally, shared_place},
+    connection::{self, Counted, Excess, Found, LineHeld, Tally, shared_place},
     event::{Event, REMEMBERED, RING_BYTES, Sampler},
-    flow::{ANSWERED_WITHIN_NS, End, Flow},
+    flow::{ANSWERED_WITHIN_NS, Flow},
     ports::{Capped, Exposure},
     rate::{LineRates, Place},
     reason::Counters,
@@ -33,8 +33,6 @@ use crate::{
 pub const MAPPED: usize = 1 << 10;
 /// `BPF_F_NO_PREALLOC`.
 const ON_DEMAND: usize = 1;
-/// Connections over their cap that are silent at once; of more, the agent closes those that it can.
-const SILENCED_AT_ONCE: usize = 4096;
 
 #[btf_map]
 static SETTINGS: Array<Settings, 1, MAPPED> = Array::new();
@@ -81,7 +79,7 @@ pub static CONNECTED: Array<LineHeld, 1, MAPPED> = Array::new();
 #[btf_map]
 pub static OPEN: HashMap<u64, Counted, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static SILENCED: HashMap<RemoteEnd, u64, SILENCED_AT_ONCE, ON_DEMAND> = HashMap::new();
+pub static SILENCED: SockHash<u64, 1> = SockHash::new();
 #[btf_map]
 pub static EXCESS: RingBuf<Excess, { connection::RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]
@@ -202,11 +200,6 @@ impl Lists<Addr4> for Live {
         let Some(settings) = settings() else { return false };
         is_full(settings, settings.rates.place4(source), None)
     }
-
-    #[inline(always)]
-    fn is_silenced(&self, source: Addr4, port: u16) -> bool {
-        SILENCED.get_ptr(RemoteEnd { address: source.halves(), port: u64::from(port) }).is_some()
-    }
 }
 
 impl Lists<Addr6> for Live {
@@ -260,11 +253,6 @@ impl Lists<Addr6> for Live {
         let Some(settings) = settings() else { return false };
         let place = settings.rates.place6(source.unit(), source.low());
         is_full(settings, place, shared_place(source, &settings.rates))
-    }
-
-    #[inline(always)]
-    fn is_silenced(&self, source: Addr6, port: u16) -> bool {
-        SILENCED.get_ptr(RemoteEnd { address: source.halves(), port: u64::from(port) }).is_some()
     }
 }
 

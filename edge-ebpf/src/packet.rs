@@ -105,8 +105,8 @@ impl Packet for Frame<'_> {
     }
 }
 
-/// `TCP_NEW_SYN_RECV`: a request; `TCP_SYN_RECV`: a connection that TCP Fast Open made early.
-const HALF_OPEN: [u32; 2] = [12, 3];
+/// `TCP_NEW_SYN_RECV`: a request. A connection that TCP Fast Open made early is counted already.
+const HALF_OPEN: u32 = 12;
 /// `TCP_LISTEN`: what arrives there without a request completes a handshake if it carries a SYN cookie.
 const LISTENS: u32 = 10;
 const TCP_HEADER: u32 = 20;
@@ -142,13 +142,17 @@ fn completes(frame: &Frame, at: usize, six: bool, ports: u32) -> Option<bool> {
     let cookie = if state == LISTENS { carries_cookie(frame, socket, at, six) } else { None };
     // SAFETY: taken above.
     unsafe { bpf_sk_release(socket.cast()) };
-    Some(HALF_OPEN.contains(&state) || cookie == Some(true))
+    Some(state == HALF_OPEN || cookie == Some(true))
 }
 
-/// Whether a packet to a listener has acknowledged a SYN cookie (RFC 4987) of this host; behind IPv6 extension headers none
-/// is looked for.
+/// Whether a packet to a listener has acknowledged a SYN cookie (RFC 4987) of this host. Not every packet to a listener does:
+/// where addresses are translated, the connection is another's. Behind IPv6 extension headers, which connections hardly
+/// have, it is taken to.
 #[inline(always)]
 fn carries_cookie(frame: &Frame, socket: *mut bpf_sock, at: usize, six: bool) -> Option<bool> {
+    if six && frame.u8(at + 6)? != Upper::TCP {
+        return Some(true);
+    }
     let mut network = [0u32; 10];
     let (length, tcp_at) = if six {
         network = frame.words::<10>(at)?;
@@ -163,5 +167,5 @@ fn carries_cookie(frame: &Frame, socket: *mut bpf_sock, at: usize, six: bool) ->
     let checked = unsafe {
         bpf_tcp_check_syncookie(socket.cast(), (&raw mut network).cast(), length, (&raw mut tcp).cast(), TCP_HEADER)
     };
-    Some(checked == 0 && (!six || frame.u8(at + 6)? == Upper::TCP))
+    Some(checked == 0)
 }

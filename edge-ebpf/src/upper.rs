@@ -55,8 +55,6 @@ pub struct Upper {
     pub opens: bool,
     /// TCP with an ACK and neither SYN nor RST: it may complete a handshake.
     pub acks: bool,
-    /// TCP with a FIN and no data.
-    pub ends: bool,
     /// Of TCP and UDP.
     pub source_port: u16,
     pub port: u16,
@@ -78,7 +76,6 @@ impl Upper {
             | (self.cut as u64) << 42
             | (self.opens as u64) << 43
             | (self.acks as u64) << 44
-            | (self.ends as u64) << 45
     }
 
     #[inline(always)]
@@ -97,7 +94,6 @@ impl Upper {
             cut: bits >> 42 & 1 == 1,
             opens: bits >> 43 & 1 == 1,
             acks: bits >> 44 & 1 == 1,
-            ends: bits >> 45 & 1 == 1,
             source_port: (bits >> 16) as u16,
             port: bits as u16,
         })
@@ -129,7 +125,7 @@ pub fn look_past_no_extension(packet: &impl Packet, asked: Asked) -> Option<Opti
 #[inline(always)]
 fn upper_at(packet: &impl Packet, payload: Payload, end: u32) -> Upper {
     let Payload { protocol, piece, .. } = payload;
-    let bare = Upper { protocol, piece, cut: false, opens: false, acks: false, ends: false, source_port: 0, port: 0 };
+    let bare = Upper { protocol, piece, cut: false, opens: false, acks: false, source_port: 0, port: 0 };
     match piece {
         Piece::Later => bare,
         Piece::Whole | Piece::First => read(packet, payload, end, bare).unwrap_or(Upper { cut: true, ..bare }),
@@ -216,8 +212,7 @@ fn read(packet: &impl Packet, payload: Payload, end: u32, bare: Upper) -> Option
             let opens = flags & 0x12 == 0x02;
             let whole = left >= 20 && offset >= 20 && offset <= left;
             let acks = flags & 0x16 == 0x10;
-            let ends = flags & 1 == 1 && offset == left;
-            whole.then_some(Upper { opens, acks, ends, source_port: first(ports), port: second(ports), ..bare })
+            whole.then_some(Upper { opens, acks, source_port: first(ports), port: second(ports), ..bare })
         }
         UDP => {
             // RFC 768. A fragmented datagram is longer than this piece of it.

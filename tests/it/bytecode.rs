@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use edge_common::{
-    connection::{Counted, LineHeld, RemoteEnd},
+    connection::{Counted, LineHeld},
     event::Sampler,
     flow::Flow,
     names,
@@ -56,7 +56,7 @@ fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
         (names::PORTS_CAPPED, "array", INDEX, size_of::<u64>()),
         (names::CONNECTED, "array", INDEX, size_of::<LineHeld>()),
         (names::OPEN, "hash", size_of::<u64>(), size_of::<Counted>()),
-        (names::SILENCED, "hash", size_of::<RemoteEnd>(), size_of::<u64>()),
+        (names::SILENCED, "sockhash", size_of::<u64>(), size_of::<u32>()),
         (names::EXCESS, "ringbuf", 0, 0),
         (names::TALLY, "array", INDEX, size_of::<u64>()),
         // A ring buffer has neither key nor value.

@@ -1,20 +1,18 @@
-//! What goes on with connections beside the agent's loop, on a thread of its own, so that no long command delays it: those
+//! What goes on with connections beside the agent's loop, on threads of their own, so that no long command delays it: those
 //! over their client's cap are closed as soon as the kernel side tells of them, and the counts are compared with the
-//! kernel's sockets again and again.
+//! kernel's sockets again and again, which takes longer than an excess may stay open.
 
 use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep_until},
-};
+use tokio::{runtime::Runtime, sync::oneshot};
 
 use super::Agent;
 use crate::{
-    datapath::{self, Compared, Connections, Excesses},
+    datapath::{Compared, Comparison, Connections, Excesses},
     error::{Blame, Context, Failure},
     metrics::{Drift, Own},
     netlink::{Closed, Closer, Connection},
@@ -30,32 +28,34 @@ const COMPARE_PART: u32 = 100;
 /// Ends with this value.
 #[derive(Debug)]
 pub struct Watch {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Each ends its thread by being dropped.
+    stop: Option<(oneshot::Sender<()>, Sender<()>)>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Watch {
     fn start(connections: Connections, own: Own) -> Result<Watch, Failure> {
-        let (stop, stopped) = oneshot::channel();
-        let work = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(async {
-                match connections.excesses() {
-                    Ok(excesses) => watch(connections, excesses, own, stopped).await,
-                    Err(failure) => tracing::error!("connections over the cap stay open: {failure}"),
-                }
-            }),
-            Err(error) => tracing::error!("connections over the cap stay open: no runtime: {error}"),
-        };
-        let thread = thread::Builder::new().name("edge-caps".to_owned()).spawn(work);
-        let thread = thread.blame(Blame::System, || "no thread can be started".to_owned())?;
-        Ok(Watch { stop: Some(stop), thread: Some(thread) })
+        let what = || "connections over the cap cannot be closed: no thread can be started".to_owned();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().blame(Blame::System, what)?;
+        let within = runtime.enter();
+        let excesses = connections.excesses()?;
+        drop(within);
+        let ((stop_closing, closing_stopped), (stop_comparing, comparing_stopped)) = (oneshot::channel(), channel());
+        let mut watch = Watch { stop: Some((stop_closing, stop_comparing)), threads: Vec::new() };
+        let started = thread::Builder::new().name("edge-excess".to_owned());
+        let closing = started.spawn(move || close_excess(&runtime, excesses, closing_stopped));
+        watch.threads.push(closing.blame(Blame::System, what)?);
+        let started = thread::Builder::new().name("edge-compare".to_owned());
+        let comparing = started.spawn(move || compare_on(connections, &own, &comparing_stopped));
+        watch.threads.push(comparing.blame(Blame::System, what)?);
+        Ok(watch)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
@@ -63,54 +63,52 @@ impl Drop for Watch {
 
 impl Agent {
     /// Of the tables in force; what watched those before has ended by then, since both read the same ring.
-    pub(super) fn follow_connections(&mut self) {
+    pub(super) fn follow_connections(&mut self) -> Result<(), Failure> {
         self.watch = None;
-        let started = self
-            .enforcer
-            .counted()
-            .and_then(|counted| counted.map(|connections| Watch::start(connections, self.own.clone())).transpose());
-        match started {
-            Ok(watch) => self.watch = watch,
-            Err(failure) => {
-                tracing::error!("connections over the cap stay open, and counts are not compared: {failure}")
-            }
+        if let Some(connections) = self.enforcer.counted()? {
+            self.watch = Some(Watch::start(connections, self.own.clone())?);
         }
+        Ok(())
     }
 }
 
-async fn watch(mut connections: Connections, mut excesses: Excesses, own: Own, mut stopped: oneshot::Receiver<()>) {
+fn close_excess(runtime: &Runtime, mut excesses: Excesses, mut stopped: oneshot::Receiver<()>) {
     let mut closing = Closing::default();
-    let mut next = Instant::now() + COMPARE_SOON;
-    loop {
-        tokio::select! {
-            biased;
-            _ = &mut stopped => return,
-            excess = excesses.take() => closing.close_all(&excess),
-            () = sleep_until(next) => {
-                let begun = Instant::now();
-                let rest = if compare(&mut connections, &own) { COMPARE_SOON } else { COMPARE };
-                next = Instant::now() + rest.max(begun.elapsed() * COMPARE_PART);
+    runtime.block_on(async {
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                excess = excesses.take() => closing.close_all(&excess),
             }
         }
+    });
+}
+
+fn compare_on(mut connections: Connections, own: &Own, stopped: &Receiver<()>) {
+    let (mut comparison, mut closing) = (Comparison::default(), Closing::default());
+    let mut rest = COMPARE_SOON;
+    while stopped.recv_timeout(rest) == Err(RecvTimeoutError::Timeout) {
+        let begun = Instant::now();
+        let compared = comparison.compare(&mut connections).unwrap_or_else(|failure| {
+            tracing::error!("the counts of connections cannot be compared: {failure}");
+            Compared::default()
+        });
+        tell(&compared, own);
+        closing.close_all(&compared.excess);
+        rest = if compared.older > 0 { COMPARE_SOON } else { COMPARE };
+        rest = rest.max(begun.elapsed() * COMPARE_PART);
     }
 }
 
-/// Whether there are connections whose end only the next comparison sees.
-fn compare(connections: &mut Connections, own: &Own) -> bool {
-    match datapath::compare(connections) {
-        Ok(Compared { entered: 0, left: 0, older }) => older > 0,
-        Ok(Compared { entered, left, older }) => {
-            own.drift_repaired(Drift::Connection, entered + left);
-            tracing::warn!(
-                "connections were counted otherwise than they are, which is put right: {entered} were not counted, {left} \
-                 are not open"
-            );
-            older > 0
-        }
-        Err(failure) => {
-            tracing::error!("the counts of connections cannot be compared: {failure}");
-            false
-        }
+fn tell(compared: &Compared, own: &Own) {
+    let Compared { entered, left, corrected, .. } = compared;
+    if compared.repairs() > 0 {
+        own.drift_repaired(Drift::Connection, compared.repairs());
+        tracing::warn!(
+            "connections were counted otherwise than they are, which is put right: {entered} were not counted, {left} are \
+             not open, and counts were off by {corrected}"
+        );
     }
 }
 
@@ -118,8 +116,8 @@ fn compare(connections: &mut Connections, own: &Own) -> bool {
 #[derive(Default)]
 struct Closing {
     closer: Option<Closer>,
-    /// Said once.
-    told: bool,
+    /// What was said last of why it cannot be done.
+    told: Option<String>,
 }
 
 impl Closing {
@@ -127,8 +125,11 @@ impl Closing {
         for connection in excess {
             match self.close(connection) {
                 Ok(Closed::Now | Closed::Before) => {}
-                Ok(Closed::Never) => self.tell("this kernel cannot (CONFIG_INET_DIAG_DESTROY)"),
-                Err(failure) => self.tell(&failure.message),
+                Ok(Closed::Never) => self.tell("this kernel cannot (CONFIG_INET_DIAG_DESTROY)".to_owned()),
+                Err(failure) => {
+                    self.closer = None;
+                    self.tell(failure.message);
+                }
             }
         }
     }
@@ -142,9 +143,10 @@ impl Closing {
         closer.close(connection).blame(Blame::System, what)
     }
 
-    fn tell(&mut self, why: &str) {
-        if !std::mem::replace(&mut self.told, true) {
-            tracing::error!("connections over the cap stay open, and are silent while their client is at it: {why}");
+    fn tell(&mut self, why: String) {
+        if self.told.as_ref() != Some(&why) {
+            tracing::error!("connections over the cap stay open, and what they receive is dropped: {why}");
+            self.told = Some(why);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Agent;
+use super::{Agent, logged};
 use crate::{
     control::protocol::Command,
     datapath::Singles6,
@@ -62,7 +62,7 @@ impl Agent {
         let links: Vec<netlink::Link> = there.into_iter().filter(is_held).collect();
         self.enforcer.grow(filter, &self.lock, &links, more)?;
         self.follow_drops();
-        self.follow_connections();
+        logged("watching connections", self.follow_connections());
         Ok(())
     }
 }

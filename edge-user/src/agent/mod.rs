@@ -169,9 +169,6 @@ impl Agent {
                 attached.program_id
             );
         }
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        tracing::info!("ready");
-        prepared.own.reloaded(true, Wall::now());
         let mut audit = audit;
         audit.started(Now::read());
         let events = enforcer.unread().map_or_else(|| enforcer.events(), Ok)?;
@@ -200,7 +197,10 @@ impl Agent {
             overrides,
         };
         agent.follow_drops();
-        agent.follow_connections();
+        agent.follow_connections()?;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!("ready");
+        agent.own.reloaded(true, Wall::now());
         // Who was blocked without an agent.
         agent.end_blocked_connections();
         Ok(Some(agent))

@@ -3,7 +3,7 @@
 
 use std::mem;
 
-use super::Agent;
+use super::{Agent, logged};
 use crate::{
     audit::event::Name,
     clock::Now,
@@ -75,7 +75,7 @@ impl Agent {
         self.enforcer.reload(&config.filter, &self.lock, &links, now)?;
         self.interfaces.ask(asked.clone(), &links);
         self.follow_drops();
-        self.follow_connections();
+        logged("watching connections", self.follow_connections());
         Ok(())
     }
 

@@ -140,8 +140,9 @@ impl Generation {
     /// were gone.
     pub fn pin_again(&mut self) -> Result<u64, Failure> {
         let Some(object) = self.object.as_mut() else { return Ok(0) };
+        let missing = object::pin_missing(object, &self.directory)?;
         let counting = self.counting.as_ref().map_or(Ok(0), |counting| counting.pin_again(&self.directory));
-        Ok(object::pin_missing(object, &self.directory)? + counting?)
+        Ok(missing + counting?)
     }
 
     /// Puts right what came loose of the links: see `Links::mend`.
@@ -221,10 +222,12 @@ impl Generation {
         adopt(names::FLOWS, flows.is_ok_and(|entries| entries == plan.flows));
         let open = check_pin(&self.directory.join(names::OPEN), size_of::<Counted>() as u32);
         let capped = self.connections.is_some() && plan.limits.connections.is_some();
+        // Which connections are of this namespace is told by its cookie.
+        let capped = capped && connections::namespace().is_ok_and(|own| own == self.settings.load(word::NAMESPACE));
         let same_places = capped && same_places && open.is_ok_and(|entries| entries == plan.counted().1);
         adopt(names::CONNECTED, same_places);
         adopt(names::OPEN, same_places);
-        adopt(names::SILENCED, same_places);
+        adopt(names::SILENCED, capped);
         adopt(names::EXCESS, capped);
         adopt(names::TALLY, capped);
         names

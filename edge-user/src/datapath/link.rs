@@ -20,7 +20,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 
-pub(super) use self::held::Held;
+pub(super) use self::held::{Held, attach_to_sockets};
 pub use self::{
     attached::{Attached, Unfiltered},
     hook::program_name,

@@ -37,7 +37,7 @@ use edge_common::{reason::Counters, table::Hits, time::Until};
 use nix::fcntl::{Flock, FlockArg};
 
 pub use blocked::Difference;
-pub use connections::{Compared, Connections, Excesses, compare};
+pub use connections::{Compared, Comparison, Connections, Excesses};
 pub use events::Events;
 pub use generation::Generation;
 pub use link::{

@@ -137,7 +137,7 @@ impl Plan {
             names::PACKET_RATES => Some(self.packet_lines),
             names::FLOWS => Some(self.flows),
             names::CONNECTED => Some(self.counted().0),
-            names::OPEN => Some(self.counted().1),
+            names::OPEN | names::SILENCED => Some(self.counted().1),
             _ => None,
         }
     }

@@ -1,18 +1,23 @@
 //! The program that counts connections. Its link is pinned with the generation and ends with it: the next one's program is
 //! attached beside it before, and since a connection is named by its cookie, what both see is counted once.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, ProgramError, SockOps, links::FdLink},
+    maps::Map,
+    programs::{CgroupAttachMode, ProgramError, SkSkb, SockOps, links::FdLink},
 };
 use edge_common::names;
 
 use super::Connections;
 use crate::{
     cgroup,
-    datapath::{Generation, link::Held},
+    datapath::{
+        Generation, descriptor,
+        link::{Held, attach_to_sockets},
+        wait_for_readers,
+    },
     error::{Blame, Context, Failure},
 };
 
@@ -22,8 +27,22 @@ const LINK: &str = "edge_count_link";
 /// The link, which stays as long as somebody holds it or its pin.
 pub struct Counting(Held);
 
+/// Loads what counts, and what silences connections over the cap, which lasts as long as the map of their sockets.
 pub fn load(object: &mut Ebpf) -> Result<(), ProgramError> {
-    program(object)?.load()
+    program(object)?.load()?;
+    let silence: &mut SkSkb = object.program_mut(names::SILENCE_PROGRAM).ok_or(ProgramError::NotLoaded)?.try_into()?;
+    silence.load()
+}
+
+fn silence(object: &mut Ebpf) -> Result<(), Failure> {
+    let what = || "connections over the cap cannot be silenced (CONFIG_BPF_STREAM_PARSER)".to_owned();
+    let missing = || Failure::bug("the object lacks what silences connections");
+    let sockets = object.map(names::SILENCED).ok_or_else(missing)?;
+    let Map::SockHash(sockets) = sockets else { return Err(missing()) };
+    let sockets = descriptor(sockets).try_clone_to_owned().blame(Blame::System, what)?;
+    let program: &SkSkb =
+        object.program(names::SILENCE_PROGRAM).and_then(|program| program.try_into().ok()).ok_or_else(missing)?;
+    attach_to_sockets(program.fd().blame(Blame::System, what)?.as_fd(), sockets.as_fd()).blame(Blame::System, what)
 }
 
 fn program(object: &mut Ebpf) -> Result<&mut SockOps, ProgramError> {
@@ -77,7 +96,10 @@ impl Generation {
         let directory = self.directory().to_owned();
         let object =
             self.object.as_mut().ok_or_else(|| Failure::bug("a generation that was only opened is attached"))?;
+        silence(object)?;
         self.counting = Some(Counting::attach(object, &directory)?);
+        // What a CPU counts now by the programs before alone is in their list by then.
+        wait_for_readers();
         if let Some(before) = before.filter(|_| !self.counts_go_on) {
             let before = Generation::of_pins(before).and_then(|before| Connections::of(&before));
             match before {
@@ -86,7 +108,8 @@ impl Generation {
                 Err(failure) => tracing::warn!("{failure}; connections are counted from the kernel's sockets"),
             }
         }
-        super::compare(&mut connections)?;
+        let left_out = super::compare::enter_open(&mut connections)?;
+        connections.miscounted(left_out);
         self.connections = Some(connections);
         Ok(())
     }

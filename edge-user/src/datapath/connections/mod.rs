@@ -7,10 +7,10 @@ mod compare;
 mod excess;
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv6Addr},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
@@ -30,7 +30,7 @@ use edge_common::{
 
 pub(super) use self::attach::{Counting, load};
 pub use self::{
-    compare::{Compared, compare},
+    compare::{Compared, Comparison},
     excess::Excesses,
 };
 use super::{Connected, Generation, batch, descriptor, generation::check_pin, mapping::Mapping};
@@ -53,6 +53,15 @@ pub struct Connections {
     cap: u64,
     /// Where the ring of those over the cap is pinned.
     excess: PathBuf,
+}
+
+/// What came of an attempt to count a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entered {
+    Now,
+    /// Somebody else did.
+    Before,
+    NoRoom,
 }
 
 /// [`Counted`] as aya wants to have it.
@@ -117,11 +126,19 @@ impl Connections {
         for line in self.lines.words().chunks_exact(ENTRIES) {
             let held =
                 line.iter().map(|word| Held::from_bits(word.load(Ordering::Relaxed))).filter(|held| held.count() > 0);
-            let tags: BTreeSet<u64> =
-                held.inspect(|held| connected.total += held.count()).map(|held| held.bits() - held.count()).collect();
+            let mut tags: Vec<u32> =
+                held.inspect(|held| connected.total += held.count()).map(|held| held.tag()).collect();
+            // One client may have several entries.
+            tags.sort_unstable();
+            tags.dedup();
             connected.addresses += tags.len() as u64;
         }
         connected
+    }
+
+    /// Connections that found no room.
+    pub(super) fn miscounted(&self, connections: u64) {
+        self.tally.add(Tally::Miscounted as usize, connections);
     }
 
     /// What the kernel side counted of this since the tables were made.
@@ -134,44 +151,44 @@ impl Connections {
         self.capacity
     }
 
-    fn caps(&self, port: u16) -> bool {
-        let (index, bit) = Capped::place(port);
+    fn caps(&self, port: u32) -> bool {
+        let (index, bit) = Capped::place(port as u16);
         self.capped.load(index as usize) & bit != 0
     }
 
-    fn all(&self) -> Result<Vec<(u64, Counted)>, Failure> {
-        use std::os::fd::AsFd as _;
+    /// Connections by their cookies.
+    fn all(&self) -> Result<BTreeMap<u64, Counted>, Failure> {
         let all = batch::all::<u64, PodCounted>(self.open_descriptor.as_fd());
-        let all = all.blame(Blame::System, || "the list of connections cannot be read".to_owned())?;
+        let all = all.blame(Blame::System, || format!("the map {} cannot be read", names::OPEN))?;
         Ok(all.into_iter().map(|(cookie, counted)| (cookie, counted.0)).collect())
+    }
+
+    /// Who has how many.
+    fn counts(&self) -> impl Iterator<Item = (Place, u64)> {
+        let lines = (0..).zip(self.lines.words().chunks_exact(ENTRIES));
+        let held = lines.flat_map(|(line, words)| words.iter().map(move |word| (line, word.load(Ordering::Relaxed))));
+        let held = held.map(|(line, bits)| (line, Held::from_bits(bits))).filter(|(_, held)| *held != Held::NONE);
+        held.map(|(line, held)| (Place { line, tag: held.tag() }, held.count()))
     }
 
     fn is_open(&self, cookie: u64) -> bool {
         !matches!(self.open.get(&cookie, 0), Err(MapError::KeyNotFound))
     }
 
-    /// Counts a connection where it belongs here; `false` where it was counted already, or cannot be.
-    fn enter(&mut self, cookie: u64, connection: Counted) -> Result<bool, Failure> {
+    /// Counts a connection where it belongs here.
+    fn enter(&mut self, cookie: u64, connection: Counted) -> Result<Entered, Failure> {
         let remote = Addr6::from_halves(connection.remote[0], connection.remote[1]);
         let places = [place(remote, &self.geometry), shared_place(remote, &self.geometry)];
         let Some(place) = places.into_iter().flatten().find(|place| self.swap(*place, LineHeld::one_more)) else {
-            self.tally.add(Tally::Miscounted as usize, 1);
-            return Ok(false);
+            return Ok(Entered::NoRoom);
         };
         let counted = Counted { line: place.line, tag: place.tag, ..connection };
-        match self.open.insert(cookie, PodCounted(counted), ONLY_NEW) {
-            Ok(()) => Ok(true),
-            Err(error) => {
-                self.swap(place, LineHeld::one_fewer);
-                match io_of(&error).and_then(io::Error::raw_os_error) {
-                    Some(libc::EEXIST) => Ok(false),
-                    Some(libc::E2BIG | libc::ENOMEM) => {
-                        self.tally.add(Tally::Miscounted as usize, 1);
-                        Ok(false)
-                    }
-                    _ => Err(error).blame(Blame::System, || "the list of connections cannot be written".to_owned()),
-                }
-            }
+        let Err(error) = self.open.insert(cookie, PodCounted(counted), ONLY_NEW) else { return Ok(Entered::Now) };
+        self.swap(place, LineHeld::one_fewer);
+        match io_of(&error).and_then(io::Error::raw_os_error) {
+            Some(libc::EEXIST) => Ok(Entered::Before),
+            Some(libc::E2BIG | libc::ENOMEM) => Ok(Entered::NoRoom),
+            _ => Err(error).blame(Blame::System, || format!("the map {} cannot be written", names::OPEN)),
         }
     }
 
@@ -179,6 +196,16 @@ impl Connections {
     fn leave(&mut self, cookie: u64) -> bool {
         let Ok(PodCounted(counted)) = self.open.get(&cookie, 0) else { return false };
         self.open.remove(&cookie).is_ok() && self.swap(counted.place(), LineHeld::one_fewer)
+    }
+
+    /// Takes so many off a count, or adds them; gives how many.
+    fn correct(&self, place: Place, by: i64) -> u64 {
+        let step = if by > 0 { LineHeld::one_fewer } else { LineHeld::one_more };
+        (0..by.unsigned_abs()).take_while(|_| self.swap(place, step)).count() as u64
+    }
+
+    fn is_over(&self, place: Place) -> bool {
+        self.line(place).find(place.tag).count > self.cap
     }
 
     fn line(&self, place: Place) -> LineHeld {
@@ -201,8 +228,7 @@ impl Connections {
     fn carry(&mut self, before: &Connections) -> Result<(), Failure> {
         let mut carried = Vec::new();
         for (cookie, counted) in before.all()? {
-            let counted = Counted { flags: counted.flags & (Counted::OWN | Counted::OLDER), ..counted };
-            if self.caps(counted.port) && self.enter(cookie, counted)? {
+            if self.caps(counted.port) && self.enter(cookie, counted)? == Entered::Now {
                 carried.push(cookie);
             }
         }

@@ -6,7 +6,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -18,6 +18,7 @@ pub struct Held(OwnedFd);
 
 const BPF_OBJ_PIN: i32 = 6;
 const BPF_OBJ_GET: i32 = 7;
+const BPF_PROG_ATTACH: i32 = 8;
 const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_LINK_DETACH: i32 = 34;
 
@@ -90,6 +91,25 @@ impl Held {
         // SAFETY: the attribute of this command is the link's descriptor alone, which is open as long as `self`.
         let _ = unsafe { bpf(BPF_LINK_DETACH, &self.0.as_raw_fd()) };
     }
+}
+
+/// `union bpf_attr` of `BPF_PROG_ATTACH`.
+#[repr(C)]
+struct Attach {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+/// Has a program judge what the sockets of a map receive, for as long as the map lives (Linux 5.10, without a parser). aya
+/// takes it off again when its link is dropped.
+pub fn attach_to_sockets(program: BorrowedFd<'_>, sockets: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_SK_SKB_STREAM_VERDICT: u32 = 5;
+    let [target, program] = [sockets, program].map(|descriptor| descriptor.as_raw_fd() as u32);
+    let attach = Attach { target, program, kind: BPF_SK_SKB_STREAM_VERDICT, flags: 0 };
+    // SAFETY: the attribute is the whole of this command's, without pointers.
+    unsafe { bpf(BPF_PROG_ATTACH, &attach) }.map(drop)
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -9,14 +9,15 @@ use std::{
 
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, Parseable};
 use netlink_packet_sock_diag::{
-    constants::{AF_INET, AF_INET6},
+    constants::{AF_INET, AF_INET6, TCP_SYN_RECV},
     inet::{InetResponseHeader, SocketId, StateFlags, Timer},
 };
 
 use super::list;
 use crate::netlink::NetlinkError;
 
-/// One whose handshake was completed and that is not closed yet. Addresses are canonical: an IPv4-mapped one is IPv4.
+/// One that is not closed yet. Handshakes under way are among them, since a connection that TCP Fast Open made early is told
+/// as one. Addresses are canonical: an IPv4-mapped one is IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// Never given twice while the machine is up; programs have it from `bpf_get_socket_cookie`.
@@ -43,6 +44,7 @@ pub struct Connections {
 /// answer, with the timer of TIME_WAIT): their sockets are closed.
 pub fn connections() -> Result<Connections, NetlinkError> {
     let open = StateFlags::ESTABLISHED
+        | StateFlags::SYN_RECV
         | StateFlags::FIN_WAIT1
         | StateFlags::FIN_WAIT2
         | StateFlags::CLOSE_WAIT
@@ -71,7 +73,8 @@ impl Connections {
         self.open.iter().filter(move |connection| {
             let local = connection.local.ip();
             let at = listening.get(&connection.local.port()).map(Vec::as_slice).unwrap_or_default();
-            !connection.is_own() && at.iter().any(|address| takes(*address, local))
+            let is_whole = connection.state != TCP_SYN_RECV;
+            is_whole && !connection.is_own() && at.iter().any(|address| takes(*address, local))
         })
     }
 }
