@@ -127,6 +127,11 @@ impl Family {
                     of(self.full).extended([Extension::sized(60, 8)]),
                     ConnectionCap,
                 ),
+                row(
+                    "an ACK of nothing behind one",
+                    self.tcp(NOTHING, ACK)?.extended([Extension::sized(60, 8)]),
+                    ConnectionCap,
+                ),
                 row("a SYN of another of its /64", of(IpAddr::V6((six.to_bits() + 1).into())), ConnectionCap),
                 row("a SYN of the /64 beside it", of(IpAddr::V6((six.to_bits() + (9 << 64)).into())), Passed),
             ],
