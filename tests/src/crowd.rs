@@ -1,9 +1,12 @@
 //! Clients with addresses of their own. An agent with a connection cap counts in every network namespace of the machine,
-//! other tests' too, so a test of caps uses addresses that no other test of any process has: drawn at random here.
+//! other tests' too, and what is over its cap is muted there, so a test of caps uses addresses that no other test of any
+//! process has, drawn at random here, and such tests go one after another: one's few may be another's cap.
 
 use std::{
     fmt::Write as _,
+    fs::File,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result};
@@ -20,12 +23,16 @@ pub struct Crowd {
     pub network4: Ipv4Net,
     pub network6: Ipv6Net,
     count: u16,
+    /// Locked for as long as this crowd is there; `None` where nobody connects.
+    _alone: Option<Arc<File>>,
 }
 
 impl Crowd {
     /// So many clients of each family; those of IPv6 each in a /64 of its own.
     pub fn new(lab: &Lab, count: u16) -> Result<Crowd> {
-        let crowd = Crowd::draw(count)?;
+        let alone = File::create(std::env::temp_dir().join("edge-test-caps.lock"))?;
+        alone.lock()?;
+        let crowd = Crowd { _alone: Some(Arc::new(alone)), ..Crowd::draw(count)? };
         let mut addresses = String::new();
         for client in crowd.all() {
             // Neighbours must not wait for a duplicate address detection of theirs.
@@ -50,7 +57,7 @@ impl Crowd {
         let [c, d, e] = [0xfd00 | random.u16(..256), random.u16(..), random.u16(..)];
         let network4 = Ipv4Net::new(Ipv4Addr::new(10, a, b, 0), 24)?;
         let network6 = Ipv6Net::new(Ipv6Addr::new(c, d, e, 0, 0, 0, 0, 0), 48)?;
-        Ok(Crowd { network4, network6, count })
+        Ok(Crowd { network4, network6, count, _alone: None })
     }
 
     /// Counted from 0.
