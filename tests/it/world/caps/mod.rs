@@ -7,6 +7,7 @@ mod cap;
 mod endings;
 mod exceptions;
 mod forged;
+mod mute;
 mod places;
 mod slow;
 
