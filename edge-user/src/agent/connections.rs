@@ -24,6 +24,8 @@ const COMPARE: Duration = Duration::from_secs(5);
 const COMPARE_SOON: Duration = Duration::from_millis(500);
 /// A comparison that takes long comes rarely: this part of the time at most.
 const COMPARE_PART: u32 = 100;
+/// The same while ends are seen by nothing else: a client must not be held at its cap by what it closed long ago.
+const COMPARE_SOON_PART: u32 = 10;
 
 /// Ends with this value.
 #[derive(Debug)]
@@ -96,8 +98,9 @@ fn compare_on(mut connections: Connections, own: &Own, stopped: &Receiver<()>) {
         });
         tell(&compared, own);
         closing.close_all(&compared.excess);
-        rest = if compared.older > 0 { COMPARE_SOON } else { COMPARE };
-        rest = rest.max(begun.elapsed() * COMPARE_PART);
+        let (least, part) =
+            if compared.older > 0 { (COMPARE_SOON, COMPARE_SOON_PART) } else { (COMPARE, COMPARE_PART) };
+        rest = least.max(begun.elapsed() * part);
     }
 }
 
