@@ -77,8 +77,8 @@ impl Guest {
         guest.furnish()?;
         set(host, "ipv4/ip_forward", "1")?;
         set(host, "ipv6/conf/all/forwarding", "1")?;
-        client.ip(&format!("route add 10.79.0.0/24 via {HOST4}"))?;
-        client.ip(&format!("route add 2001:db8:2::/64 via {HOST6}"))?;
+        client.ip(&format!("route replace 10.79.0.0/24 via {HOST4}"))?;
+        client.ip(&format!("route replace 2001:db8:2::/64 via {HOST6}"))?;
         Ok(guest)
     }
 
