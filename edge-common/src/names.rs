@@ -2,7 +2,7 @@
 //! sides must agree on.
 
 /// Raised whenever a layout or a meaning in this crate changes. Pinned maps of another version are never reinterpreted.
-pub const ABI: u32 = 9;
+pub const ABI: u32 = 10;
 
 /// The XDP program.
 pub const PROGRAM: &str = "edge";
@@ -65,6 +65,8 @@ pub const CONNECTED: &str = "CONNECTED";
 pub const OPEN: &str = "OPEN";
 /// Sockets by their cookies: connections over their client's cap. What they receive goes to [`SILENCE_PROGRAM`].
 pub const SILENCED: &str = "SILENCED";
+/// Words of [`Opening`](crate::connection::Opening): whose SYNs passed.
+pub const OPENING: &str = "OPENING";
 /// Ring buffer of [`Excess`](crate::connection::Excess): connections over their client's cap, to be closed.
 pub const EXCESS: &str = "EXCESS";
 /// Words of [`Tally`](crate::connection::Tally).
@@ -77,7 +79,7 @@ pub const SAMPLED: &str = "SAMPLED";
 pub const SAMPLER: &str = "SAMPLER";
 
 /// Every map of the object, in the order in which `edge` lists them.
-pub const MAPS: [&str; 28] = [
+pub const MAPS: [&str; 29] = [
     SETTINGS,
     BLOCKED4,
     UNITS6,
@@ -101,6 +103,7 @@ pub const MAPS: [&str; 28] = [
     CONNECTED,
     OPEN,
     SILENCED,
+    OPENING,
     EXCESS,
     TALLY,
     EVENTS,

@@ -157,6 +157,10 @@ mod programs {
         fn is_at_cap(&self, source: Addr4) -> bool {
             Live.is_at_cap(source)
         }
+        #[inline(always)]
+        fn note_opening(&self, source: Addr4, port: u16) {
+            Live.note_opening(source, port);
+        }
     }
 
     impl Lists<Addr6> for Kernel {
@@ -175,6 +179,7 @@ mod programs {
         fn is_at_cap(&self, _: Addr6) -> bool {
             false
         }
+        fn note_opening(&self, _: Addr6, _: u16) {}
     }
 
     impl Tables for Kernel {

@@ -24,7 +24,7 @@ use edge_ebpf::judge::Lists;
 
 use crate::{
     atomic,
-    maps::{CONNECTED, EXCESS, Live, OPEN, SILENCED, TALLY, caps_port, is_dry_run, settings},
+    maps::{CONNECTED, EXCESS, Live, OPEN, SILENCED, TALLY, caps_port, has_opened, is_dry_run, settings},
 };
 
 /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB` (Linux 4.13).
@@ -80,8 +80,11 @@ fn opened(context: &SockOpsContext) -> Option<()> {
         })
         .or_else(miscounted)?;
     let exempt = trust.has(Trust::ALLOWED) || trust.has(Trust::PROXY);
-    let is_excess = count > settings.connections && !exempt && !is_dry_run();
-    let connection = connection(context, settings, remote, place, is_excess);
+    // SAFETY: the context that the kernel handed to the program (Linux 5.15).
+    let is_own = unsafe { bpf_get_netns_cookie(context.as_ptr()) } == settings.namespace;
+    let is_excess =
+        count > settings.connections && !exempt && !is_dry_run() && (is_own || came_by(context, settings, remote));
+    let connection = connection(context, remote, place, is_own, is_excess);
     list(cookie, connection)?;
     if is_excess {
         refuse(context, cookie, remote, &connection);
@@ -119,16 +122,13 @@ fn list(cookie: u64, connection: Counted) -> Option<()> {
 }
 
 #[inline(always)]
-fn connection(context: &SockOpsContext, settings: &Settings, remote: Addr6, place: Place, is_excess: bool) -> Counted {
-    // SAFETY: the context that the kernel handed to the program (Linux 5.15).
-    let namespace = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
+fn connection(context: &SockOpsContext, remote: Addr6, place: Place, is_own: bool, is_excess: bool) -> Counted {
     Counted {
         remote: [remote.unit(), remote.low()],
         line: place.line,
         tag: place.tag,
         port: context.local_port(),
-        flags: if namespace == settings.namespace { Counted::OWN } else { 0 }
-            | if is_excess { Counted::EXCESS } else { 0 },
+        flags: if is_own { Counted::OWN } else { 0 } | if is_excess { Counted::EXCESS } else { 0 },
     }
 }
 
@@ -159,6 +159,13 @@ fn refuse(context: &SockOpsContext, cookie: u64, remote: Addr6, connection: &Cou
         });
         place.submit(0);
     }
+}
+
+/// Whether it came through an interface that this edge filters. What containers have among each other, or with an edge of
+/// their own, is not this one's to refuse.
+#[inline(always)]
+fn came_by(context: &SockOpsContext, settings: &Settings, remote: Addr6) -> bool {
+    has_opened([remote.unit(), remote.low()], u32::from_be(context.remote_port()) as u16, settings)
 }
 
 #[inline(always)]

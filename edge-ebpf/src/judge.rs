@@ -25,6 +25,8 @@ pub trait Lists<A> {
     fn admits_packet(&self, source: A) -> bool;
     /// Whether the source has as many connections as it may.
     fn is_at_cap(&self, source: A) -> bool;
+    /// Its SYN from this port passes.
+    fn note_opening(&self, source: A, port: u16);
 }
 
 /// What a look among the blocks found.
@@ -172,8 +174,13 @@ fn by_upper<A: Address, T: Tables + Lists<A>>(
     if tables.caps_connections() && limited && opens_too_many(packet, datagram, upper, tables) {
         return Some(Reason::ConnectionCap);
     }
-    let refused = upper.opens && tables.limits_syns() && limited && !tables.admits_syn(datagram.source);
-    refused.then_some(Reason::SynRate)
+    if upper.opens && tables.limits_syns() && limited && !tables.admits_syn(datagram.source) {
+        return Some(Reason::SynRate);
+    }
+    if upper.opens && tables.caps_connections() {
+        tables.note_opening(datagram.source, u16::from_be(upper.source_port));
+    }
+    None
 }
 
 /// A source at its cap opens no more: its SYNs, and what would complete a handshake. All else of it is looked up among the

@@ -3,7 +3,12 @@
 
 extern crate std;
 
-use std::{cell::Cell, collections::HashSet, net::Ipv6Addr, vec::Vec};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    net::Ipv6Addr,
+    vec::Vec,
+};
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
@@ -66,6 +71,8 @@ struct Sets {
     packets: Option<Cell<u32>>,
     capped: HashSet<u16>,
     full: HashSet<Addr4>,
+    /// Ports of SYNs that passed.
+    opened: RefCell<Vec<u16>>,
 }
 
 impl Lists<Addr4> for Sets {
@@ -83,6 +90,9 @@ impl Lists<Addr4> for Sets {
     }
     fn is_at_cap(&self, source: Addr4) -> bool {
         self.full.contains(&source)
+    }
+    fn note_opening(&self, _: Addr4, port: u16) {
+        self.opened.borrow_mut().push(port);
     }
 }
 
@@ -102,6 +112,7 @@ impl Lists<Addr6> for Sets {
     fn is_at_cap(&self, _: Addr6) -> bool {
         false
     }
+    fn note_opening(&self, _: Addr6, _: u16) {}
 }
 
 fn take(left: &Option<Cell<u32>>) -> bool {
@@ -302,7 +313,7 @@ fn a_source_at_its_cap_opens_no_more_and_keeps_what_it_has() {
     use Reason::{Allowed, ConnectionCap, Passed};
     let rows = [
         ("a SYN", segment(1, 9, 443, SYN, 0), ConnectionCap),
-        ("a SYN of its neighbour", segment(2, 9, 443, SYN, 0), Passed),
+        ("a SYN of its neighbour", segment(2, 8, 443, SYN, 0), Passed),
         ("a SYN to a port that is not capped", segment(1, 9, 444, SYN, 0), Passed),
         ("an ACK of a connection", segment(1, 9, 443, ACK, 0), Passed),
         ("an ACK that completes a handshake", segment(1, 9, 443, ACK, HALF_OPEN), ConnectionCap),
@@ -312,8 +323,13 @@ fn a_source_at_its_cap_opens_no_more_and_keeps_what_it_has() {
         ("a RST", segment(1, 9, 443, RST | ACK, HALF_OPEN), Passed),
         ("an answer to a SYN of this host", segment(1, 9, 443, SYN | ACK, HALF_OPEN), Passed),
     ];
-    for (what, frame, expected) in rows {
-        assert_eq!(judge(&Bytes(&frame), &with(Vec::new())).reason, expected, "{what}");
+    let tables = with(Vec::new());
+    for (what, frame, expected) in rows.clone() {
+        assert_eq!(judge(&Bytes(&frame), &tables).reason, expected, "{what}");
+    }
+    // SYNs that pass are noted, and nothing else.
+    assert_eq!(tables.opened.take(), [8, 9]);
+    for (what, frame, _) in rows {
         let proxy = with(std::vec![(four(1), Trust::PROTECTED.with(Trust::PROXY))]);
         assert_eq!(judge(&Bytes(&frame), &proxy).reason, Passed, "{what}, of a proxy");
         let allowed = if frame[29] == 1 { Allowed } else { Passed };

@@ -227,6 +227,7 @@ impl Generation {
         let same_places = capped && same_places && open.is_ok_and(|entries| entries == plan.counted().1);
         adopt(names::CONNECTED, same_places);
         adopt(names::OPEN, same_places);
+        adopt(names::OPENING, same_places);
         adopt(names::SILENCED, capped);
         adopt(names::EXCESS, capped);
         adopt(names::TALLY, capped);
