@@ -6,7 +6,8 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -198,6 +199,9 @@ fn label(key: &str, value: &str) -> String {
     format!("{key}={value:?}")
 }
 
+/// Longer than a receiver takes to empty its queue, even on a machine busy with other things.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A wire's end that sends whatever bytes it is given.
 #[derive(Debug)]
 pub struct Wire {
@@ -265,19 +269,30 @@ impl Wire {
         to.sll_ifindex = self.interface;
         to.sll_halen = 6;
         to.sll_addr[..6].copy_from_slice(&self.destination);
+        let mut sent = self.send_to(frame, &to);
+        // What finds the other end's queue full is sent again, for as long as it takes to be emptied.
+        let full = || io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
+        let begin = Instant::now();
+        while sent < 0 && full() && begin.elapsed() < PATIENCE {
+            thread::yield_now();
+            sent = self.send_to(frame, &to);
+        }
+        ensure!(sent == frame.len() as isize, "send: {}", io::Error::last_os_error());
+        Ok(())
+    }
+
+    fn send_to(&self, frame: &[u8], to: &libc::sockaddr_ll) -> isize {
         // SAFETY: frame and address are live for the call, and both lengths are theirs.
-        let sent = unsafe {
+        unsafe {
             libc::sendto(
                 self.socket.as_raw_fd(),
                 frame.as_ptr().cast(),
                 frame.len(),
                 0,
-                (&raw const to).cast(),
-                size_of_val(&to) as u32,
+                (&raw const *to).cast(),
+                size_of_val(to) as u32,
             )
-        };
-        ensure!(sent == frame.len() as isize, "send: {}", io::Error::last_os_error());
-        Ok(())
+        }
     }
 }
 
