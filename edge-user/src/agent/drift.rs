@@ -16,24 +16,34 @@ const AFTER: Duration = Duration::from_secs(4);
 /// A comparison that takes long comes rarely: one part in so many of the time at most.
 const PART: u32 = 60;
 
-/// When the next comparison is due.
+/// When the next comparison is due, and when the next of everything: settings and ports take no time.
 #[derive(Debug)]
-pub struct Comparison(pub Instant);
+pub struct Comparison {
+    pub next: Instant,
+    whole: Instant,
+}
 
 impl Default for Comparison {
     fn default() -> Comparison {
-        Comparison(Instant::now() + AFTER)
+        let next = Instant::now() + AFTER;
+        Comparison { next, whole: next }
     }
 }
 
 impl Agent {
     pub(super) fn compare(&mut self) {
         let begun = Instant::now();
-        if let Some(difference) = self.enforcer.differs() {
+        let is_whole = begun >= self.comparison.whole;
+        let difference = if is_whole { self.enforcer.differs() } else { self.enforcer.settings_differ() };
+        if let Some(difference) = difference {
             self.undo(difference);
         }
-        tracing::debug!("compared with the kernel in {:?}", begun.elapsed());
-        self.comparison = Comparison(Instant::now() + AFTER.max(begun.elapsed() * PART));
+        let (now, took) = (Instant::now(), begun.elapsed());
+        if is_whole {
+            tracing::debug!("compared with the kernel in {took:?}");
+            self.comparison.whole = now + AFTER.max(took * PART);
+        }
+        self.comparison.next = now + AFTER;
     }
 
     fn undo(&mut self, difference: Difference) {

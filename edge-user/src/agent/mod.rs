@@ -243,7 +243,7 @@ impl Agent {
                     self.protect();
                     logged("following the clock", self.enforcer.set_clock());
                 }
-                () = sleep_until(self.comparison.0) => self.compare(),
+                () = sleep_until(self.comparison.next) => self.compare(),
                 () = self.events.there() => self.dropped(),
                 Some(message) = self.from_child.recv() => {
                     self.heard(message).await;

@@ -53,7 +53,7 @@ fn connections(totals: ConnectionTotals) -> String {
     let ConnectionTotals { tracked_addresses, total, cap } = totals;
     cap.map_or_else(
         || "not capped, so not counted".to_owned(),
-        |cap| format!("{total} of {tracked_addresses} addresses, at most {cap} of one"),
+        |cap| format!("{total}, by {tracked_addresses} addresses; the cap of each is {cap}"),
     )
 }
 

@@ -186,6 +186,11 @@ impl Enforcer {
         self.tables.differs(self.ledger.inventory())
     }
 
+    /// The same of settings and ports alone.
+    pub fn settings_differ(&self) -> Option<Difference> {
+        (!self.tables.settings_are_as_written()).then_some(Difference::Settings)
+    }
+
     /// The samples of what is dropped, of the tables in force. To be called within the runtime.
     pub fn events(&self) -> Result<Events, Failure> {
         self.tables.events()

@@ -21,7 +21,7 @@ use crate::{
 pub struct Compared {
     /// Open and not counted.
     pub entered: u64,
-    /// Counted and not open, or not capped any more.
+    /// Counted and not open.
     pub left: u64,
     /// Counts that were not those of the connections that are listed.
     pub corrected: u64,
@@ -53,9 +53,11 @@ impl Comparison {
             corrected: self.correct(connections, &listed)?,
             ..Compared::default()
         };
+        // As a reload asked for.
         let uncapped = listed.iter().filter(|(_, counted)| !connections.caps(counted.port)).map(|(cookie, _)| *cookie);
-        compared.left +=
-            uncapped.collect::<Vec<_>>().into_iter().map(|cookie| u64::from(connections.leave(cookie))).sum::<u64>();
+        for cookie in uncapped.collect::<Vec<_>>() {
+            connections.leave(cookie);
+        }
         let is_ghost = |(cookie, counted): &(&u64, &Counted)| counted.is_own() && !sockets.open.contains_key(*cookie);
         let ghosts: Vec<u64> = listed.iter().filter(is_ghost).map(|(cookie, _)| *cookie).collect();
         let entered = enter(connections, &sockets, |cookie| listed.contains_key(&cookie))?.0;
