@@ -3,6 +3,7 @@
 //! kernel's sockets again and again, which takes longer than an excess may stay open.
 
 use std::{
+    mem,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -89,6 +90,7 @@ fn close_excess(runtime: &Runtime, mut excesses: Excesses, mut stopped: oneshot:
 
 fn compare_on(mut connections: Connections, own: &Own, stopped: &Receiver<()>) {
     let (mut comparison, mut closing) = (Comparison::default(), Closing::default());
+    let mut audible = connections.audible();
     let mut rest = COMPARE_SOON;
     while stopped.recv_timeout(rest) == Err(RecvTimeoutError::Timeout) {
         let begun = Instant::now();
@@ -97,6 +99,11 @@ fn compare_on(mut connections: Connections, own: &Own, stopped: &Receiver<()>) {
             Compared::default()
         });
         tell(&compared, own);
+        let now = connections.audible();
+        let more = now.saturating_sub(mem::replace(&mut audible, now));
+        if more > 0 {
+            tracing::error!("{more} connections over the cap found no room among the muted, and may be served");
+        }
         closing.close_all(&compared.excess);
         let (least, part) =
             if compared.older > 0 { (COMPARE_SOON, COMPARE_SOON_PART) } else { (COMPARE, COMPARE_PART) };

@@ -67,7 +67,7 @@ fn connections(Connections { current, cap }: Connections) -> String {
     match cap {
         None => format!("{current}, no cap"),
         Some(cap) if current < cap => format!("{current} of at most {cap}"),
-        Some(cap) => format!("{current} of at most {cap}, further ones are refused"),
+        Some(cap) => format!("{current} of at most {cap}, at its cap"),
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(told(7, None), "7, no cap");
         assert_eq!(told(99, Some(100)), "99 of at most 100");
         for full in [100, 101] {
-            assert_eq!(told(full, Some(100)), format!("{full} of at most 100, further ones are refused"));
+            assert_eq!(told(full, Some(100)), format!("{full} of at most 100, at its cap"));
         }
     }
 

@@ -54,7 +54,8 @@ pub fn all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     let mut cursor: Option<K> = None;
     loop {
         let (mut keys, mut values) = (Vec::<K>::with_capacity(AT_ONCE), Vec::<V>::with_capacity(AT_ONCE));
-        let mut next = std::mem::MaybeUninit::<K>::uninit();
+        // A hash is gone on with by four bytes of it.
+        let mut next = std::mem::MaybeUninit::<K>::zeroed();
         let mut batch = Batch {
             in_batch: cursor.as_ref().map_or(0, |key| &raw const *key as u64),
             out_batch: next.as_mut_ptr() as u64,
@@ -80,7 +81,7 @@ pub fn all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
         if is_last {
             return Ok(found);
         }
-        // SAFETY: a call that did not end the map wrote the key to go on from.
+        // SAFETY: a call that did not end the map wrote what to go on from, and K takes zeroes for the rest.
         cursor = Some(unsafe { next.assume_init() });
     }
 }

@@ -123,7 +123,7 @@ impl Own {
             )?,
             repaired: listed(
                 "edge_drift_repaired_total",
-                "What the kernel held otherwise than decided or than is (links, pins, counts of connections) and was put right.",
+                "What the kernel held otherwise than decided, or counted otherwise than is, and was put right, by kind.",
                 "kind",
                 Drift::ALL.map(Drift::name),
             )?,

@@ -141,8 +141,13 @@ impl Connections {
         self.tally.add(Tally::Miscounted as usize, connections);
     }
 
+    /// Connections over their cap that could not be muted, since the tables were made.
+    pub fn audible(&self) -> u64 {
+        self.tallied(Tally::Audible)
+    }
+
     /// What the kernel side counted of this since the tables were made.
-    pub fn tallied(&self, what: Tally) -> u64 {
+    fn tallied(&self, what: Tally) -> u64 {
         self.tally.load(what as usize)
     }
 
