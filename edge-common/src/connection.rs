@@ -173,27 +173,6 @@ impl Counted {
     }
 }
 
-/// The far end of a connection whose SYN passed a filter of this edge, in a table without collisions' chains: the last one
-/// holds. So connections of other namespaces that came another way are told from those that came through here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opening {
-    pub place: u32,
-    pub word: u64,
-}
-
-impl Opening {
-    pub const PLACES: u32 = 1 << 16;
-
-    /// Of an address in halves and a port in host order; `seed` is odd.
-    #[inline(always)]
-    pub const fn of([high, low]: [u64; 2], port: u16, seed: u64) -> Opening {
-        let mixed = (high ^ port as u64).wrapping_mul(seed);
-        let mixed = (mixed ^ (mixed >> 32) ^ low).wrapping_mul(seed | 0x9E37_79B9_0000_0001);
-        let word = mixed ^ (mixed >> 29) | 1;
-        Opening { place: (word >> 48) as u32 & (Self::PLACES - 1), word }
-    }
-}
-
 /// A connection over its client's cap, to be closed. Addresses in halves, IPv4 as IPv4-mapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -315,17 +294,6 @@ mod tests {
             assert_eq!(step(&mut line, fewer), left);
         }
         assert!(line.one_more(9).is_some());
-    }
-
-    #[test]
-    fn far_ends_that_differ_have_other_words() {
-        let seed = 0x1234_5678_9abc_def1;
-        let of = |low: u64, port| Opening::of([0, 0xffff_0000_0000 | low], port, seed);
-        let all = [of(1, 1), of(1, 2), of(2, 1), of(2, 2), Opening::of([1, 1], 1, seed)];
-        for (at, one) in all.iter().enumerate() {
-            assert!(one.word != 0 && one.place < Opening::PLACES);
-            assert!(all.iter().skip(at + 1).all(|other| other.word != one.word));
-        }
     }
 
     #[test]

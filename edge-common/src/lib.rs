@@ -11,6 +11,7 @@ pub mod connection;
 pub mod event;
 pub mod flow;
 pub mod names;
+pub mod opening;
 pub mod ports;
 pub mod rate;
 pub mod reason;

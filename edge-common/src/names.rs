@@ -2,7 +2,7 @@
 //! sides must agree on.
 
 /// Raised whenever a layout or a meaning in this crate changes. Pinned maps of another version are never reinterpreted.
-pub const ABI: u32 = 10;
+pub const ABI: u32 = 11;
 
 /// The XDP program.
 pub const PROGRAM: &str = "edge";
@@ -65,7 +65,7 @@ pub const CONNECTED: &str = "CONNECTED";
 pub const OPEN: &str = "OPEN";
 /// Sockets by their cookies: connections over their client's cap. What they receive goes to [`SILENCE_PROGRAM`].
 pub const SILENCED: &str = "SILENCED";
-/// Words of [`Opening`](crate::connection::Opening): whose SYNs passed.
+/// Lines of [`LineOpening`](crate::opening::LineOpening): whose SYNs passed.
 pub const OPENING: &str = "OPENING";
 /// Ring buffer of [`Excess`](crate::connection::Excess): connections over their client's cap, to be closed.
 pub const EXCESS: &str = "EXCESS";

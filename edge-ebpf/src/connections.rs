@@ -17,14 +17,14 @@ use edge_common::{
     address::Addr6,
     connection::{Counted, ENTRIES, EXCESS_MARK, Excess, Held, LineHeld, Step, Tally, place, shared_place},
     rate::Place,
-    settings::Settings,
     table::Trust,
 };
 use edge_ebpf::judge::Lists;
 
 use crate::{
     atomic,
-    maps::{CONNECTED, EXCESS, Live, OPEN, SILENCED, TALLY, caps_port, has_opened, is_dry_run, settings},
+    maps::{CONNECTED, EXCESS, Live, OPEN, SILENCED, TALLY, caps_port, is_dry_run, settings},
+    openings,
 };
 
 /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB` (Linux 4.13).
@@ -80,10 +80,10 @@ fn opened(context: &SockOpsContext) -> Option<()> {
         })
         .or_else(miscounted)?;
     let exempt = trust.has(Trust::ALLOWED) || trust.has(Trust::PROXY);
+    let came_by = came_by(context, remote);
     // SAFETY: the context that the kernel handed to the program (Linux 5.15).
     let is_own = unsafe { bpf_get_netns_cookie(context.as_ptr()) } == settings.namespace;
-    let is_excess =
-        count > settings.connections && !exempt && !is_dry_run() && (is_own || came_by(context, settings, remote));
+    let is_excess = count > settings.connections && !exempt && !is_dry_run() && (is_own || came_by);
     let connection = connection(context, remote, place, is_own, is_excess);
     list(cookie, connection)?;
     if is_excess {
@@ -164,8 +164,8 @@ fn refuse(context: &SockOpsContext, cookie: u64, remote: Addr6, connection: &Cou
 /// Whether it came through an interface that this edge filters. What containers have among each other, or with an edge of
 /// their own, is not this one's to refuse.
 #[inline(always)]
-fn came_by(context: &SockOpsContext, settings: &Settings, remote: Addr6) -> bool {
-    has_opened([remote.unit(), remote.low()], u32::from_be(context.remote_port()) as u16, settings)
+fn came_by(context: &SockOpsContext, remote: Addr6) -> bool {
+    openings::take([remote.unit(), remote.low()], u32::from_be(context.remote_port()) as u16)
 }
 
 #[inline(always)]

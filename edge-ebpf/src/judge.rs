@@ -177,6 +177,7 @@ fn by_upper<A: Address, T: Tables + Lists<A>>(
     if upper.opens && tables.limits_syns() && limited && !tables.admits_syn(datagram.source) {
         return Some(Reason::SynRate);
     }
+    // Of every port: the one that the socket listens on is another where the destination is translated.
     if upper.opens && tables.caps_connections() {
         tables.note_opening(datagram.source, u16::from_be(upper.source_port));
     }

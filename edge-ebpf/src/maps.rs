@@ -11,9 +11,10 @@ use aya_ebpf::{
 };
 use edge_common::{
     address::{Addr4, Addr6},
-    connection::{self, Counted, Excess, Found, LineHeld, Opening, Tally, shared_place},
+    connection::{self, Counted, Excess, Found, LineHeld, Tally, shared_place},
     event::{Event, REMEMBERED, RING_BYTES, Sampler},
     flow::{ANSWERED_WITHIN_NS, End, Flow},
+    opening::{LineOpening, Opening},
     ports::{Capped, Exposure},
     rate::{LineRates, Place},
     reason::Counters,
@@ -27,6 +28,7 @@ use crate::{
     atomic, connections,
     find::find,
     limit::{Limited, admits},
+    openings,
 };
 
 /// `BPF_F_MMAPABLE`.
@@ -81,7 +83,7 @@ pub static OPEN: HashMap<u64, Counted, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static SILENCED: SockHash<u64, 1> = SockHash::new();
 #[btf_map]
-pub static OPENING: Array<u64, { Opening::PLACES as usize }> = Array::new();
+pub static OPENING: Array<LineOpening, { 1 << Opening::LINES_LOG2 }> = Array::new();
 #[btf_map]
 pub static EXCESS: RingBuf<Excess, { connection::RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]
@@ -205,7 +207,7 @@ impl Lists<Addr4> for Live {
 
     #[inline(always)]
     fn note_opening(&self, source: Addr4, port: u16) {
-        note_opening(source.halves(), port);
+        openings::note(source.halves(), port);
     }
 }
 
@@ -264,7 +266,7 @@ impl Lists<Addr6> for Live {
 
     #[inline(always)]
     fn note_opening(&self, source: Addr6, port: u16) {
-        note_opening(source.halves(), port);
+        openings::note(source.halves(), port);
     }
 }
 
@@ -279,25 +281,6 @@ pub fn caps_port(port: u16) -> bool {
     let (index, bit) = Capped::place(port);
     // SAFETY: a word of an array map; the agent writes it whole.
     PORTS_CAPPED.get_ptr(index).is_some_and(|word| unsafe { read_volatile(word) } & bit != 0)
-}
-
-/// Notes that a SYN of this far end passed here.
-#[inline(always)]
-fn note_opening(halves: [u64; 2], port: u16) {
-    let Some(settings) = settings() else { return };
-    let Opening { place, word } = Opening::of(halves, port, settings.rates.seed_a);
-    if let Some(known) = OPENING.get_ptr_mut(place) {
-        // SAFETY: a word of a map, written whole; of two CPUs that write it one is forgotten.
-        unsafe { known.write_volatile(word) };
-    }
-}
-
-/// Whether it was the last of its place.
-#[inline(always)]
-pub fn has_opened(halves: [u64; 2], port: u16, settings: &Settings) -> bool {
-    let Opening { place, word } = Opening::of(halves, port, settings.rates.seed_a);
-    // SAFETY: a word of a map, written whole.
-    OPENING.get_ptr(place).is_some_and(|known| unsafe { read_volatile(known) } == word)
 }
 
 /// Whether a source of an IPv6 unit has as many connections as it may. One without an entry of its own in a full line

@@ -12,6 +12,7 @@ use edge_common::{
     event::Sampler,
     flow::Flow,
     names,
+    opening::LineOpening,
     rate::LineRates,
     reason::Counters,
     settings::Settings,
@@ -57,7 +58,7 @@ fn every_map_is_pinned_with_the_sizes_of_both_sides() -> Result<()> {
         (names::CONNECTED, "array", INDEX, size_of::<LineHeld>()),
         (names::OPEN, "hash", size_of::<u64>(), size_of::<Counted>()),
         (names::SILENCED, "sockhash", size_of::<u64>(), size_of::<u32>()),
-        (names::OPENING, "array", INDEX, size_of::<u64>()),
+        (names::OPENING, "array", INDEX, size_of::<LineOpening>()),
         (names::EXCESS, "ringbuf", 0, 0),
         (names::TALLY, "array", INDEX, size_of::<u64>()),
         // A ring buffer has neither key nor value.
