@@ -36,13 +36,13 @@ pub fn unblock(global: &Global, arguments: &Unblock) -> Result<Outcome, Complain
 
 pub fn allow(global: &Global, arguments: &Addresses) -> Result<Outcome, Complaint> {
     let targets = ask::targets(&arguments.addresses)?;
-    let changed = changed(ask::agent(global, Command::Allow { targets })?)?;
+    let changed = changed(ask::agent_or_pins(global, Command::Allow { targets })?)?;
     Ok(told(&changed, "allowed", "allowed already"))
 }
 
 pub fn disallow(global: &Global, arguments: &Addresses) -> Result<Outcome, Complaint> {
     let targets = ask::targets(&arguments.addresses)?;
-    let changed = changed(ask::agent(global, Command::Disallow { targets })?)?;
+    let changed = changed(ask::agent_or_pins(global, Command::Disallow { targets })?)?;
     Ok(told(&changed, "taken off the allow list", "not on the allow list"))
 }
 
