@@ -18,8 +18,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use call::{
-    Ask, ById, LINK_CREATE, LINK_DETACH, Link, Load, LookUp, MAP_LOOKUP_ELEM, OBJ_GET, OBJ_GET_INFO_BY_FD, OBJ_PIN,
-    PROG_GET_FD_BY_ID, PROG_LOAD, PROG_TEST_RUN, Parting, Pin, ProgramInformation, TestRun, call, open,
+    Ask, ById, LINK_CREATE, LINK_DETACH, LINK_GET_FD_BY_ID, Link, Load, LookUp, MAP_GET_FD_BY_ID, MAP_LOOKUP_ELEM,
+    OBJ_GET, OBJ_GET_INFO_BY_FD, OBJ_PIN, PROG_GET_FD_BY_ID, PROG_LOAD, PROG_TEST_RUN, Parting, Pin,
+    ProgramInformation, TestRun, call, open,
 };
 
 /// A loaded XDP program.
@@ -252,6 +253,51 @@ pub fn pins(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+/// All that is pinned at or below a folder, by the kernel's own numbers, so that it can be asked for when its pins are gone.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    programs: BTreeSet<u64>,
+    maps: BTreeSet<u64>,
+    links: BTreeSet<u64>,
+}
+
+impl Loaded {
+    pub fn below(folder: &Path) -> Result<Loaded> {
+        let mut loaded = Loaded::default();
+        for pin in pins(folder)? {
+            let Program { descriptor } = Program::pinned(&pin)?;
+            loaded.programs.extend(field(&descriptor, "prog_id:")?);
+            loaded.maps.extend(field(&descriptor, "map_id:")?);
+            loaded.links.extend(field(&descriptor, "link_id:")?);
+        }
+        Ok(loaded)
+    }
+
+    /// Programs, maps and links.
+    pub fn counts(&self) -> [usize; 3] {
+        [&self.programs, &self.maps, &self.links].map(BTreeSet::len)
+    }
+
+    /// What of it the kernel still has.
+    pub fn left(&self) -> Result<Vec<String>> {
+        let kinds = [
+            ("program", &self.programs, PROG_GET_FD_BY_ID),
+            ("map", &self.maps, MAP_GET_FD_BY_ID),
+            ("link", &self.links, LINK_GET_FD_BY_ID),
+        ];
+        let mut left = Vec::new();
+        for (kind, ids, by_id) in kinds {
+            for id in ids {
+                let mut ask = ById { id: u32::try_from(*id)?, ..ById::default() };
+                if open(by_id, &mut ask).is_ok() {
+                    left.push(format!("{kind} {id}"));
+                }
+            }
+        }
+        Ok(left)
+    }
 }
 
 /// What the kernel holds for a pinned map in bytes; `None`: what is pinned there is no map.

@@ -23,7 +23,7 @@ use aya::programs::{
 pub(super) use self::held::{Held, attach_to_sockets};
 pub use self::{
     attached::{Attached, Unfiltered},
-    hook::program_name,
+    hook::{program_name, remedy},
     keep::{Links, Look, Mended},
 };
 use self::{done::Done, hook::attach_fresh};

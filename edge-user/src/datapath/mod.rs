@@ -42,7 +42,7 @@ pub use events::Events;
 pub use generation::Generation;
 pub use link::{
     Attached, Links, Look, Mended, Unfiltered, attach, is_bare, pinned_interfaces, program_name, programs_in_force,
-    unload,
+    remedy, unload,
 };
 pub use object::Plan;
 pub use room::Singles6;

@@ -15,8 +15,8 @@ use edge_tests::{
 };
 
 use super::{
-    FOREIGN, attach_foreign,
-    lifecycle::{filter_only, nothing_left},
+    FOREIGN, attach_foreign, attach_named,
+    lifecycle::{filter_only, nothing_left, nothing_left_but},
     served,
 };
 
@@ -139,6 +139,20 @@ fn an_occupied_hook_is_left_to_its_owner() -> Result<()> {
         nothing_left(&lab)?;
     }
     Ok(())
+}
+
+/// What libxdp puts in front of its users' programs; they are named by its own tool.
+#[test]
+fn a_hook_that_libxdp_has_is_left_to_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let owner = attach_named(&lab, HOST_INTERFACE, "xdpgeneric", "xdp_dispatcher")?;
+    let mut edge = Edge::new(&lab)?;
+    let named = [HOST_INTERFACE, &owner.to_string(), "`xdp_dispatcher`", "xdp-loader status", "xdp-loader unload"];
+    refused(&edge.run_in_vain()?, &[1], &named)?;
+    let doctor = edge.cli(&["doctor"])?;
+    ensure!(doctor.code == 1 && doctor.stdout.contains("xdp-loader unload"), "{doctor:?}");
+    ensure!(lab.host.xdp_program(HOST_INTERFACE)? == Some(owner), "the owner was thrown out");
+    nothing_left_but(&lab, Some(owner))
 }
 
 #[test]

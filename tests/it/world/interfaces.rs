@@ -27,7 +27,7 @@ const THERE_WITHIN: Duration = Duration::from_secs(2);
 const UNDONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// A second pair: the host's end, the client's.
-const SECOND: (&str, &str) = ("edge-x", "edge-y");
+pub const SECOND: (&str, &str) = ("edge-x", "edge-y");
 const SECOND_HOST: &str = "10.78.0.1";
 
 #[test]
@@ -318,7 +318,7 @@ fn filtering(lab: &Lab, interfaces: &[&str]) -> Result<Edge> {
     Ok(edge)
 }
 
-fn second_pair(lab: &Lab) -> Result<()> {
+pub fn second_pair(lab: &Lab) -> Result<()> {
     let (host, client) = SECOND;
     lab.host.ip(&format!("link add {host} type veth peer name {client} netns {}", lab.client.name))?;
     lab.client.ip(&format!("link set {client} up"))?;

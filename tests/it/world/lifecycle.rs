@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use edge_common::names;
 use edge_tests::{
     agent::{Config, Edge},
+    bpf::Loaded,
     client::{Client, Seen},
     net::{ATTACKER4, HOST_INTERFACE, Lab, NEIGHBOUR4},
     wait_for,
@@ -92,7 +94,10 @@ fn it_is_ready_within_two_seconds_of_a_start_and_of_a_crash() -> Result<()> {
 #[test]
 fn unload_removes_everything_with_and_without_the_agent() -> Result<()> {
     let lab = Lab::new()?;
-    let mut edge = Edge::start(&lab)?;
+    // All that edge attaches anywhere: to interfaces both ways, to the root of the cgroups, to sockets.
+    let mut edge = Edge::start_with(&lab, |config| {
+        config.set("filter", "exposed_ports", "[\"443/tcp\"]").set("filter.limits", "connections", "100_000");
+    })?;
     let client = Client::new(&lab, &edge, ATTACKER4);
     edge.cli(&["block", "10.77.0.2"])?.good()?;
     for with_agent in [true, false] {
@@ -101,6 +106,9 @@ fn unload_removes_everything_with_and_without_the_agent() -> Result<()> {
             shut_out(&client)?;
             edge.kill()?;
         }
+        let loaded = Loaded::below(&lab.pin_path())?;
+        let [programs, maps, links] = loaded.counts();
+        ensure!(programs >= 4 && maps == names::MAPS.len() && links >= 3, "{loaded:?}");
         let begin = Instant::now();
         let said = edge.cli(&["unload"])?.good()?;
         ensure!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
@@ -111,6 +119,9 @@ fn unload_removes_everything_with_and_without_the_agent() -> Result<()> {
         nothing_left(&lab)?;
         ensure!(client.get("/health")? != Seen::Timeout, "still shut out");
         edge.kill()?;
+        // What nobody holds the kernel frees when the last CPU has left it.
+        let gone = wait_for("the kernel to have nothing of it", SOON, || Ok(loaded.left()?.is_empty().then_some(())));
+        gone.with_context(|| format!("{:?}", loaded.left()))?;
         let again = edge.cli(&["unload"])?.good().context("again")?;
         ensure!(again.trim() == "nothing of edge was attached or pinned", "{again}");
     }
@@ -169,8 +180,13 @@ fn generic_mode_is_named() -> Result<()> {
 
 /// That no program and no pin is left.
 pub fn nothing_left(lab: &Lab) -> Result<()> {
+    nothing_left_but(lab, None)
+}
+
+/// The same where somebody else's program is attached.
+pub fn nothing_left_but(lab: &Lab, foreign: Option<u64>) -> Result<()> {
     let program = lab.host.xdp_program(HOST_INTERFACE)?;
-    ensure!(program.is_none(), "program {program:?} is still attached");
+    ensure!(program == foreign, "program {program:?} is still attached");
     let pins: Vec<_> =
         std::fs::read_dir(lab.pin_path()).into_iter().flatten().flatten().map(|pin| pin.path()).collect();
     ensure!(pins.is_empty(), "still pinned: {pins:?}");

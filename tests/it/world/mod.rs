@@ -1,6 +1,7 @@
 //! The real binary between real clients, as a user, an operator and an attacker meet it.
 
 mod audit;
+mod beside;
 mod blocks;
 mod bulk;
 mod caps;
@@ -16,6 +17,7 @@ mod frames;
 mod handover;
 mod interfaces;
 mod lifecycle;
+mod operations;
 mod ports;
 mod privileges;
 mod reload;
@@ -93,8 +95,12 @@ fn connect(lab: &Lab, from: impl Into<IpAddr>, to: impl Into<SocketAddr>) -> Res
 
 /// Attaches a program that is not edge's; gives its id.
 fn attach_foreign(lab: &Lab, interface: &str, mode: &str) -> Result<u64> {
+    attach_named(lab, interface, mode, FOREIGN)
+}
+
+fn attach_named(lab: &Lab, interface: &str, mode: &str, name: &str) -> Result<u64> {
     let pin = lab.pin_path().with_file_name(format!("{}-foreign", lab.name));
-    Program::passing(FOREIGN)?.pin(&pin)?;
+    Program::passing(name)?.pin(&pin)?;
     let attached = lab.host.ip(&format!("link set dev {interface} {mode} pinned {}", pin.display()));
     fs::remove_file(&pin)?;
     attached?;

@@ -13,8 +13,10 @@ pub const OBJ_PIN: libc::c_long = 6;
 pub const OBJ_GET: libc::c_long = 7;
 pub const PROG_TEST_RUN: libc::c_long = 10;
 pub const PROG_GET_FD_BY_ID: libc::c_long = 13;
+pub const MAP_GET_FD_BY_ID: libc::c_long = 14;
 pub const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 pub const LINK_CREATE: libc::c_long = 28;
+pub const LINK_GET_FD_BY_ID: libc::c_long = 30;
 pub const LINK_DETACH: libc::c_long = 34;
 
 /// The head of the kernel's `union bpf_attr` for BPF_PROG_LOAD, up to the name.
@@ -42,7 +44,7 @@ pub struct Pin {
     pub flags: u32,
 }
 
-/// The same for BPF_PROG_GET_FD_BY_ID.
+/// The same for BPF_PROG_GET_FD_BY_ID and its likes.
 #[derive(Default)]
 #[repr(C)]
 pub struct ById {

@@ -100,11 +100,9 @@ fn told(interface: Interface, attach: Attach) -> Finding {
             (Grade::Good, format!("it is filtered by edge ({}, program {})", program.mode, program.id))
         }
         Some(Program { id, name: program, mode, .. }) => {
+            let remedy = datapath::remedy(program.as_deref(), name);
             let program = program.as_ref().map(|name| format!(" `{name}`")).unwrap_or_default();
-            let taken = format!(
-                "its hook holds program {id}{program} ({mode}); if it is edge's, `edge unload` frees it, else `ip link set \
-                 dev {name} xdp off`"
-            );
+            let taken = format!("its hook holds program {id}{program} ({mode}); {remedy}");
             (Grade::Bad, taken)
         }
         None => match (attach, native) {

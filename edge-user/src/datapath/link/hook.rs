@@ -60,6 +60,9 @@ fn pin_link(program: &mut Xdp, id: XdpLinkId, pin: &Path) -> Result<(), Failure>
     link.pin(pin).blame(Blame::System, what).map(drop)
 }
 
+/// The program by which libxdp runs several on one interface (xdp-tools).
+const DISPATCHER: &str = "xdp_dispatcher";
+
 fn occupied(link: &netlink::Link, program_id: u32) -> Failure {
     let id = if program_id == 0 {
         netlink::link(&link.name).ok().flatten().and_then(|link| link.xdp).map_or(0, |hook| hook.program_id)
@@ -67,13 +70,26 @@ fn occupied(link: &netlink::Link, program_id: u32) -> Failure {
         program_id
     };
     let name = program_name(id);
-    let remedy = if name.as_deref() == Some(names::PROGRAM) {
-        "an edge with another `filter.pin_path` filters it; `edge unload` with that one's config frees it".to_owned()
-    } else {
-        format!("detach it (`ip link set dev {} xdp off`) or leave the interface out of `filter.interfaces`", link.name)
-    };
+    let remedy = remedy(name.as_deref(), &link.name);
     let name = name.map_or(String::new(), |name| format!(" `{name}`"));
     Failure::refused(format!("the XDP hook of {} is taken by program {id}{name}; {remedy}", link.name))
+}
+
+/// How the hook of an interface is freed from a program of this name.
+pub fn remedy(program: Option<&str>, interface: &str) -> String {
+    match program {
+        Some(names::PROGRAM) => {
+            "an edge with another `filter.pin_path` filters it; `edge unload` with that one's config frees it"
+                .to_owned()
+        }
+        Some(DISPATCHER) => format!(
+            "that is libxdp's, and runs what `xdp-loader status {interface}` lists; end those \
+             (`xdp-loader unload {interface} --all`) or leave the interface out of `filter.interfaces`"
+        ),
+        _ => format!(
+            "detach it (`ip link set dev {interface} xdp off`) or leave the interface out of `filter.interfaces`"
+        ),
+    }
 }
 
 /// The name of a loaded program, where this process may ask.
