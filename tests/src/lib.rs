@@ -2,7 +2,7 @@
 //! ([`agent`]), real clients and forged frames ([`client`], [`crowd`], [`forged`], [`talk`]), connections by the
 //! thousand and how they end ([`endings`]), a slow attack ([`slow`]), what processes hold ([`descriptor`]), a real
 //! SSH server ([`ssh`]), the kernel's own word on sockets, programs and maps ([`sockets`], [`bpf`], [`verifier`]);
-//! and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
+//! what was decided, on paper ([`decisions`]); and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
 //! ([`scene`]) to ask it about. The tests in `it/` and `cargo xtask demo` stand on it. It knows no crate of edge, so
 //! that nothing can be right on both sides and wrong on the wire.
 
@@ -10,6 +10,7 @@ pub mod agent;
 pub mod bpf;
 pub mod client;
 pub mod crowd;
+pub mod decisions;
 pub mod descriptor;
 pub mod endings;
 pub mod forged;

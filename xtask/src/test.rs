@@ -32,7 +32,7 @@ enum Layer {
     /// Ten million packets at random; only where it is named. `EDGE_SEED` repeats what it printed
     Fuzz,
     /// Connection caps: a million connections, ten million forged packets, a hundred rounds of a thousand connects at once;
-    /// only where it is named
+    /// ten thousand operations at random; only where it is named
     Soak,
 }
 
@@ -44,7 +44,7 @@ impl Layer {
             Layer::Packets => "package(edge-tests) & test(/^packets?::/)",
             Layer::World => "package(edge-tests) & !test(/^(bytecode|packets?|model|generate|scene)::/)",
             Layer::Fuzz => "package(edge-tests) & test(/^packets::differential::/)",
-            Layer::Soak => "package(edge-tests) & test(/^world::caps::(endings|forged|bursts)::/)",
+            Layer::Soak => "package(edge-tests) & test(/^world::(caps::(endings|forged|bursts)|operations)::/)",
         }
     }
 
@@ -55,7 +55,12 @@ impl Layer {
             Layer::Fuzz => Some(Campaign { profile: "fuzz", variables: &[("EDGE_PACKETS", "10000000")] }),
             Layer::Soak => Some(Campaign {
                 profile: "soak",
-                variables: &[("EDGE_CONNECTIONS", "1000000"), ("EDGE_FORGED", "10000000"), ("EDGE_ROUNDS", "100")],
+                variables: &[
+                    ("EDGE_CONNECTIONS", "1000000"),
+                    ("EDGE_FORGED", "10000000"),
+                    ("EDGE_ROUNDS", "100"),
+                    ("EDGE_OPERATIONS", "10000"),
+                ],
             }),
         }
     }
