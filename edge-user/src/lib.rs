@@ -15,6 +15,7 @@
 
 pub mod agent;
 pub mod audit;
+mod backup;
 pub mod batch;
 pub mod block;
 mod bounded;

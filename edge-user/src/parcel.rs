@@ -101,34 +101,15 @@ impl Parcel {
 
     /// A memory file that nobody can change any more.
     pub fn seal(&self) -> io::Result<OwnedFd> {
-        let bytes = self.encode()?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(too_large());
-        }
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let mut file = File::from(memfd_create("edge-parcel", flags)?);
-        file.write_all(&bytes)?;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals()))?;
-        Ok(file.into())
+        sealed(&self.encode()?)
     }
 
     /// What [`seal`](Self::seal) made; [`ErrorKind::InvalidData`] for anything else.
     pub fn open(descriptor: OwnedFd) -> io::Result<Parcel> {
-        let file = File::from(descriptor);
-        let has = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate).unwrap_or(SealFlag::empty());
-        if !has.contains(seals()) {
-            return Err(invalid("what was handed over is no sealed memory"));
-        }
-        let length = file.metadata()?.len();
-        if length > MAX_BYTES {
-            return Err(too_large());
-        }
-        let mut bytes = vec![0; length as usize];
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
-        Parcel::decode(&bytes)
+        Parcel::decode(&unsealed(descriptor)?)
     }
 
-    fn encode(&self) -> io::Result<Vec<u8>> {
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         for part in self.parts() {
             let about = serde_json::to_vec(&part.about)?;
@@ -143,7 +124,8 @@ impl Parcel {
         Ok(bytes)
     }
 
-    fn decode(mut bytes: &[u8]) -> io::Result<Parcel> {
+    /// What [`encode`](Self::encode) made.
+    pub fn decode(mut bytes: &[u8]) -> io::Result<Parcel> {
         let cut = || invalid("the parcel is cut short");
         let mut parts = Vec::new();
         let number = |bytes: &mut &[u8]| {
@@ -166,6 +148,34 @@ impl Parcel {
         }
         Ok(Parcel::new(parts))
     }
+}
+
+/// A memory file with these bytes that nobody can change any more.
+pub fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(too_large());
+    }
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create("edge-parcel", flags)?);
+    file.write_all(bytes)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals()))?;
+    Ok(file.into())
+}
+
+/// The bytes of what [`sealed`] made.
+pub fn unsealed(descriptor: OwnedFd) -> io::Result<Vec<u8>> {
+    let file = File::from(descriptor);
+    let has = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate).unwrap_or(SealFlag::empty());
+    if !has.contains(seals()) {
+        return Err(invalid("what was handed over is no sealed memory"));
+    }
+    let length = file.metadata()?.len();
+    if length > MAX_BYTES {
+        return Err(too_large());
+    }
+    let mut bytes = vec![0; length as usize];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
+    Ok(bytes)
 }
 
 fn seals() -> SealFlag {

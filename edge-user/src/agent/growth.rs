@@ -27,6 +27,7 @@ impl Agent {
         let alone;
         let named: Vec<&Targets> = match command {
             Command::Import(import) => import.parcel.parts().iter().map(|part| &part.targets).collect(),
+            Command::Restore(restore) => restore.state.blocks.parts().iter().map(|part| &part.targets).collect(),
             Command::Block(block) => {
                 alone = block.targets.iter().copied().collect();
                 vec![&alone]

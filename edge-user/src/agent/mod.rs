@@ -406,7 +406,9 @@ impl Agent {
         match (&order.request.command, &answer) {
             (Command::Block(_), Ok(Reply::Changed(changed))) => self.end_connections_of(&changed.changed).await,
             // Who is blocked and was allowed until now, too.
-            (Command::Import(_) | Command::Disallow { .. }, Ok(_)) => self.end_blocked_connections(),
+            (Command::Import(_) | Command::Restore(_) | Command::Disallow { .. }, Ok(_)) => {
+                self.end_blocked_connections()
+            }
             _ => {}
         }
         let ends = is_unload && answer.is_ok();

@@ -4,7 +4,9 @@ use super::event::{Actor, Event, Name, Outcome};
 use crate::{
     block::Target,
     clock::Wall,
-    control::protocol::{Answer, BlockRequest, Changed, Command, ImportRequest, Noted, Reply, UnblockRequest},
+    control::protocol::{
+        Answer, BlockRequest, Changed, Command, ImportRequest, Noted, Reply, RestoreRequest, UnblockRequest,
+    },
 };
 
 /// What a command came to. Its lines are made one by one, since there may be millions of them.
@@ -24,7 +26,7 @@ impl Commanded {
         let (named, more) = targets(command, answer);
         let base = Event {
             subject: subject_of(command),
-            count: if let Ok(Reply::Imported(imported)) = answer { Some(imported.imported) } else { None },
+            count: counted(answer),
             actor: Some(actor.clone()),
             reason: reason(command, answer),
             ..Event::new(name, outcome(answer), time)
@@ -70,6 +72,8 @@ pub fn name(command: &Command) -> Name {
         Command::Status => Name::Status,
         Command::Block(_) => Name::Block,
         Command::Import(_) => Name::Import,
+        Command::Backup { .. } => Name::Backup,
+        Command::Restore(_) => Name::Restore,
         Command::Unblock(_) => Name::Unblock,
         Command::Export { .. } => Name::Export,
         Command::List { .. } => Name::List,
@@ -101,10 +105,22 @@ fn reason(command: &Command, answer: &Answer) -> Option<String> {
     }
 }
 
+/// How many came into force, where they have no lines of their own.
+fn counted(answer: &Answer) -> Option<u64> {
+    match answer {
+        Ok(Reply::Imported(imported)) => Some(imported.imported),
+        Ok(Reply::Restored(restored)) => Some(restored.imported.imported),
+        _ => None,
+    }
+}
+
 /// What it is about, where that is no list.
 fn subject_of(command: &Command) -> Option<String> {
     match command {
-        Command::Import(ImportRequest { source, .. }) => Some(source.clone()),
+        Command::Import(ImportRequest { source, .. }) | Command::Restore(RestoreRequest { source, .. }) => {
+            Some(source.clone())
+        }
+        Command::Backup { file } => Some(file.clone()),
         Command::Why { address } => Some(address.to_string()),
         _ => None,
     }

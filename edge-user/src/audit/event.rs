@@ -56,6 +56,8 @@ names! {
     Audit = "audit",
     Reload = "reload",
     Unload = "unload",
+    Backup = "backup",
+    Restore = "restore",
     UserAdd = "user.add",
     UserRole = "user.role",
     UserList = "user.list",

@@ -172,6 +172,21 @@ force, or not all of it before a restart.")]
   edge secret generate > /etc/edge/secrets/jwt"
     )]
     Secret(Secret),
+    /// Write blocks, allow list, offences and users to a file
+    #[command(after_help = "Examples:
+  edge backup /var/backups/edge
+  edge backup edge-$(date +%F)
+
+The file is open to its owner alone (it holds the hashes of passwords), and one that is there is replaced by a whole one
+or stays. It works with and without the agent.")]
+    Backup(BackupFile),
+    /// Put what `edge backup` wrote in place of blocks, allow list, offences and users
+    #[command(after_help = "Examples:
+  edge restore /var/backups/edge
+
+All of it is restored, or nothing. What has ended meanwhile and what is protected is left out. Every session and every
+token that was issued until then is ended. A store that cannot be read is made anew.")]
+    Restore(BackupFile),
     /// Print the completions of a shell
     #[command(after_help = "Examples:
   edge completions bash > /usr/share/bash-completion/completions/edge
@@ -228,6 +243,13 @@ pub struct Import {
     /// Take networks wider than /8, or /32 for IPv6; protected addresses in them stay served
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BackupFile {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 #[derive(Clone, Debug, Args)]

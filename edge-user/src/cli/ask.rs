@@ -45,11 +45,24 @@ pub fn agent_if_any(global: &Global, command: Command) -> Option<Result<Reply, F
 
 /// Executed by the agent, else on its pinned maps and its store.
 pub fn agent_or_pins(global: &Global, command: Command) -> Result<Reply, Complaint> {
+    agent_or(global, command, |command| config_for(global, command))
+}
+
+/// The same with what [`config_for`] gave.
+pub fn agent_or_pins_by(global: &Global, config: &Config, command: Command) -> Result<Reply, Complaint> {
+    agent_or(global, command, |_| Ok(config.clone()))
+}
+
+fn agent_or(
+    global: &Global,
+    command: Command,
+    config: impl FnOnce(&Command) -> Result<Config, Complaint>,
+) -> Result<Reply, Complaint> {
     let request = Request { command, caller: client::caller() };
     match client::call(&socket(global)?, &request) {
         Ok(answer) => Ok(answer?),
         Err(Silence::Absent(_)) => {
-            let config = config_for(global, &request.command)?;
+            let config = config(&request.command)?;
             let answer = enforce::offline(&config, &request);
             note::carried_out(&config, &request.command, &answer);
             Ok(answer?)
@@ -60,7 +73,7 @@ pub fn agent_or_pins(global: &Global, command: Command) -> Result<Reply, Complai
 
 /// What a command needs of the config without an agent. Whom the allow list names must be known before anything is
 /// blocked or allowed.
-fn config_for(global: &Global, command: &Command) -> Result<Config, Complaint> {
+pub fn config_for(global: &Global, command: &Command) -> Result<Config, Complaint> {
     let needed: &[&str] = match command {
         Command::Unload => &["filter.pin_path"],
         _ => &["filter.pin_path", "filter.allow", "server.trusted_proxies", "store.path"],

@@ -129,7 +129,7 @@ fn whole(mut input: impl Read, expected: u64, name: &str, progress: &Progress) -
 }
 
 fn told(imported: &Imported, name: &str) -> Outcome {
-    let Imported { imported: count, addresses, prefixes, left_out, left_out_total, ended, .. } = imported;
+    let Imported { imported: count, addresses, prefixes, ended, .. } = imported;
     let mut text = match count {
         0 => format!("nothing of {name} is to be blocked"),
         _ => format!("in force from {name}: {addresses} addresses, {prefixes} networks"),
@@ -137,12 +137,7 @@ fn told(imported: &Imported, name: &str) -> Outcome {
     if *ended > 0 {
         text.push_str(&format!("\nended already, so left out: {ended}"));
     }
-    let mut warnings: Vec<String> =
-        left_out.iter().map(|one| format!("{} is protected and left out: {}", one.address, one.reason)).collect();
-    let more = left_out_total - left_out.len() as u64;
-    if more > 0 {
-        warnings.push(format!("{more} more are protected and left out"));
-    }
+    let mut warnings = imported.told_left_out();
     warnings.extend(imported.warnings.iter().cloned());
     Outcome { warnings, ..Outcome::new(json!(imported), text) }
 }

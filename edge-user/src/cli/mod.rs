@@ -4,6 +4,7 @@
 pub mod args;
 mod ask;
 mod audit;
+mod backup;
 mod block;
 mod check;
 mod doctor;
@@ -56,6 +57,8 @@ fn execute(line: &CommandLine) -> Result<Outcome, Complaint> {
         Command::Allow(arguments) => block::allow(global, arguments),
         Command::Disallow(arguments) => block::disallow(global, arguments),
         Command::Import(arguments) => import::import(global, arguments),
+        Command::Backup(arguments) => backup::backup(global, arguments),
+        Command::Restore(arguments) => backup::restore(global, arguments),
         Command::Export(arguments) => export::export(global, arguments),
         Command::List(arguments) => list::list(global, arguments),
         Command::Why(arguments) => why::why(global, arguments),

@@ -21,7 +21,7 @@ use super::{
     handed,
     protocol::{Answer, MAX_FRAME, Request},
 };
-use crate::{error::Failure, parcel::Parcel};
+use crate::error::Failure;
 
 /// How long the agent may take for each step of an exchange; it answers in milliseconds, a list of a million in
 /// seconds.
@@ -47,7 +47,7 @@ impl From<Silence> for Failure {
 /// Sends one request and waits for its answer.
 pub fn call(path: &Path, request: &Request) -> Result<Answer, Silence> {
     // Packed before, since the agent waits only a moment for the first words.
-    let parcel = request.command.parcel().map(Parcel::seal).transpose();
+    let parcel = request.command.beside();
     let parcel = parcel.map_err(|error| Silence::Failed(broken(path, &error)))?;
     let stream = connected(path, PATIENCE).map_err(|error| silence(path, &error))?;
     exchange(&stream, request, parcel).map_err(|error| Silence::Failed(broken(path, &error)))

@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     audit::event::Name,
+    backup::State,
     block::{Origin, Target},
     clock::Wall,
     config::ConfigErrors,
     datapath::Unloaded,
     error::Failure,
-    parcel::{End, Parcel, Row},
+    parcel::{self, End, Parcel, Row},
     printable::quotable,
 };
 
@@ -44,6 +45,11 @@ pub enum Command {
     Export {
         origin: Option<Origin>,
     },
+    /// All that a backup holds of the agent, for the file that is named.
+    Backup {
+        file: String,
+    },
+    Restore(RestoreRequest),
     List {
         origin: Option<Origin>,
         limit: Option<usize>,
@@ -74,6 +80,7 @@ impl Command {
             Command::Status
             | Command::List { .. }
             | Command::Export { .. }
+            | Command::Backup { .. }
             | Command::Why { .. }
             | Command::Audit(_)
             | Command::Note(_) => return None,
@@ -88,6 +95,7 @@ impl Command {
                 let force = if *force { ", by force" } else { "" };
                 format!("import {count} addresses and networks from `{}`{force}", quotable(source))
             }
+            Command::Restore(RestoreRequest { source, .. }) => format!("restore `{}`", quotable(source)),
             Command::Unblock(UnblockRequest { targets, origin }) => {
                 let targets = targets.as_deref().map_or_else(|| "everything".to_owned(), few);
                 let origin = origin.map(|origin| format!(" of origin {origin}"));
@@ -104,17 +112,24 @@ impl Command {
 
 impl Command {
     /// What travels beside it.
-    pub fn parcel(&self) -> Option<&Parcel> {
+    pub fn beside(&self) -> io::Result<Option<OwnedFd>> {
         match self {
-            Command::Import(import) => Some(&import.parcel),
-            _ => None,
+            Command::Import(import) => import.parcel.seal().map(Some),
+            Command::Restore(restore) => parcel::sealed(&restore.state.encode()?).map(Some),
+            _ => Ok(None),
         }
     }
 
-    pub fn parcel_mut(&mut self) -> Option<&mut Parcel> {
+    pub fn announces(&self) -> bool {
+        matches!(self, Command::Import(_) | Command::Restore(_))
+    }
+
+    /// What it announces has travelled beside it.
+    pub fn with(self, handed: OwnedFd) -> io::Result<Command> {
         match self {
-            Command::Import(import) => Some(&mut import.parcel),
-            _ => None,
+            Command::Import(import) => Ok(Command::Import(ImportRequest { parcel: Parcel::open(handed)?, ..import })),
+            Command::Restore(restore) => Ok(Command::Restore(RestoreRequest { state: state(handed)?, ..restore })),
+            other => Ok(other),
         }
     }
 }
@@ -124,6 +139,8 @@ impl Reply {
     pub fn beside(&self) -> io::Result<Option<Arc<OwnedFd>>> {
         match self {
             Reply::Listed(parcel) => parcel.seal().map(Arc::new).map(Some),
+            Reply::State(state) => parcel::sealed(&state.encode()?).map(Arc::new).map(Some),
+            Reply::Restored(restored) => parcel::sealed(&restored.before.encode()?).map(Arc::new).map(Some),
             Reply::Audit(AuditAt { file: Handed(file), .. }) => Ok(file.clone()),
             _ => Ok(None),
         }
@@ -133,10 +150,19 @@ impl Reply {
     pub fn with(self, handed: Option<OwnedFd>) -> io::Result<Reply> {
         match self {
             Reply::Listed(_) => Ok(Reply::Listed(Parcel::open(handed.ok_or(ErrorKind::InvalidData)?)?)),
+            Reply::State(_) => Ok(Reply::State(state(handed.ok_or(ErrorKind::InvalidData)?)?)),
+            Reply::Restored(restored) => {
+                let before = state(handed.ok_or(ErrorKind::InvalidData)?)?;
+                Ok(Reply::Restored(Box::new(Restored { before, ..*restored })))
+            }
             Reply::Audit(at) => Ok(Reply::Audit(AuditAt { file: Handed(handed.map(Arc::new)), ..at })),
             other => Ok(other),
         }
     }
+}
+
+fn state(handed: OwnedFd) -> io::Result<State> {
+    State::decode(&parcel::unsealed(handed)?).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
 }
 
 /// The first of them, and how many more.
@@ -170,6 +196,15 @@ pub struct ImportRequest {
     pub parcel: Parcel,
 }
 
+/// Its state travels beside it, as a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreRequest {
+    /// The file that it comes from.
+    pub source: String,
+    #[serde(skip)]
+    pub state: State,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnblockRequest {
     /// `None`: all of them.
@@ -190,9 +225,10 @@ pub struct Noted {
 impl Noted {
     /// Whatever the agent does itself it notes itself.
     pub fn accepted(&self) -> Answer {
-        match self.name.text().starts_with("user.") {
-            true => Ok(Reply::Noted),
-            false => Err(Failure::usage(format!("{} is not noted for others", self.name.text()))),
+        match self.name.text() {
+            "backup" | "restore" => Ok(Reply::Noted),
+            name if name.starts_with("user.") => Ok(Reply::Noted),
+            _ => Err(Failure::usage(format!("{} is not noted for others", self.name.text()))),
         }
     }
 }
@@ -250,6 +286,9 @@ pub enum Reply {
     Status(Box<Status>),
     /// `list` and `export`: it travels beside the answer, as a descriptor.
     Listed(#[serde(skip)] Parcel),
+    /// `backup`: it travels beside the answer, as a descriptor.
+    State(#[serde(skip)] State),
+    Restored(Box<Restored>),
     Why(Box<Why>),
     /// A command that changes something: one outcome for each target, in the order given.
     Changed(Changed),
@@ -296,6 +335,33 @@ pub struct Imported {
     /// How many had ended already.
     pub ended: u64,
     pub warnings: Vec<String>,
+}
+
+impl Imported {
+    /// A sentence for each that is named, and one for the others.
+    pub fn told_left_out(&self) -> Vec<String> {
+        let named = self.left_out.iter();
+        let mut told: Vec<String> =
+            named.map(|one| format!("{} is protected and left out: {}", one.address, one.reason)).collect();
+        let more = self.left_out_total.saturating_sub(self.left_out.len() as u64);
+        if more > 0 {
+            told.push(format!("{more} more are protected and left out"));
+        }
+        told
+    }
+}
+
+/// What became of a restore.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The blocks.
+    #[serde(flatten)]
+    pub imported: Imported,
+    pub allowed: u64,
+    pub offences: u64,
+    /// What was in force until then. It travels beside the answer.
+    #[serde(skip)]
+    pub before: State,
 }
 
 /// One that is protected.

@@ -23,7 +23,7 @@ use super::{
     silent::{Seat, Silent},
     socket::group_of,
 };
-use crate::{error::Failure, frame, parcel::Parcel};
+use crate::{error::Failure, frame};
 
 pub use super::socket::{bind, refuse_occupied};
 
@@ -56,6 +56,9 @@ impl Order {
             let outcome = match &answer {
                 Ok(Reply::Changed(of)) => format!("{} changed, {} as before", of.count(), of.unchanged.len()),
                 Ok(Reply::Imported(of)) => format!("{} in force, {} protected", of.imported, of.left_out_total),
+                Ok(Reply::Restored(of)) => {
+                    format!("{} in force, {} protected", of.imported.imported, of.imported.left_out_total)
+                }
                 Ok(Reply::Unloaded(what)) => what.told(),
                 Ok(Reply::Reloaded(what)) => what.told(),
                 Ok(Reply::Refused(errors)) => format!("refused, {errors}"),
@@ -157,10 +160,12 @@ async fn read_request(stream: &mut UnixStream, seat: Seat, large: &Semaphore) ->
     let patience = READ_PATIENCE + Duration::from_secs((length >> 20) as u64);
     let request = timeout(patience, frame::read_body(stream, length)).await?;
     let mut request: Request = request.map_err(advised("use the agent's own version of edge"))?;
-    if let Some(parcel) = request.command.parcel_mut() {
+    if request.command.announces() {
         let missing = || io::Error::new(ErrorKind::InvalidData, "the request lacks what it announces");
         let handed = handed.ok_or_else(missing)?;
-        *parcel = tokio::task::spawn_blocking(|| Parcel::open(handed)).await??;
+        let Request { command, caller } = request;
+        let command = tokio::task::spawn_blocking(|| command.with(handed)).await??;
+        request = Request { command, caller };
     }
     drop(permit);
     Ok(request)

@@ -35,6 +35,10 @@ impl<T: Tables> Enforcer<T> {
             Command::Import(import) => {
                 return Ok(Reply::Imported(Box::new(self.import(import, request.caller, now)?)));
             }
+            Command::Backup { .. } => return Ok(Reply::State(self.state(now))),
+            Command::Restore(restore) => {
+                return Ok(Reply::Restored(Box::new(self.restore_state(&restore.state, request.caller, now)?)));
+            }
             Command::Block(block) => self.block(block, request.caller, now),
             Command::Unblock(unblock) => self.unblock(unblock, now),
             Command::Allow { targets } => self.allow(targets),

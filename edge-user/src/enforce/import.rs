@@ -70,7 +70,7 @@ impl<T: Tables> Enforcer<T> {
     }
 
     /// Exactly those that nothing protected covers; what merely covers something protected may be blocked.
-    fn without_protected<'a>(&self, targets: &'a Targets, imported: &mut Imported) -> Cow<'a, Targets> {
+    pub(super) fn without_protected<'a>(&self, targets: &'a Targets, imported: &mut Imported) -> Cow<'a, Targets> {
         let mut marks = Marks::of(targets);
         let allowed = self.configured.iter().chain(&self.allowed).copied();
         let mut found = Vec::new();
@@ -132,7 +132,7 @@ fn about(terms: Terms) -> About {
 }
 
 /// `None`: it has ended already.
-fn terms(about: &About, now: Now) -> Option<Terms> {
+pub(super) fn terms(about: &About, now: Now) -> Option<Terms> {
     let About { origin, reason, created, end, offence } = about.clone();
     let (until, expires) = match end {
         End::UntilLifted => (None, None),

@@ -89,6 +89,25 @@ impl Memory {
         }
     }
 
+    /// Makes a store anew where the one that lies there could not be read; that one is set aside. Gives a sentence for the
+    /// user.
+    pub fn renew(&mut self) -> Option<String> {
+        if self.store.is_some() {
+            return None;
+        }
+        match Store::open_anew(&self.path) {
+            Ok((store, aside)) => {
+                tracing::info!("the store {} is made anew", self.path.display());
+                self.store = Some(store);
+                aside.map(|aside| format!("the store that could not be read lies at {} now", aside.display()))
+            }
+            Err(error) => {
+                tracing::error!("{error}; enforcement goes on without the store");
+                None
+            }
+        }
+    }
+
     /// Whether it is time to try [`rewrite`](Self::rewrite).
     pub fn is_due(&self, now: Now) -> bool {
         self.behind.is_some_and(|since| since.plus(AGAIN_AFTER) <= now.boot)

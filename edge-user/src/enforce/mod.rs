@@ -10,9 +10,11 @@ mod connections;
 mod import;
 mod ledger;
 mod memory;
+mod nowhere;
 mod offline;
 mod protect;
 mod reload;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod write;

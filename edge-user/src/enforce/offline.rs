@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Enforcer, Held, Surroundings, memory::Memory};
+use super::{Enforcer, Held, Surroundings, memory::Memory, nowhere::Nowhere};
 use crate::{
     clock::Now,
     config::Config,
@@ -10,7 +10,7 @@ use crate::{
         client,
         protocol::{Answer, Command, Reply, Request},
     },
-    datapath::{self, Generation, Lock, Unloaded},
+    datapath::{self, Generation, Lock, Tables, Unloaded},
     error::{Blame, Context, Failure},
     metrics::Own,
     netlink::{self, Closer, NetlinkError},
@@ -19,38 +19,69 @@ use crate::{
 /// Executes a command without an agent.
 pub fn offline(config: &Config, request: &Request) -> Answer {
     let pin_path = &config.filter.pin_path;
+    let needs_maps = !matches!(request.command, Command::Backup { .. } | Command::Restore(_));
     if !datapath::is_there(pin_path)? {
-        return if request.command == Command::Unload {
-            Ok(Reply::Unloaded(Unloaded::default()))
-        } else {
-            Err(no_agent())
+        return match &request.command {
+            Command::Unload => Ok(Reply::Unloaded(Unloaded::default())),
+            _ if needs_maps => Err(no_agent()),
+            _ => on_store(config, request),
         };
     }
     let Some(lock) = Lock::open(pin_path)? else {
-        return Err(Failure::unreachable(format!(
-            "an agent holds {} but does not answer on {}",
-            pin_path.display(),
-            config.admin.socket.display()
-        )));
+        return Err(silent_agent(config));
     };
     if request.command == Command::Unload {
         return datapath::unload(pin_path).map(Reply::Unloaded);
     }
+    match Generation::live(&lock)? {
+        Some(tables) => on_tables(config, request, tables),
+        None if needs_maps => Err(no_agent()),
+        None => on_store(config, request),
+    }
+}
+
+fn on_tables(config: &Config, request: &Request, tables: Generation) -> Answer {
     let now = Now::read();
     let memory = Memory::open(config.store.path.clone())?;
-    let tables = Generation::live(&lock)?.ok_or_else(no_agent)?;
-    let metrics = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
-    let mut enforcer = Enforcer::new(config, memory, tables, Surroundings::read(config, None), metrics, now);
+    let mut enforcer = enforcer(config, memory, tables, now)?;
     enforcer.recall(Held::by, now)?;
-    let request = Request { caller: request.caller.or_else(client::caller), ..request.clone() };
-    let answer = enforcer.execute(&request, now)?;
-    if matches!(request.command, Command::Block(_) | Command::Import(_) | Command::Disallow { .. }) && !enforcer.dry_run
-    {
+    let answer = execute(&mut enforcer, request, now)?;
+    let blocks = matches!(
+        request.command,
+        Command::Block(_) | Command::Import(_) | Command::Restore(_) | Command::Disallow { .. }
+    );
+    if blocks && !enforcer.dry_run {
         end_connections(&enforcer, now).unwrap_or_else(|error| {
             tracing::warn!("open connections of who is blocked fall silent and stay open: {error}");
         });
     }
     Ok(answer)
+}
+
+/// Where nothing is pinned, and nothing is enforced before the next start.
+fn on_store(config: &Config, request: &Request) -> Answer {
+    let now = Now::read();
+    let memory = Memory::open(config.store.path.clone())?;
+    let mut enforcer = enforcer(config, memory, Nowhere, now)?;
+    enforcer.recall(|_| Held::default(), now)?;
+    if let (Command::Backup { .. }, Some(problem)) = (&request.command, enforcer.memory.problem()) {
+        return Err(Failure::system(format!("there is nothing to make a backup of: {problem}")));
+    }
+    let answer = execute(&mut enforcer, request, now)?;
+    match (&request.command, enforcer.memory.problem()) {
+        (Command::Restore(_), Some(problem)) => Err(Failure::system(format!("nothing was restored: {problem}"))),
+        _ => Ok(answer),
+    }
+}
+
+fn enforcer<T: Tables>(config: &Config, memory: Memory, tables: T, now: Now) -> Result<Enforcer<T>, Failure> {
+    let metrics = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
+    Ok(Enforcer::new(config, memory, tables, Surroundings::read(config, None), metrics, now))
+}
+
+fn execute<T: Tables>(enforcer: &mut Enforcer<T>, request: &Request, now: Now) -> Answer {
+    let request = Request { caller: request.caller.or_else(client::caller), ..request.clone() };
+    enforcer.execute(&request, now)
 }
 
 /// As a running agent does.
@@ -63,6 +94,14 @@ fn end_connections(enforcer: &Enforcer, now: Now) -> Result<(), NetlinkError> {
         closer.close(connection)?;
     }
     Ok(())
+}
+
+fn silent_agent(config: &Config) -> Failure {
+    Failure::unreachable(format!(
+        "an agent holds {} but does not answer on {}",
+        config.filter.pin_path.display(),
+        config.admin.socket.display()
+    ))
 }
 
 fn no_agent() -> Failure {

@@ -99,7 +99,7 @@ impl<T: Tables> Enforcer<T> {
         (self.configured, self.named, self.limits) = (allowed, named, limits);
     }
 
-    fn named_blocks(&self) -> BTreeMap<Target, Block> {
+    pub(super) fn named_blocks(&self) -> BTreeMap<Target, Block> {
         let named = self.ledger.blocks().filter(|block| block.origin == Origin::Config);
         named.map(|block| (block.target, block.clone())).collect()
     }

@@ -33,6 +33,10 @@ impl Limits {
     pub(super) fn of(filter: &config::Filter) -> Limits {
         Limits { blocked: filter.max_blocked as usize, prefixes: filter.max_prefixes as usize }
     }
+
+    pub(super) fn hold(self, counts: Counts) -> bool {
+        counts.singles() <= self.blocked && counts.prefixes() <= self.prefixes
+    }
 }
 
 /// How full a kind of table is.
@@ -44,7 +48,7 @@ struct Fill {
 }
 
 /// What was added to the model, and what brings it back to where it was.
-enum Entered {
+pub(super) enum Entered {
     Alone(Origin, Vec<(Target, Option<Former>)>),
     Batch(BatchId, Displaced),
 }
@@ -101,7 +105,7 @@ impl<T: Tables> Enforcer<T> {
     }
 
     /// Adds to the model alone.
-    fn enter(&mut self, terms: Terms, targets: Targets) -> Entered {
+    pub(super) fn enter(&mut self, terms: Terms, targets: Targets) -> Entered {
         if targets.len() >= BATCH_FROM {
             let (id, displaced) = self.ledger.add(Batch::new(terms, targets));
             return Entered::Batch(id, displaced);

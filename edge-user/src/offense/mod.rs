@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 pub use crate::server::link::Kind;
 use crate::{
     block::Target,
@@ -41,7 +43,7 @@ pub struct Decision {
 }
 
 /// What is remembered of a client that was blocked before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     pub client: Target,
     /// How many offences there were.
@@ -95,6 +97,13 @@ impl Learner {
     pub fn restore(&mut self, history: History) {
         let past = Past { number: history.number, until: None };
         self.past.of(history.client).put(history.client, history.ended, past);
+    }
+
+    /// Forgets who was blocked before. What counts against clients now goes on to count.
+    pub fn forget_past(&mut self) {
+        for past in self.past.both() {
+            past.retain(|_| false);
+        }
     }
 
     /// Counts one refused credential. At the threshold the client's evidence is used up and the decision returned.

@@ -2,11 +2,13 @@
 //! CLI writes it beside a running server, so what either changes is in force for the next request. Passwords are kept
 //! as argon2id, refresh tokens as their SHA-256; what is removed is gone from the files too.
 
+mod kept;
+
 use std::{
     fs::{File, OpenOptions, Permissions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -14,9 +16,10 @@ use argon2::{
     Argon2,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, config::DbConfig, params};
 use serde::Serialize;
 
+pub use self::kept::{Kept, Replacement, kept};
 use super::spawn::{Identity, prepare_auth_directory};
 use crate::{
     clock::Wall,
@@ -51,6 +54,9 @@ const NOBODYS_HASH: &str =
 #[derive(Debug)]
 pub struct UserStore {
     db: Connection,
+    path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
 }
 
 /// One row of `edge user list`.
@@ -118,6 +124,8 @@ impl UserStore {
     fn connect(path: &Path) -> rusqlite::Result<UserStore> {
         let mut db = Connection::open(path)?;
         db.busy_timeout(Duration::from_secs(5))?;
+        // Whoever closes a file that another took the place of would remove what SQLite keeps beside that one.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "NORMAL")?;
         db.pragma_update(None, "secure_delete", true)?;
@@ -131,9 +139,14 @@ impl UserStore {
             write.commit()?;
         }
         match version(&db)? {
-            SCHEMA => Ok(UserStore { db }),
+            SCHEMA => Ok(UserStore { db, path: path.to_owned(), file: file_at(path) }),
             other => Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
         }
+    }
+
+    /// Whether what it has open is still what lies at its path.
+    pub fn is_current(&self) -> bool {
+        file_at(&self.path) == self.file
     }
 
     /// Adds a user; a name that exists is refused.
@@ -291,13 +304,18 @@ impl UserStore {
     /// A change that an operator made: whole, on the disk, and what it replaced gone from the write-ahead log.
     fn write<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, Failure> {
         let result = self.transact(change)?;
+        self.forget_replaced()?;
+        Ok(result)
+    }
+
+    fn forget_replaced(&self) -> Result<(), Failure> {
         for _ in 0..3 {
             let busy = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
             if busy.map_err(|error| self.failure(&error))? == 0 {
                 break;
             }
         }
-        Ok(result)
+        Ok(())
     }
 
     fn transact<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, Failure> {
@@ -313,6 +331,11 @@ impl UserStore {
     fn failure(&self, error: &rusqlite::Error) -> Failure {
         failure(Path::new(self.db.path().unwrap_or("users.db")), error)
     }
+}
+
+/// Zeroes where there is none.
+fn file_at(path: &Path) -> (u64, u64) {
+    std::fs::metadata(path).map_or((0, 0), |data| (data.dev(), data.ino()))
 }
 
 struct Found {

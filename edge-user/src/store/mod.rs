@@ -10,7 +10,7 @@ mod tests;
 use std::{
     fs,
     io::ErrorKind,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -102,6 +102,15 @@ impl Store {
             return Err(StoreError::Schema { path: path.to_owned(), found });
         }
         Ok(Store { path: path.to_owned(), connection, _sole: sole, boot_id: boot_id.to_owned(), new })
+    }
+
+    /// The same in place of a file that cannot be read; gives where that one lies now.
+    pub fn open_anew(path: &Path) -> Result<(Store, Option<PathBuf>), StoreError> {
+        make_directory_of(path)?;
+        let sole = lock(path)?;
+        let aside = set_aside(path)?;
+        drop(sole);
+        Ok((Store::open(path)?, aside))
     }
 
     /// Whether the file was made by this opening.
@@ -210,24 +219,57 @@ pub fn make_directory(file: &Path) -> std::io::Result<()> {
     }
 }
 
+fn make_directory_of(path: &Path) -> Result<(), StoreError> {
+    make_directory(path)
+        .map_err(|error| StoreError::Directory { path: path.parent().unwrap_or(path).to_owned(), error })
+}
+
 /// Makes directory and file, for their owner alone, where they are missing.
 fn make_file(path: &Path) -> Result<(), StoreError> {
-    make_directory(path)
-        .map_err(|error| StoreError::Directory { path: path.parent().unwrap_or(path).to_owned(), error })?;
+    make_directory_of(path)?;
+    let unopened = |error| StoreError::Open { path: path.to_owned(), error };
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(()),
+        Ok(file) => give_to_owner_of_directory(&file, path).map_err(unopened),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(StoreError::Open { path: path.to_owned(), error }),
+        Err(error) => Err(unopened(error)),
     }
+}
+
+/// What root makes before the first start is the agent's, whoever that runs as.
+fn give_to_owner_of_directory(file: &fs::File, path: &Path) -> std::io::Result<()> {
+    let Some(directory) = path.parent().filter(|_| nix::unistd::Uid::effective().is_root()) else { return Ok(()) };
+    let owner = directory.metadata()?;
+    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
+}
+
+/// What SQLite keeps beside the file goes along, since it belongs to no other.
+fn set_aside(path: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let aside = suffixed(path, "-aside");
+    for suffix in ["-wal", "-shm", ""] {
+        let (from, to) = (suffixed(path, suffix), suffixed(&aside, suffix));
+        match fs::rename(&from, to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && suffix.is_empty() => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::Open { path: from, error }),
+        }
+    }
+    Ok(Some(aside))
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// Two agents on one store would undo each other's blocks at every start.
 fn lock(path: &Path) -> Result<Flock<fs::File>, StoreError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push("-lock");
-    let unopened = |error| StoreError::Open { path: PathBuf::from(&beside), error };
+    let beside = suffixed(path, "-lock");
+    let unopened = |error| StoreError::Open { path: beside.clone(), error };
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(&beside).map_err(unopened)?;
+    give_to_owner_of_directory(&file, path).map_err(unopened)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::errno::Errno::EWOULDBLOCK => StoreError::InUse { path: path.to_owned() },
         errno => unopened(errno.into()),

@@ -2,6 +2,7 @@
 
 mod audit;
 mod beside;
+mod backups;
 mod blocks;
 mod bulk;
 mod caps;

@@ -58,7 +58,8 @@ impl Store {
         use_it: impl FnOnce(&mut UserStore) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let mut slot = store.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut open = match slot.take() {
+        // A restore may have put another file in its place.
+        let mut open = match slot.take().filter(UserStore::is_current) {
             Some(open) => open,
             None => UserStore::open(&self.directory)?,
         };
