@@ -120,11 +120,13 @@ impl Decisions {
         self.blocks.retain(|name, _| !is_meant(name));
     }
 
-    /// A config comes into force: what it names is blocked until it names it no more.
+    /// A config comes into force: what it names is blocked until it names it no more, and stays so when it is allowed
+    /// meanwhile.
     pub fn configure(&mut self) {
         self.blocks.retain(|(_, origin), _| *origin != "config");
-        let named: Vec<IpNet> = self.named.iter().copied().collect();
-        self.import(&named, "config", End::UntilLifted);
+        let is_protected = |target: &&IpNet| self.protected.iter().any(|cover| cover.contains(*target));
+        let named: Vec<IpNet> = self.named.iter().filter(|target| !is_protected(target)).copied().collect();
+        self.blocks.extend(named.into_iter().map(|target| ((target, "config"), End::UntilLifted)));
     }
 
     /// Whether a packet of this source is dropped.

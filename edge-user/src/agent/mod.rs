@@ -276,7 +276,7 @@ impl Agent {
             // Who is blocked may be protected no more.
             self.end_blocked_connections();
         }
-        logged("protecting", self.enforcer.follow(surroundings));
+        logged("protecting", self.enforcer.follow(surroundings, Now::read()));
     }
 
     /// The directory of pins may have been removed, and its lock with it.

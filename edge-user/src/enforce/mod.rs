@@ -67,6 +67,8 @@ pub struct Enforcer<T = Generation> {
     configured: BTreeSet<Target>,
     /// What the config blocks.
     named: BTreeSet<Target>,
+    /// Those of them that are protected now; blocked once they are no more.
+    held_back: BTreeSet<Target>,
     allowed: BTreeSet<Target>,
     protected: Protected,
     /// Whether the kernel has what is protected and allowed.
@@ -231,6 +233,7 @@ impl<T: Tables> Enforcer<T> {
             led_to: BTreeMap::new(),
             configured: config.filter.allow.iter().copied().collect(),
             named: config.filter.block.iter().copied().collect(),
+            held_back: BTreeSet::new(),
             allowed: BTreeSet::new(),
             protected: Protected::new(surroundings),
             trust_written: true,
@@ -296,21 +299,32 @@ impl<T: Tables> Enforcer<T> {
     /// Blocks that the config names: in force while it names them, never stored. What it named before is as old as it
     /// was.
     fn block_named(&mut self, before: &BTreeMap<Target, Block>, now: Now) {
-        for target in self.named.clone() {
-            if let Some(why) = self.never_blocked(target) {
-                tracing::warn!("`filter.block` names {target}, which is protected and stays served: {why}");
-                continue;
-            }
-            self.ledger.put(Block {
-                target,
-                origin: Origin::Config,
-                reason: "named in the config".to_owned(),
-                created: before.get(&target).map_or(now.wall, |block| block.created),
-                until: None,
-                expires: None,
-                offence: 1,
-            });
+        let (held_back, blocked): (BTreeSet<Target>, BTreeSet<Target>) =
+            self.named.iter().partition(|target| self.protected.why(**target).is_some());
+        for target in &held_back {
+            let why = self.protected.why(*target).unwrap_or_default();
+            tracing::warn!("`filter.block` names {target}, which is protected and stays served: {why}");
         }
+        self.held_back = held_back;
+        for target in blocked {
+            // As one that was blocked before it was allowed: blocked again once it is allowed no more.
+            if let Some(why) = self.never_blocked(target) {
+                tracing::warn!("`filter.block` names {target}, which stays served: {why}");
+            }
+            self.ledger.put(of_config(target, before.get(&target).map_or(now.wall, |block| block.created)));
+        }
+    }
+
+    /// Those that the config names and that were protected until now.
+    fn block_held_back(&mut self, now: Now) -> Result<(), Failure> {
+        let free: Vec<Target> =
+            self.held_back.iter().copied().filter(|target| self.protected.why(*target).is_none()).collect();
+        for target in free {
+            self.put(vec![(Terms::of(&of_config(target, now.wall)), [target].into_iter().collect())])?;
+            self.held_back.remove(&target);
+            tracing::warn!("{target}, which `filter.block` names, is protected no more and blocked now");
+        }
+        Ok(())
     }
 
     fn fill(&mut self) -> Result<(), Failure> {
@@ -367,11 +381,12 @@ impl<T: Tables> Enforcer<T> {
     }
 
     /// Follows what is protected: own addresses, gateways, resolvers, peers of live SSH sessions.
-    pub fn follow(&mut self, surroundings: Surroundings) -> Result<(), Failure> {
+    pub fn follow(&mut self, surroundings: Surroundings, now: Now) -> Result<(), Failure> {
         if !self.protected.follow(surroundings) && self.trust_written {
             return Ok(());
         }
-        self.write_trust()
+        self.write_trust()?;
+        self.block_held_back(now)
     }
 
     /// What was read last of what is to be protected.
@@ -431,6 +446,19 @@ impl<T: Tables> Enforcer<T> {
 
     pub fn links(&self) -> &Links {
         &self.links
+    }
+}
+
+/// As long as the config names it.
+fn of_config(target: Target, created: Wall) -> Block {
+    Block {
+        target,
+        origin: Origin::Config,
+        reason: "named in the config".to_owned(),
+        created,
+        until: None,
+        expires: None,
+        offence: 1,
     }
 }
 

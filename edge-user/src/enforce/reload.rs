@@ -21,6 +21,7 @@ use crate::{
 struct Configured {
     allowed: BTreeSet<Target>,
     named: BTreeSet<Target>,
+    held_back: BTreeSet<Target>,
     /// Those of them that were in force.
     blocks: BTreeMap<Target, Block>,
     limits: Limits,
@@ -85,6 +86,7 @@ impl<T: Tables> Enforcer<T> {
         let former = Configured {
             allowed: mem::replace(&mut self.configured, filter.allow.iter().copied().collect()),
             named: mem::replace(&mut self.named, filter.block.iter().copied().collect()),
+            held_back: mem::take(&mut self.held_back),
             limits: mem::replace(&mut self.limits, Limits::of(filter)),
             blocks,
         };
@@ -94,9 +96,9 @@ impl<T: Tables> Enforcer<T> {
 
     fn unconfigure(&mut self, former: Configured) {
         self.named_blocks().into_keys().for_each(|target| drop(self.ledger.remove(target, Origin::Config)));
-        let Configured { allowed, named, blocks, limits } = former;
+        let Configured { allowed, named, held_back, blocks, limits } = former;
         blocks.into_values().for_each(|block| drop(self.ledger.put(block)));
-        (self.configured, self.named, self.limits) = (allowed, named, limits);
+        (self.configured, self.named, self.held_back, self.limits) = (allowed, named, held_back, limits);
     }
 
     pub(super) fn named_blocks(&self) -> BTreeMap<Target, Block> {

@@ -1,8 +1,8 @@
 //! The real binary between real clients, as a user, an operator and an attacker meet it.
 
 mod audit;
-mod beside;
 mod backups;
+mod beside;
 mod blocks;
 mod bulk;
 mod caps;

@@ -21,7 +21,7 @@ fn a_cap_stands_where_it_holds() {
     let directory = tempfile::tempdir().unwrap();
     let mut enforcer = capped(&directory);
     let trusted_proxies = vec![target("203.0.113.80/28")];
-    enforcer.follow(Surroundings { trusted_proxies, ..enforcer.surroundings().clone() }).unwrap();
+    enforcer.follow(Surroundings { trusted_proxies, ..enforcer.surroundings().clone() }, START).unwrap();
     let expected = [
         ("203.0.113.7", (7, Some(5))),
         ("::ffff:203.0.113.7", (7, Some(5))),

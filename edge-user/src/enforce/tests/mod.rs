@@ -158,6 +158,24 @@ fn fail(enforcer: &mut Enforcer<Fake>, peer: &str, times: usize) -> Result<Outco
 }
 
 #[test]
+fn what_the_config_names_is_blocked_once_nothing_protects_it_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let named = "block = [\"192.0.2.1\", \"192.0.2.53\", \"198.51.100.7\"]\nallow = [\"198.51.100.0/24\"]";
+    let mut enforcer = enforcer(directory.path(), named);
+    let resolvers = vec!["192.0.2.53".parse().unwrap()];
+    enforcer.follow(Surroundings { resolvers, ..enforcer.surroundings().clone() }, START).unwrap();
+    enforcer.recall(|_| Held::default(), START).unwrap();
+    enforcer.fill().unwrap();
+    let held = |enforcer: &Enforcer<Fake>| enforcer.tables.held.keys().map(ToString::to_string).collect::<Vec<_>>();
+    // Whom the allow list names passes, and is as blocked as who was allowed after it.
+    assert_eq!(held(&enforcer), ["198.51.100.7/32"]);
+    assert!(!enforcer.is_blocked("198.51.100.7".parse().unwrap(), START));
+    enforcer.follow(Surroundings { resolvers: Vec::new(), ..enforcer.surroundings().clone() }, START).unwrap();
+    assert_eq!(held(&enforcer), ["192.0.2.53/32", "198.51.100.7/32"]);
+    assert_eq!(enforcer.list(Some(Origin::Config), None, START).parts().len(), 1);
+}
+
+#[test]
 fn what_is_missing_ends_otherwise_or_is_foreign_is_counted() {
     let directory = tempfile::tempdir().unwrap();
     let mut enforcer = started(&directory, "");

@@ -6,7 +6,14 @@
 mod draw;
 mod perform;
 
-use std::{fmt::Debug, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt::Debug,
+    net::IpAddr,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use edge_common::names;
@@ -27,6 +34,8 @@ use super::time;
 
 /// Unless `EDGE_OPERATIONS` says another number.
 const OPERATIONS: usize = 300;
+/// Of a failure, so many operations are told.
+const TOLD: usize = 30;
 /// The list is compared after so many operations, and after each start; the kernel after each.
 const LISTED_EVERY: usize = 5;
 /// A change from outside is undone within 5 s, on a machine that does other things too.
@@ -42,14 +51,17 @@ fn the_kernel_does_what_was_decided_whatever_happened() -> Result<()> {
     let lab = Lab::new()?;
     let mut world = World::start(&lab)?;
     let mut random = Rng::with_seed(seed);
+    let mut last = VecDeque::new();
     for number in 0..count {
         let operation = operation(&world.decisions, &mut random);
-        let told = format!("EDGE_SEED={seed}: operation {number}: {operation:?}");
-        world.perform(&operation, &mut random).with_context(|| told.clone())?;
-        world.kernel_agrees().with_context(|| told.clone())?;
-        if number % LISTED_EVERY == 0 {
-            world.list_agrees().context(told)?;
+        last.push_back(format!("{number}: {operation:?}"));
+        if last.len() > TOLD {
+            last.pop_front();
         }
+        let is_listed = number % LISTED_EVERY == 0;
+        let performed = world.perform(&operation, &mut random).and_then(|()| world.kernel_agrees());
+        let agrees = performed.and_then(|()| if is_listed { world.list_agrees() } else { Ok(()) });
+        agrees.with_context(|| format!("EDGE_SEED={seed}: after {last:#?}"))?;
     }
     world.settle().with_context(|| format!("EDGE_SEED={seed}: at the end"))?;
     println!("{:?}", world.done);
@@ -73,7 +85,7 @@ struct World<'a> {
     /// The tables in force, and the program over them.
     program: Option<(PathBuf, Program)>,
     /// How often each kind of operation was done.
-    done: std::collections::BTreeMap<&'static str, usize>,
+    done: BTreeMap<&'static str, usize>,
     /// `max_blocked`, another one at each reload.
     room: u32,
 }
@@ -86,7 +98,7 @@ impl<'a> World<'a> {
         let protected = own.into_iter().map(Ok).chain(loopback).collect::<Result<Vec<IpNet>>>()?;
         let frames = draw::sources().map(|source| (source, Packet::new(source).bytes())).collect();
         let decisions = Decisions { protected, ..Decisions::default() };
-        let done = std::collections::BTreeMap::new();
+        let done = BTreeMap::new();
         Ok(World { lab, edge, decisions, runs: true, frames, program: None, done, room: 10_000 })
     }
 
@@ -145,8 +157,7 @@ impl<'a> World<'a> {
         })?;
         self.kernel_agrees()?;
         self.list_agrees()?;
-        let distinct: std::collections::BTreeSet<IpNet> =
-            self.decisions.blocks.keys().map(|(target, _)| *target).collect();
+        let distinct: BTreeSet<IpNet> = self.decisions.blocks.keys().map(|(target, _)| *target).collect();
         wait_for("no drift", UNDONE, || {
             let status = self.edge.json(&["status"])?;
             let agrees = status["drift"] == 0 && status["enforced"]["total"] == distinct.len();
