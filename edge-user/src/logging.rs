@@ -1,10 +1,10 @@
 //! Where log lines go: the journal where systemd listens, else standard error as text or JSON. Agent and server log alike:
 //! the agent decides, since the server is told nothing of the environment.
 
-use std::{io, os::unix::fs::MetadataExt};
+use std::{io, os::unix::fs::MetadataExt, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::config::{Log, LogFormat};
 
@@ -40,22 +40,50 @@ impl Logging {
 
     /// Sets up logging for the process. A second call changes nothing.
     pub fn start(&self) {
-        let registry = tracing_subscriber::registry().with(EnvFilter::new(&self.filter));
+        let (layer, missing) = self.layer();
+        let (layer, handle) = reload::Layer::new(layer);
+        // An error says that somebody else has set it up.
+        if tracing_subscriber::registry().with(layer).with(EnvFilter::new(&self.filter)).try_init().is_ok() {
+            let _ = STARTED.set(handle);
+            missing.warn();
+        }
+    }
+
+    /// The process logs elsewhere from now on; how much it logs stays.
+    pub fn change(&self) {
+        let (layer, missing) = self.layer();
+        if STARTED.get().is_some_and(|started| started.reload(layer).is_ok()) {
+            missing.warn();
+        }
+    }
+
+    fn layer(&self) -> (Lines, Missing) {
         let text = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
         let journald = (self.to == To::Journal).then(tracing_journald::layer);
-        let started = match (journald, self.to) {
-            (Some(Ok(journald)), _) => registry.with(journald.with_syslog_identifier("edge".to_owned())).try_init(),
-            (_, To::Json) => registry.with(text.json().flatten_event(true)).try_init(),
+        match (journald, self.to) {
+            (Some(Ok(journald)), _) => (journald.with_syslog_identifier("edge".to_owned()).boxed(), Missing(false)),
+            (_, To::Json) => (text.json().flatten_event(true).boxed(), Missing(false)),
             (_, To::Journal | To::Text) => {
-                let started = registry.with(text.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))).try_init();
-                if started.is_ok() && self.to == To::Journal {
-                    tracing::warn!("log.format is journald, but no journal listens; logging to standard error");
-                }
-                started
+                let layer = text.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed();
+                (layer, Missing(self.to == To::Journal))
             }
-        };
-        // An error says that somebody else has set it up.
-        drop(started);
+        }
+    }
+}
+
+type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// What this process has set up.
+static STARTED: OnceLock<reload::Handle<Lines, Registry>> = OnceLock::new();
+
+/// Whether a journal was asked for that does not listen.
+struct Missing(bool);
+
+impl Missing {
+    fn warn(&self) {
+        if self.0 {
+            tracing::warn!("log.format is journald, but no journal listens; logging to standard error");
+        }
     }
 }
 

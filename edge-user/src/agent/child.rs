@@ -1,22 +1,23 @@
-//! The server as the agent keeps it: its config with the secrets, its process and the link to it.
-//! A server that dies is started again, at once and then with pauses of at most 5 s.
+//! One server as the agent keeps it: what it serves, its process and the link to it. Which of them is in service, and
+//! what becomes of the others, is `servers`'.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use secrecy::ExposeSecret;
 use tokio::{
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
+    sync::{mpsc, oneshot},
+    time::timeout,
 };
 
-use super::{certificate, pause::Pause};
+use super::{certificate, listener::Listener, servers::Heard};
 use crate::{
     config::{self, Config, Mode},
     error::Failure,
     logging::Logging,
     server::{
-        link::{self, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, ServerConfig},
+        counters,
+        link::{self, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
         spawn::{self, Identity},
     },
 };
@@ -27,54 +28,51 @@ const TELL_WITHIN: Duration = Duration::from_secs(1);
 /// A process whose link has closed is about to end.
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
 
-/// What the agent's loop hears.
-pub enum FromChild {
-    Says(FromServer),
-    Ended,
-    Started(Running),
+/// Which of the servers that one agent started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id(pub u64);
+
+/// What a server is to serve: its config with the secrets, as the files had them then, and the sockets.
+#[derive(Clone, PartialEq)]
+pub struct Served {
+    pub config: ServerConfig,
+    pub listeners: Vec<Listener>,
 }
 
+/// A server that is ready, and does not accept yet. Dropped, it ends.
 pub struct Running {
+    pub served: Arc<Served>,
     process: tokio::process::Child,
     write: OwnedWriteHalf,
     read: OwnedReadHalf,
 }
 
 pub struct Child {
-    listeners: Arc<Vec<TcpListener>>,
-    identity: Identity,
+    pub id: Id,
+    pub metrics: Metrics,
     process: Option<tokio::process::Child>,
+    /// `None`: it is to end.
     write: Option<OwnedWriteHalf>,
-    /// Whether a server's end is still to be heard.
-    heard: bool,
-    tell: mpsc::Sender<FromChild>,
-    pause: Pause,
+    listens: Vec<SocketAddr>,
+    /// Told when it accepts no more.
+    retired: Option<oneshot::Sender<()>>,
 }
 
 impl Child {
-    /// Starts the server and waits until every listener accepts.
-    pub async fn start(
-        config: &Config,
-        listeners: Vec<TcpListener>,
-        tell: mpsc::Sender<FromChild>,
-    ) -> Result<Child, Failure> {
-        let identity = Identity::find()?;
-        if identity.fallback {
-            tracing::warn!("there is no user edge-server here; the server runs as {}", identity.name);
-        }
-        spawn::prepare_auth_directory(&config.store.auth_directory(), &identity)?;
+    /// Takes a server that is ready into service; what it says goes to `tell`.
+    pub async fn start(id: Id, running: Running, tell: mpsc::Sender<Heard>) -> Child {
+        let Running { served, process, write, read } = running;
+        tokio::spawn(listen(id, read, tell));
         let mut child = Child {
-            listeners: Arc::new(listeners),
-            identity,
-            process: None,
-            write: None,
-            heard: false,
-            tell,
-            pause: Pause::default(),
+            id,
+            metrics: counters::none(),
+            process: Some(process),
+            write: Some(write),
+            listens: served.listeners.iter().map(|listener| listener.address).collect(),
+            retired: None,
         };
-        let running = launch(config, &child.identity, &child.listeners).await?;
-        child.adopt(running);
-        Ok(child)
+        child.tell(&FromAgent::Accept).await;
+        child
     }
 
     pub async fn tell(&mut self, message: &FromAgent) {
@@ -82,89 +80,67 @@ impl Child {
         let sent = timeout(TELL_WITHIN, link::write(write, message, MAX_FROM_AGENT)).await;
         if !matches!(sent, Ok(Ok(()))) {
             tracing::error!("the server does not listen to the agent; it is ended");
-            self.let_go();
+            // Without its link it ends.
+            (self.write, self.retired) = (None, None);
         }
     }
 
-    /// Without its link the server ends.
-    fn let_go(&mut self) {
-        self.write = None;
-        self.process = None;
+    /// Has it finish what it began. The receiver hears, if only by its closing, that it accepts no more.
+    pub async fn retire(&mut self) -> oneshot::Receiver<()> {
+        let (retired, hears) = oneshot::channel();
+        self.retired = Some(retired);
+        self.tell(&FromAgent::Retire).await;
+        hears
     }
 
-    /// Whether more may come of the server, and its end at last.
-    pub fn is_heard(&self) -> bool {
-        self.heard
+    pub fn has_retired(&mut self) {
+        self.retired = None;
     }
 
-    /// After its end was heard; in the background, since it may take a while.
-    pub fn restart(&mut self, config: &Config) {
-        self.heard = false;
-        let ended = self.process.take();
-        self.let_go();
-        let pause = self.pause.ended(Instant::now());
-        let (config, identity, listeners) = (config.clone(), self.identity.clone(), self.listeners.clone());
-        let tell = self.tell.clone();
-        tokio::spawn(async move {
-            // Where there is none, why is told already.
-            if let Some(process) = ended {
-                tracing::error!("the server ended ({}); it is started again", fate(process).await);
-            }
-            sleep(pause).await;
-            let heard = match launch(&config, &identity, &listeners).await {
-                Ok(running) => FromChild::Started(running),
-                Err(failure) => {
-                    tracing::error!("the server cannot be started again: {failure}");
-                    FromChild::Ended
-                }
-            };
-            let _ = tell.send(heard).await;
-        });
+    /// Whether a connection with this end came in by one of its listeners.
+    pub fn listens_on(&self, local: SocketAddr) -> bool {
+        config::listens_on(&self.listens, local)
     }
 
-    /// Takes a server that is ready into service.
-    pub fn adopt(&mut self, running: Running) {
-        let Running { process, write, mut read } = running;
-        (self.process, self.write, self.heard) = (Some(process), Some(write), true);
-        self.pause.served(Instant::now());
-        let tell = self.tell.clone();
-        tokio::spawn(async move {
-            loop {
-                match link::read::<FromServer>(&mut read, MAX_FROM_SERVER).await {
-                    Ok(Some(message)) => {
-                        if tell.send(FromChild::Says(message)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::error!("the server speaks what the agent does not understand: {error}");
-                        break;
-                    }
-                }
-            }
-            let _ = tell.send(FromChild::Ended).await;
-        });
-    }
-
-    /// Asks the server to end; its process, to be waited for. `None` if none runs. It can still be talked to.
-    pub async fn drain(&mut self) -> Option<tokio::process::Child> {
-        self.tell(&FromAgent::Drain).await;
-        self.process.take()
+    /// Waits for the process of a server whose link has closed, but not long; how it ended, as `signal: 9 (SIGKILL)`.
+    pub async fn fate(self) -> String {
+        match self.process {
+            Some(process) => fate(process).await,
+            None => "its process is not known".to_owned(),
+        }
     }
 }
 
-async fn launch(config: &Config, identity: &Identity, listeners: &[TcpListener]) -> Result<Running, Failure> {
-    let server = config.server.as_ref().ok_or_else(|| Failure::bug("a server without a config"))?;
-    let first = FromAgent::Config(Box::new(server_config(config, server)?));
-    let (process, stream) = spawn::spawn(identity, listeners)?;
+async fn listen(id: Id, mut read: OwnedReadHalf, tell: mpsc::Sender<Heard>) {
+    loop {
+        match link::read::<FromServer>(&mut read, MAX_FROM_SERVER).await {
+            Ok(Some(message)) => {
+                if tell.send(Heard::Says(id, message)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                tracing::error!("the server speaks what the agent does not understand: {error}");
+                break;
+            }
+        }
+    }
+    let _ = tell.send(Heard::Ended(id)).await;
+}
+
+/// Starts a server and waits until it is ready.
+pub async fn launch(served: Arc<Served>, identity: &Identity) -> Result<Running, Failure> {
+    let first = FromAgent::Config(Box::new(served.config.clone()));
+    let listeners: Vec<_> = served.listeners.iter().map(|listener| &*listener.socket).collect();
+    let (process, stream) = spawn::spawn(identity, &listeners)?;
     let (mut read, mut write) = stream.into_split();
     let ready = timeout(READY_WITHIN, async {
         link::write(&mut write, &first, MAX_FROM_AGENT).await?;
         link::read::<FromServer>(&mut read, MAX_FROM_SERVER).await
     });
     match ready.await {
-        Ok(Ok(Some(FromServer::Ready))) => Ok(Running { process, write, read }),
+        Ok(Ok(Some(FromServer::Ready))) => Ok(Running { served, process, write, read }),
         Ok(Ok(Some(FromServer::Failed { message }))) => Err(Failure::refused(message)),
         Ok(Ok(_)) => Err(Failure::system(format!("the server ended before it was ready ({})", fate(process).await))),
         Ok(Err(error)) => {
@@ -174,7 +150,6 @@ async fn launch(config: &Config, identity: &Identity, listeners: &[TcpListener])
     }
 }
 
-/// How a process ended, as `signal: 9 (SIGKILL)`.
 async fn fate(mut process: tokio::process::Child) -> String {
     match timeout(ENDS_WITHIN, process.wait()).await {
         Ok(Ok(status)) => status.to_string(),

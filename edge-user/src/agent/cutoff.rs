@@ -158,9 +158,8 @@ impl Agent {
     }
 
     async fn tell_server_of(&mut self, blocked: Vec<IpAddr>) {
-        let Some(child) = &mut self.child else { return };
         for address in blocked {
-            child.tell(&FromAgent::Blocked { client: Target::of(address).net() }).await;
+            self.servers.tell_all(&FromAgent::Blocked { client: Target::of(address).net() }).await;
         }
     }
 }

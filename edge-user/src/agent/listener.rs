@@ -4,6 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::AsRawFd,
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,22 +25,43 @@ use crate::error::Failure;
 const FREE_WITHIN: Duration = Duration::from_secs(2);
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
-/// One listening socket for each address, in that order.
-pub async fn open(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Failure> {
+/// A listening socket, and the address that the config names.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub address: SocketAddr,
+    pub socket: Arc<TcpListener>,
+}
+
+impl PartialEq for Listener {
+    fn eq(&self, other: &Listener) -> bool {
+        self.address == other.address && Arc::ptr_eq(&self.socket, &other.socket)
+    }
+}
+
+/// One listening socket for each address, in that order: of those that are `held` or a new one. `key` names them in the
+/// config.
+pub async fn open(key: &str, addresses: &[SocketAddr], held: &[Listener]) -> Result<Vec<Listener>, Failure> {
     raise_descriptors();
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
-        listeners
-            .push(when_free(*address, FREE_WITHIN).await.map_err(|error| explain("server.listen", *address, error))?);
+        let listener = match held.iter().find(|held| held.address == *address) {
+            Some(held) => held.clone(),
+            None => {
+                let socket =
+                    when_free(*address, held, FREE_WITHIN).await.map_err(|error| explain(key, *address, error))?;
+                Listener { address: *address, socket: Arc::new(socket) }
+            }
+        };
+        listeners.push(listener);
     }
     Ok(listeners)
 }
 
-async fn when_free(address: SocketAddr, within: Duration) -> Result<TcpListener, Errno> {
+async fn when_free(address: SocketAddr, held: &[Listener], within: Duration) -> Result<TcpListener, Errno> {
     let begun = Instant::now();
     let mut told = false;
     loop {
-        match listen_on(address) {
+        match beside(address, held) {
             Err(Errno::EADDRINUSE) if begun.elapsed() < within => {}
             result => return result,
         }
@@ -51,16 +73,34 @@ async fn when_free(address: SocketAddr, within: Duration) -> Result<TcpListener,
     }
 }
 
-/// It survives a restart's TIME-WAIT; IPv6 sockets take IPv6 alone.
-fn listen_on(address: SocketAddr) -> Result<TcpListener, Errno> {
+/// The address may be a part of one that is held, or the reverse: they share it until the held one is closed.
+fn beside(address: SocketAddr, held: &[Listener]) -> Result<TcpListener, Errno> {
+    let in_the_way: Vec<_> = held.iter().filter(|held| overlap(held.address, address)).collect();
+    let share =
+        |shared: bool| in_the_way.iter().try_for_each(|held| setsockopt(&*held.socket, sockopt::ReusePort, &shared));
+    share(true)?;
+    let listener = listen_on(address, !in_the_way.is_empty());
+    share(false)?;
+    listener
+}
+
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let whole = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && whole
+}
+
+/// It survives a restart's TIME-WAIT; IPv6 sockets take IPv6 alone. Nobody shares it once it listens.
+fn listen_on(address: SocketAddr, shared: bool) -> Result<TcpListener, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     if address.is_ipv6() {
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
     }
+    setsockopt(&socket, sockopt::ReusePort, &shared)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     listen(&socket, Backlog::MAXALLOWABLE)?;
+    setsockopt(&socket, sockopt::ReusePort, &false)?;
     Ok(TcpListener::from(socket))
 }
 
@@ -100,7 +140,7 @@ mod tests {
         let address = left_over.local_addr().unwrap();
         // The first try fails before the other side lets go.
         let lets_go = async { drop(left_over) };
-        let (listener, ()) = tokio::join!(biased; when_free(address, FREE_WITHIN), lets_go);
+        let (listener, ()) = tokio::join!(biased; when_free(address, &[], FREE_WITHIN), lets_go);
         assert_eq!(listener.unwrap().local_addr().unwrap(), address);
     }
 
@@ -108,7 +148,21 @@ mod tests {
     async fn one_that_stays_taken_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = when_free(address, ASK_EVERY * 2).await.unwrap_err();
+        let error = when_free(address, &[], ASK_EVERY * 2).await.unwrap_err();
         assert!(explain("server.listen", address, error).message.contains(&format!("{address} is taken")));
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_taken_over_and_makes_room_for_a_part_or_the_whole_of_it() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let whole = SocketAddr::new("0.0.0.0".parse().unwrap(), free.port());
+        for (first, second) in [(free, whole), (whole, free)] {
+            let held = open("key", &[first], &[]).await.unwrap();
+            let both = open("key", &[second, first], &held).await.unwrap();
+            assert_eq!((&both[1], both[0].address), (&held[0], second));
+            drop(std::net::TcpStream::connect(free).unwrap());
+            let others = [first, second].map(|address| listen_on(address, false).unwrap_err());
+            assert_eq!(others, [Errno::EADDRINUSE; 2]);
+        }
     }
 }

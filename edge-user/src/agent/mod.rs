@@ -11,9 +11,12 @@ mod interfaces;
 mod listener;
 mod pause;
 mod reload;
+mod scrape;
+mod servers;
+mod start;
 mod stop;
 
-use std::{net::TcpListener, path::Path, rc::Rc, time::Duration};
+use std::{path::Path, rc::Rc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -22,28 +25,30 @@ use tokio::{
 };
 
 use self::{
-    child::{Child, FromChild},
+    child::Id,
     cutoff::{Cutoff, Question},
     drift::Comparison,
     growth::Growth,
     interfaces::Interfaces,
+    reload::{Asked, Reloads},
+    scrape::{Asks, Scrape},
+    servers::{Heard, Servers},
     stop::{HangUp, Stop},
 };
 use crate::{
     audit::Audit,
-    capability::{self, Capabilities},
-    clock::{Boot, Now, Wall},
+    clock::{Boot, Now},
     config::{Config, Overrides},
     control::{
         protocol::{Answer, Command, Reply, Stores},
-        server::{self as admin, Order},
+        server::Order,
     },
-    datapath::{self, Events, Lock, Singles6},
+    datapath::{Events, Lock, Singles6},
     enforce::{Enforcer, Outcome, Surroundings},
     error::{Blame, Context, Failure},
-    metrics::{self, Lost, Own, Snapshot},
+    metrics::{Lost, Own, Snapshot},
     netlink,
-    server::link::{self, FromServer},
+    server::link::{self, FromAgent, FromServer},
 };
 
 const SWEEP: Duration = Duration::from_secs(1);
@@ -93,119 +98,22 @@ struct Agent {
     cutoff: Cutoff,
     /// Of who ends connections.
     questions: mpsc::Receiver<Question>,
-    child: Option<Child>,
-    from_child: mpsc::Receiver<FromChild>,
+    servers: Servers,
+    heard: mpsc::Receiver<Heard>,
+    reloads: Reloads,
     orders: mpsc::Receiver<Order>,
     /// What is answered when the audit log is written: whoever waits for a disk is not the agent.
     later: mpsc::Sender<(Order, Answer)>,
     due: mpsc::Receiver<(Order, Answer)>,
     snapshots: mpsc::Receiver<oneshot::Sender<Snapshot>>,
+    /// By which snapshots are asked for.
+    ask: Asks,
+    scrape: Scrape,
     admin: JoinHandle<()>,
     own: Own,
-    server_metrics: link::Metrics,
 }
 
 impl Agent {
-    /// A start that fails leaves in force what was, and nothing where nothing was. `None`: it was stopped before it was
-    /// ready; what is in force by then is so as a whole, and stays.
-    async fn start(config: Config, overrides: Overrides, stop: &mut Stop) -> Result<Option<Agent>, Failure> {
-        may_run()?;
-        let pin_path = config.filter.pin_path.clone();
-        let mut interfaces = Interfaces::follow(&config)?;
-        let links = interfaces.first(&pin_path)?;
-        let lock = Rc::new(take_lock(&pin_path)?);
-        let bare = datapath::is_bare(&pin_path);
-        let started = Agent::start_with(config, overrides, lock.clone(), interfaces, &links, stop).await;
-        match &started {
-            Err(_) if bare => drop(datapath::unload(&pin_path)?),
-            // Fails where something is in force, as it should.
-            Ok(None) => drop(std::fs::remove_dir(&pin_path)),
-            _ => {}
-        }
-        started
-    }
-
-    /// In this order, so that what can fail without anything being attached fails before.
-    async fn start_with(
-        config: Config,
-        overrides: Overrides,
-        lock: Rc<Lock>,
-        interfaces: Interfaces,
-        links: &[netlink::Link],
-        stop: &mut Stop,
-    ) -> Result<Option<Agent>, Failure> {
-        let prepared = tokio::select! {
-            biased;
-            () = stop.asked() => return Ok(stopped()),
-            prepared = Prepared::new(&config) => prepared?,
-        };
-        let audit = Audit::start(&config)?;
-        let surroundings = Surroundings::read(&config, None);
-        let mut enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
-        let (tell, from_child) = mpsc::channel(256);
-        let child = match prepared.listeners {
-            listeners if listeners.is_empty() => None,
-            listeners => tokio::select! {
-                biased;
-                () = stop.asked() => return Ok(stopped()),
-                child = Child::start(&config, listeners, tell) => Some(child?),
-            },
-        };
-        let (order, orders) = mpsc::channel(ORDERS);
-        let (later, due) = mpsc::channel(ORDERS);
-        let (ask, snapshots) = mpsc::channel(8);
-        let (cutoff, questions) = Cutoff::start();
-        let (socket, warnings) = admin::bind(&config.admin.socket, &config.admin.group)?;
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
-        tokio::spawn(metrics::serve(prepared.metrics, prepared.own.clone(), move || snapshot_from(ask.clone())));
-        let admin = tokio::spawn(admin::serve(socket, order));
-        for attached in enforcer.links().attached() {
-            tracing::info!(
-                "{} is filtered in {} mode by program {}",
-                attached.name,
-                attached.mode(),
-                attached.program_id
-            );
-        }
-        let mut audit = audit;
-        audit.started(Now::read());
-        let events = enforcer.unread().map_or_else(|| enforcer.events(), Ok)?;
-        let mut agent = Agent {
-            audit,
-            events,
-            enforcer,
-            lock,
-            interfaces,
-            loose: None,
-            growth: Growth::default(),
-            comparison: Comparison::default(),
-            watch: None,
-            cutoff,
-            questions,
-            child,
-            from_child,
-            orders,
-            later,
-            due,
-            snapshots,
-            admin,
-            own: prepared.own,
-            server_metrics: link::Metrics::default(),
-            config,
-            overrides,
-        };
-        agent.follow_drops();
-        agent.follow_connections()?;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        tracing::info!("ready");
-        agent.own.reloaded(true, Wall::now());
-        // Who was blocked without an agent.
-        agent.end_blocked_connections();
-        Ok(Some(agent))
-    }
-
     /// Whatever the server, which strangers talk to, has to say, it holds up nobody else: it is heard last, and once in
     /// each turn.
     async fn serve(mut self, mut stop: Stop, mut hang_up: HangUp) -> Result<(), Failure> {
@@ -218,7 +126,8 @@ impl Agent {
                 biased;
                 () = stop.asked() => return self.end("what is blocked stays blocked").await,
                 () = self.interfaces.changed() => self.mend(),
-                () = hang_up.asked() => self.hung_up().await,
+                () = hang_up.asked() => self.reload(Asked::Signal),
+                next = self.reloads.prepared() => self.reload_prepared(next).await,
                 Some(order) = self.orders.recv() => {
                     if self.ordered(order).await {
                         return self.end("everything is unloaded, nothing is blocked any more").await;
@@ -245,13 +154,13 @@ impl Agent {
                 }
                 () = sleep_until(self.comparison.next) => self.compare(),
                 () = self.events.there() => self.dropped(),
-                Some(message) = self.from_child.recv() => {
-                    self.heard(message).await;
+                Some(message) = self.heard.recv() => {
+                    self.hear(message).await;
                     continue;
                 }
             }
-            if let Ok(message) = self.from_child.try_recv() {
-                self.heard(message).await;
+            if let Ok(message) = self.heard.try_recv() {
+                self.hear(message).await;
             }
         }
     }
@@ -289,28 +198,23 @@ impl Agent {
         Ok(())
     }
 
-    async fn heard(&mut self, message: FromChild) {
+    async fn hear(&mut self, message: Heard) {
         match message {
-            FromChild::Says(FromServer::Offence(offence)) => self.judge(offence).await,
-            FromChild::Says(FromServer::SignedIn { peer, account }) => {
+            Heard::Says(from, FromServer::Offence(offence)) => self.judge(from, offence).await,
+            Heard::Says(_, FromServer::SignedIn { peer, account }) => {
                 self.enforcer.signed_in(link::client_address(peer), &account);
             }
-            FromChild::Says(FromServer::Audit { attempts, lost }) => self.audit.attempted(attempts, lost, Now::read()),
-            FromChild::Says(FromServer::Metrics(metrics)) => self.server_metrics = metrics,
-            FromChild::Says(FromServer::Ready) => tracing::info!("the server accepts"),
-            FromChild::Says(FromServer::Failed { message }) => tracing::error!("the server cannot serve: {message}"),
-            FromChild::Ended => {
-                if let Some(child) = &mut self.child {
-                    child.restart(&self.config);
-                }
-            }
-            FromChild::Started(link) => {
-                if let Some(child) = &mut self.child {
-                    child.adopt(link);
+            Heard::Says(_, FromServer::Audit { attempts, lost }) => self.audit.attempted(attempts, lost, Now::read()),
+            Heard::Says(from, FromServer::Metrics(metrics)) => self.servers.counts(from, metrics),
+            Heard::Says(from, FromServer::Retired) => self.servers.has_retired(from),
+            Heard::Says(_, FromServer::Ready) => {}
+            Heard::Says(_, FromServer::Failed { message }) => tracing::error!("the server cannot serve: {message}"),
+            Heard::Ended(id) => self.servers.ended(id),
+            Heard::Restarted(served, result) => {
+                if self.servers.restarted(&served, result).await {
                     tracing::info!("the server accepts again");
+                    self.tell_ipv6_unit().await;
                 }
-                // A reload meanwhile came after its config was read.
-                self.tell_ipv6_unit().await;
             }
         }
     }
@@ -325,10 +229,10 @@ impl Agent {
         self.own.lost(Lost::Ring, self.events.newly_lost());
     }
 
-    async fn judge(&mut self, offence: link::Offence) {
+    async fn judge(&mut self, from: Id, offence: link::Offence) {
         let seen = Boot::now();
         let peer = link::client_address(offence.peer);
-        let outcome = match self.is_served(&offence) {
+        let outcome = match self.is_served(from, &offence) {
             Ok(true) => self.enforcer.offence(offence.kind, peer, offence.account.as_deref(), Now::read()),
             Ok(false) => {
                 tracing::warn!("the server reports an offence of a connection that it does not serve");
@@ -358,21 +262,22 @@ impl Agent {
             self.audit.blocked(client, peer, self.enforcer.why_blocked(peer, now), now);
             self.end_connections_of(&[client]).await;
         }
-        let Some(child) = &mut self.child else { return };
-        child.tell(&link::FromAgent::Judged { id: offence.id, blocked }).await;
+        self.servers.tell(from, &FromAgent::Judged { id: offence.id, blocked }).await;
     }
 
     /// The server bounds what one client may have at once.
     async fn tell_ipv6_unit(&mut self) {
-        let Some(child) = &mut self.child else { return };
-        child.tell(&link::FromAgent::Ipv6Unit { length: self.config.filter.ipv6_unit }).await;
+        self.servers.tell_all(&FromAgent::Ipv6Unit { length: self.config.filter.ipv6_unit }).await;
     }
 
     /// The server's word alone blocks nobody: the kernel must have the connection it speaks of, and this end of it must
-    /// be one that edge listens on, for whom other services talk to is not the server's to judge.
-    fn is_served(&self, offence: &link::Offence) -> Result<bool, netlink::NetlinkError> {
-        let listens = self.config.server.as_ref().is_some_and(|server| server.listens_on(offence.local));
-        if listens { netlink::established(offence.peer, offence.local) } else { Ok(false) }
+    /// be one that it listens on, for whom other services talk to is not the server's to judge.
+    fn is_served(&mut self, from: Id, offence: &link::Offence) -> Result<bool, netlink::NetlinkError> {
+        if self.servers.serves(from, offence.local) {
+            netlink::established(offence.peer, offence.local)
+        } else {
+            Ok(false)
+        }
     }
 
     /// Whether the agent is to end.
@@ -386,8 +291,7 @@ impl Agent {
         self.make_room_for(&order.request.command);
         let mut answer = match order.request.command {
             Command::Reload => {
-                let answer = self.reload().await;
-                self.answer_when_written(order, move || answer);
+                self.reload(Asked::Command(order));
                 return false;
             }
             Command::Audit(ref part) => {
@@ -434,13 +338,14 @@ impl Agent {
     fn users_problem(&self) -> Option<String> {
         let directory = self.config.store.auth_directory();
         let what = || format!("the store of users in {} cannot be used; /auth/ answers 503", directory.display());
-        self.server_metrics.store_failed.then(what)
+        self.servers.metrics().store_failed.then(what)
     }
 
     fn snapshot(&mut self) -> Result<Snapshot, Failure> {
         self.mend();
         let now = Now::read();
         let connected = self.enforcer.connected();
+        let server = self.servers.metrics();
         let links = self.enforcer.links();
         let attached = links.attached().map(|one| (one.name.clone(), one.mode().to_owned(), true));
         let unfiltered = links.unfiltered().iter().map(|one| (one.name.clone(), one.mode().to_owned(), false));
@@ -456,25 +361,21 @@ impl Agent {
             map_entries: self.enforcer.capacities(connected),
             drift: self.enforcer.drift(),
             connected,
-            server: self.server_metrics.clone(),
             audit_ok: self.audit.is_ok(),
-            store_ok: self.enforcer.store_is_ok() && !self.server_metrics.store_failed,
+            store_ok: self.enforcer.store_is_ok() && !server.store_failed,
+            server,
             dry_run: self.config.filter.dry_run,
         })
     }
 
-    /// Lets the server finish what it is answering. A refusal among that waits for the agent's word as ever, and what
-    /// it has said before it ended is heard to its end.
+    /// Lets the servers finish what they are answering. A refusal among that waits for the agent's word as ever, and what
+    /// they have said before they ended is heard to its end.
     async fn drain(&mut self) {
         let finished = timeout(DRAINS_WITHIN, async {
-            let Some(child) = &mut self.child else { return };
-            let process = child.drain().await;
-            while self.child.as_ref().is_some_and(Child::is_heard) {
-                let Some(message @ FromChild::Says(_)) = self.from_child.recv().await else { break };
-                self.heard(message).await;
-            }
-            if let Some(mut process) = process {
-                let _ = process.wait().await;
+            self.servers.drain().await;
+            while self.servers.are_heard() {
+                let Some(message) = self.heard.recv().await else { break };
+                self.hear(message).await;
             }
         });
         if finished.await.is_err() {
@@ -496,48 +397,6 @@ impl Agent {
     }
 }
 
-/// The end of a start that a signal ended.
-fn stopped() -> Option<Agent> {
-    tracing::info!("ended before it was ready; what is blocked stays blocked");
-    None
-}
-
-/// What can fail and leaves nothing behind: listeners and metrics.
-struct Prepared {
-    listeners: Vec<TcpListener>,
-    metrics: tokio::net::TcpListener,
-    own: Own,
-}
-
-impl Prepared {
-    async fn new(config: &Config) -> Result<Prepared, Failure> {
-        admin::refuse_occupied(&config.admin.socket)?;
-        let listen = config.server.as_ref().map(|server| server.listen.as_slice()).unwrap_or_default();
-        let listeners = listener::open(listen).await?;
-        if let Some(server) = &config.server {
-            child::server_config(config, server)?;
-        }
-        let listen = config.metrics.listen;
-        let metrics = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
-            let errno = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or_default());
-            listener::explain("metrics.listen", listen, errno)
-        })?;
-        let own = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
-        Ok(Prepared { listeners, metrics, own })
-    }
-}
-
-/// An agent that is ending answers no more; the scrape then ends by its own time limit.
-async fn snapshot_from(ask: mpsc::Sender<oneshot::Sender<Snapshot>>) -> Snapshot {
-    let (answer, answered) = oneshot::channel();
-    if ask.send(answer).await.is_ok()
-        && let Ok(snapshot) = answered.await
-    {
-        return snapshot;
-    }
-    std::future::pending().await
-}
-
 fn logged(what: &str, result: Result<(), Failure>) {
     if let Err(failure) = result {
         tracing::error!("{what}: {failure}");
@@ -550,15 +409,5 @@ fn take_lock(pin_path: &Path) -> Result<Lock, Failure> {
             "another agent runs with the pin path {}; stop it, or give this one a `filter.pin_path` of its own",
             pin_path.display()
         ))
-    })
-}
-
-fn may_run() -> Result<(), Failure> {
-    let lacking = Capabilities::effective()?.lacking(&capability::OF_AGENT);
-    lacking.map_or(Ok(()), |missing| {
-        Err(Failure::forbidden(format!(
-            "the agent lacks {missing}; run it as root or as the service does, with {}",
-            capability::OF_AGENT_NAMED
-        )))
     })
 }

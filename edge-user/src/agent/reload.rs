@@ -1,36 +1,240 @@
-//! The config read again, by `edge reload` or SIGHUP: all that is wrong at once, or all of it in force. What lies outside
-//! of `[filter]` counts from the next start on, and is named.
+//! The config read again, by `edge reload` or SIGHUP: all that is wrong at once, or all of it in force. What takes time is
+//! prepared beside the loop (files, sockets, another server, which does not accept yet); the loop then puts everything
+//! into force, or drops what was prepared, so that nothing was changed.
 
-use std::mem;
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
-use super::{Agent, logged};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+use super::{
+    Agent,
+    child::{self, Running, Served},
+    listener::{self, Listener},
+    logged,
+    scrape::{self, Scrape},
+    servers,
+};
 use crate::{
     audit::event::Name,
     clock::Now,
-    config::{self, Config, Difference},
-    control::protocol::{Answer, LastResult, Reloaded, Reply},
+    config::{self, Config, ConfigErrors, Difference, Overrides},
+    control::{
+        protocol::{Answer, LastResult, Reloaded, Reply},
+        server::Order,
+    },
     error::Failure,
+    logging::Logging,
     metrics::Lost,
+    server::{link::ServerConfig, spawn::Identity},
 };
 
+/// How long an answer waits for the server before to accept nobody more.
+const RETIRED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Who asked for it.
+pub(super) enum Asked {
+    Command(Order),
+    Signal,
+}
+
+/// Those that were asked for: one after the other.
+pub(super) struct Reloads {
+    /// The one that is being prepared.
+    asked: Option<Asked>,
+    waiting: VecDeque<Asked>,
+    tell: mpsc::Sender<Result<Box<Next>, Refusal>>,
+    prepared: mpsc::Receiver<Result<Box<Next>, Refusal>>,
+}
+
+impl Default for Reloads {
+    fn default() -> Reloads {
+        let (tell, prepared) = mpsc::channel(1);
+        Reloads { asked: None, waiting: VecDeque::new(), tell, prepared }
+    }
+}
+
+impl Reloads {
+    /// Returns when one can be put into force, or not. Cancel-safe.
+    pub(super) async fn prepared(&mut self) -> Result<Box<Next>, Refusal> {
+        match self.prepared.recv().await {
+            Some(prepared) => prepared,
+            // This side holds a sender.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Why nothing was changed.
+pub(super) enum Refusal {
+    Errors(ConfigErrors),
+    Failure(Failure),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Refusal {
+        Refusal::Failure(failure)
+    }
+}
+
+/// What is to be put into force.
+pub(super) struct Next {
+    config: Config,
+    difference: Difference,
+    server: NextServer,
+    /// `None`: the metrics stay where they are.
+    metrics: Option<Listener>,
+}
+
+enum NextServer {
+    AsItIs,
+    None,
+    Another(Box<Running>, Identity),
+}
+
+/// What is in force, as far as it matters for what is to come.
+struct Present {
+    config: Config,
+    overrides: Overrides,
+    served: Option<Arc<Served>>,
+    identity: Option<Identity>,
+    metrics: Listener,
+}
+
+impl Present {
+    async fn next(self) -> Result<Box<Next>, Refusal> {
+        let (before, overrides) = (self.config.clone(), self.overrides.clone());
+        let read = spawn_blocking(move || before.read_again(&overrides)).await;
+        let read = read.map_err(|_| Failure::bug("the config could not be read again"))?;
+        let (config, mut difference) = read.map_err(Refusal::Errors)?;
+        let metrics = (config.metrics.listen != self.config.metrics.listen).then_some(config.metrics.listen);
+        let (served, metrics) = tokio::join!(self.served(&config), self.metrics(metrics));
+        let (served, metrics) = both(served, metrics)?;
+        let server = match served {
+            served if same(self.served.as_deref(), served.as_ref()) => NextServer::AsItIs,
+            None => NextServer::None,
+            Some(served) => {
+                renewed(&mut difference, self.served.as_ref().map(|before| &before.config), &served.config);
+                let identity = servers::identity(&config, self.identity)?;
+                let running = child::launch(Arc::new(served), &identity).await?;
+                NextServer::Another(Box::new(running), identity)
+            }
+        };
+        Ok(Box::new(Next { config, difference, server, metrics }))
+    }
+
+    async fn served(&self, config: &Config) -> Result<Option<Served>, Failure> {
+        let Some(server) = &config.server else { return Ok(None) };
+        let held = self.served.as_ref().map(|served| served.listeners.as_slice()).unwrap_or_default();
+        let listeners = listener::open("server.listen", &server.listen, held).await?;
+        Ok(Some(Served { config: child::server_config(config, server)?, listeners }))
+    }
+
+    async fn metrics(&self, moves_to: Option<std::net::SocketAddr>) -> Result<Option<Listener>, Failure> {
+        match moves_to {
+            Some(address) => scrape::open(address, std::slice::from_ref(&self.metrics)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The unit of IPv6 is told to a server while it serves.
+fn same(before: Option<&Served>, after: Option<&Served>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => {
+            let config = ServerConfig { ipv6_unit: before.config.ipv6_unit, ..after.config.clone() };
+            config == before.config && after.listeners == before.listeners
+        }
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+/// Files that hold something else than before, under the keys that name them.
+fn renewed(difference: &mut Difference, before: Option<&ServerConfig>, after: &ServerConfig) {
+    let Some(before) = before else { return };
+    let pair = |config: &ServerConfig| (config.certificate_pem.clone(), config.key_pem.clone());
+    let files = [("server.tls", pair(before) != pair(after)), ("auth.secret_file", before.secret != after.secret)];
+    for (key, _) in files.into_iter().filter(|(_, differs)| *differs) {
+        if !difference.reloaded.contains(&key) {
+            difference.reloaded.push(key);
+        }
+    }
+}
+
+/// Or what is wrong with both.
+fn both<A, B>(one: Result<A, Failure>, other: Result<B, Failure>) -> Result<(A, B), Failure> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(one), Err(other)) => Err(Failure::new(one.blame, format!("{}; {}", one.message, other.message))),
+        (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => Err(failure),
+    }
+}
+
 impl Agent {
-    /// As a command asks for it.
-    pub(super) async fn reload(&mut self) -> Answer {
-        let answer = match self.config.read_again(&self.overrides) {
-            Ok((config, difference)) => self.put_into_force(config, &difference).await.map(Reply::Reloaded),
-            Err(errors) => Ok(Reply::Refused(errors)),
+    /// Begins with it, or lets it wait for its turn.
+    pub(super) fn reload(&mut self, asked: Asked) {
+        if self.reloads.asked.is_some() {
+            return self.reloads.waiting.push_back(asked);
+        }
+        self.reloads.asked = Some(asked);
+        let present = Present {
+            config: self.config.clone(),
+            overrides: self.overrides.clone(),
+            served: self.servers.served(),
+            identity: self.servers.identity(),
+            metrics: self.scrape.listener(),
+        };
+        let tell = self.reloads.tell.clone();
+        tokio::spawn(async move {
+            let next = present.next().await;
+            // An agent that has ended needs none.
+            let _ = tell.send(next).await;
+        });
+    }
+
+    /// Puts into force what was prepared, tells who asked for it, and goes on with the next.
+    pub(super) async fn reload_prepared(&mut self, next: Result<Box<Next>, Refusal>) {
+        let Some(asked) = self.reloads.asked.take() else { return };
+        let (answer, retired) = match next {
+            Ok(next) => match self.put_into_force(*next).await {
+                Ok((reloaded, retired)) => (Ok(Reply::Reloaded(reloaded)), retired),
+                Err(failure) => (Err(unchanged(failure)), None),
+            },
+            Err(Refusal::Errors(errors)) => (Ok(Reply::Refused(errors)), None),
+            Err(Refusal::Failure(failure)) => (Err(unchanged(failure)), None),
         };
         if !matches!(answer, Ok(Reply::Reloaded(_))) {
             self.enforcer.reloaded(LastResult::Refused, Now::read());
         }
         // Also where nothing was changed: whoever moved the file away has to be able to go on.
         self.audit.reopen(&self.config);
-        answer
+        match asked {
+            Asked::Command(order) => self.answer_when_retired(order, answer, retired),
+            Asked::Signal => self.tell_of_signal(answer),
+        }
+        if let Some(next) = self.reloads.waiting.pop_front() {
+            self.reload(next);
+        }
     }
 
-    /// As a signal asks for it: the log has the answer.
-    pub(super) async fn hung_up(&mut self) {
-        let answer = self.reload().await;
+    /// Nobody who connects after the answer is served as before.
+    fn answer_when_retired(&self, order: Order, answer: Answer, retired: Option<oneshot::Receiver<()>>) {
+        let (written, later) = (self.audit.written(), self.later.clone());
+        tokio::spawn(async move {
+            written.await;
+            if let Some(retired) = retired {
+                let _ = timeout(RETIRED_WITHIN, retired).await;
+            }
+            let _ = later.send((order, answer)).await;
+        });
+    }
+
+    /// The log has the answer to a signal.
+    fn tell_of_signal(&mut self, answer: Answer) {
         let told = match &answer {
             Ok(Reply::Reloaded(done)) => format!("SIGHUP, {}", done.told()),
             Ok(Reply::Refused(errors)) => format!("SIGHUP, {errors}"),
@@ -41,7 +245,7 @@ impl Agent {
         match answer {
             Ok(Reply::Reloaded(done)) => {
                 tracing::info!("SIGHUP: reload: {}", done.told());
-                done.sentences().iter().for_each(|sentence| tracing::warn!("SIGHUP: reload: {sentence}"));
+                done.warnings.iter().for_each(|sentence| tracing::warn!("SIGHUP: reload: {sentence}"));
             }
             Ok(Reply::Refused(errors)) => tracing::error!("SIGHUP: reload: refused, nothing was changed: {errors}"),
             Ok(_) => {}
@@ -49,24 +253,38 @@ impl Agent {
         }
     }
 
-    async fn put_into_force(&mut self, config: Config, difference: &Difference) -> Result<Reloaded, Failure> {
+    /// What can fail comes first, so that it is all or nothing. The receiver hears when nobody new is served as before.
+    async fn put_into_force(&mut self, next: Next) -> Result<(Reloaded, Option<oneshot::Receiver<()>>), Failure> {
+        let Next { config, difference, server, metrics } = next;
         let now = Now::read();
-        let Difference { reloaded, at_restart, fixed: _ } = difference;
+        let scrape = metrics.map(|listener| Scrape::start(listener, self.own.clone(), self.ask.clone())).transpose()?;
         let mut warnings: Vec<String> = config.warnings.iter().map(|warning| warning.told(&config.file)).collect();
-        if reloaded.iter().any(|key| key.starts_with("filter.")) {
-            self.refilter(&config, now)
-                .map_err(|Failure { blame, message }| Failure::new(blame, format!("nothing was changed: {message}")))?;
+        if difference.is_in("filter") {
+            self.refilter(&config, now)?;
             warnings.extend(config::costs(&self.config.filter, &config.filter));
-            self.config.filter = config.filter;
-            self.tell_ipv6_unit().await;
+        }
+        if let Some(scrape) = scrape {
+            self.scrape = scrape;
+        }
+        self.enforcer.set_policy(config.learn.clone());
+        if config.log.format != self.config.log.format {
+            Logging::of(&config.log).change();
+        }
+        self.config = config;
+        let retired = match server {
+            NextServer::AsItIs => None,
+            NextServer::None => self.servers.replace(None).await,
+            NextServer::Another(running, identity) => self.servers.replace(Some((*running, identity))).await,
+        };
+        self.tell_ipv6_unit().await;
+        self.protect();
+        if difference.is_in("filter") {
             self.end_blocked_connections();
         }
-        self.config.log.audit = config.log.audit;
-        let result = if at_restart.is_empty() { LastResult::Ok } else { LastResult::Partial };
-        let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
-        let now = self.enforcer.reloaded(result, now);
-        let file = std::fs::canonicalize(&config.file).unwrap_or(config.file);
-        Ok(Reloaded { now, config: file, applied: owned(reloaded), at_restart: owned(at_restart), warnings })
+        let now = self.enforcer.reloaded(LastResult::Ok, now);
+        let applied = difference.reloaded.iter().map(|key| (*key).to_owned()).collect();
+        let file = std::fs::canonicalize(&self.config.file).unwrap_or_else(|_| self.config.file.clone());
+        Ok((Reloaded { now, config: file, applied, warnings }, retired))
     }
 
     fn refilter(&mut self, config: &Config, now: Now) -> Result<(), Failure> {
@@ -94,4 +312,8 @@ impl Agent {
             Err(failure) => tracing::error!("drops are not sampled before the next reload: {failure}"),
         }
     }
+}
+
+fn unchanged(Failure { blame, message }: Failure) -> Failure {
+    Failure::new(blame, format!("nothing was changed: {message}"))
 }

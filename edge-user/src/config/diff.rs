@@ -1,5 +1,5 @@
 //! What differs between the config in force and one that was read again: which keys a reload puts into force, which
-//! no reload can change, and what a change costs. Pure.
+//! no reload can change, and what a change costs. What the files hold that the config names is not looked at. Pure.
 
 use super::{Admin, Attach, Auth, Config, Filter, Learn, Limits, Log, Metrics, Server, Store};
 
@@ -8,8 +8,6 @@ use super::{Admin, Attach, Auth, Config, Filter, Learn, Limits, Log, Metrics, Se
 pub struct Difference {
     /// Those that a reload puts into force.
     pub reloaded: Vec<&'static str>,
-    /// Those that count from the next start on.
-    pub at_restart: Vec<&'static str>,
     /// Those that no reload can change, each with the reason.
     pub fixed: Vec<(&'static str, &'static str)>,
 }
@@ -17,24 +15,26 @@ pub struct Difference {
 impl Difference {
     pub fn between(old: &Config, new: &Config) -> Difference {
         let Config { file: _, mode, filter, server: _, learn, metrics, store, admin, log, warnings: _ } = new;
-        let mut at_restart = differing([("mode", *mode != old.mode)]);
-        at_restart.extend(served(old, new));
-        at_restart.extend(learned(&old.learn, learn));
         let Metrics { listen } = metrics;
         let Log { format, audit, loudness: _ } = log;
-        at_restart.extend(differing([
+        let mut reloaded = differing([("mode", *mode != old.mode)]);
+        reloaded.extend(filtered(&old.filter, filter));
+        reloaded.extend(served(old, new));
+        reloaded.extend(learned(&old.learn, learn));
+        reloaded.extend(differing([
             ("metrics.listen", *listen != old.metrics.listen),
             ("log.format", *format != old.log.format),
+            ("log.audit", *audit != old.log.audit),
         ]));
         let fixed =
             [(pinned(&old.filter, filter), PINNED), (kept(&old.store, store), KEPT), (asked(&old.admin, admin), ASKED)];
-        let mut reloaded = filtered(&old.filter, filter);
-        reloaded.extend(differing([("log.audit", *audit != old.log.audit)]));
-        Difference {
-            reloaded,
-            at_restart,
-            fixed: fixed.into_iter().flat_map(|(keys, why)| keys.into_iter().map(move |key| (key, why))).collect(),
-        }
+        let fixed = fixed.into_iter().flat_map(|(keys, why)| keys.into_iter().map(move |key| (key, why)));
+        Difference { reloaded, fixed: fixed.collect() }
+    }
+
+    /// Whether a key of this section differs.
+    pub fn is_in(&self, section: &str) -> bool {
+        self.reloaded.iter().any(|key| key.split('.').next() == Some(section))
     }
 }
 
@@ -197,13 +197,22 @@ mod tests {
         let found = Difference::between(&old, &new);
         assert_eq!(
             found.reloaded,
-            ["filter.capped_ports", "filter.fragments", "filter.limits.connections", "filter.limits.syns", "log.audit"]
+            [
+                "mode",
+                "filter.capped_ports",
+                "filter.fragments",
+                "filter.limits.connections",
+                "filter.limits.syns",
+                "server",
+                "learn.window",
+                "log.audit"
+            ]
         );
-        assert_eq!(found.at_restart, ["mode", "server", "learn.window"]);
+        assert!(found.is_in("filter") && found.is_in("server") && !found.is_in("metrics"));
         assert_eq!(found.fixed, [("filter.pin_path", PINNED), ("store.path", KEPT), ("admin.group", ASKED)]);
         let served = config(&format!("{FILTER}[server]\n[auth]\nissuer = \"x\"\n"));
         let again = config(&format!("{FILTER}[server]\nlisten = [\"0.0.0.0:1\"]\n[auth]\nissuer = \"y\"\n"));
-        assert_eq!(Difference::between(&served, &again).at_restart, ["server.listen", "auth.issuer"]);
+        assert_eq!(Difference::between(&served, &again).reloaded, ["server.listen", "auth.issuer"]);
     }
 
     #[test]

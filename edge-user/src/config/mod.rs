@@ -253,13 +253,11 @@ pub struct Server {
     pub auth: Auth,
 }
 
-impl Server {
-    /// Whether a connection with this end came in by one of the listeners.
-    pub fn listens_on(&self, local: SocketAddr) -> bool {
-        let ip = local.ip().to_canonical();
-        let takes = |of: IpAddr| of == ip || of.is_unspecified() && of.is_ipv4() == ip.is_ipv4();
-        self.listen.iter().any(|listen| listen.port() == local.port() && takes(listen.ip()))
-    }
+/// Whether a connection with this end came in by a listener on one of these addresses.
+pub fn listens_on(addresses: &[SocketAddr], local: SocketAddr) -> bool {
+    let ip = local.ip().to_canonical();
+    let takes = |of: IpAddr| of == ip || of.is_unspecified() && of.is_ipv4() == ip.is_ipv4();
+    addresses.iter().any(|listen| listen.port() == local.port() && takes(listen.ip()))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -132,7 +132,7 @@ fn without_a_server_nothing_is_served() {
 fn a_connection_is_the_server_s_by_address_and_port_of_a_listener() {
     let text = format!("{LEAST}[server]\nlisten = [\"0.0.0.0:443\", \"[2001:db8::1]:8443\"]\n");
     let server = parse(&text).unwrap().server.unwrap();
-    let listens = |local: &str| server.listens_on(local.parse().unwrap());
+    let listens = |local: &str| listens_on(&server.listen, local.parse().unwrap());
     for local in ["192.0.2.1:443", "[::ffff:192.0.2.1]:443", "[2001:db8::1]:8443"] {
         assert!(listens(local), "{local}");
     }

@@ -518,8 +518,6 @@ pub struct Reloaded {
     pub config: PathBuf,
     /// Keys whose new values are in force.
     pub applied: Vec<String>,
-    /// Keys whose new values are not, before a restart.
-    pub at_restart: Vec<String>,
     /// Sentences for the user: what it cost.
     pub warnings: Vec<String>,
 }
@@ -529,15 +527,6 @@ impl Reloaded {
     pub fn told(&self) -> String {
         let applied = if self.applied.is_empty() { "nothing differs".to_owned() } else { self.applied.join(", ") };
         format!("{}: {applied}", self.now.last_result.name())
-    }
-
-    /// What the user should know besides.
-    pub fn sentences(&self) -> Vec<String> {
-        let mut sentences = self.warnings.clone();
-        if !self.at_restart.is_empty() {
-            sentences.push(format!("not in force before the agent is restarted: {}", self.at_restart.join(", ")));
-        }
-        sentences
     }
 }
 

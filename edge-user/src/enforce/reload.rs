@@ -10,7 +10,7 @@ use super::{Enforcer, connections::Counting, write::Limits};
 use crate::{
     block::{Block, Origin, Target},
     clock::Now,
-    config::Filter,
+    config::{Filter, Learn},
     control::protocol::{LastResult, Reload},
     datapath::{Generation, Lock, Plan, Singles6, Tables},
     error::Failure,
@@ -71,6 +71,11 @@ impl Enforcer {
 }
 
 impl<T: Tables> Enforcer<T> {
+    /// Another `[learn]`; the evidence stays.
+    pub fn set_policy(&mut self, learn: Learn) {
+        self.learner.set_policy(learn);
+    }
+
     /// How the attempt to change the config ended.
     pub fn reloaded(&mut self, result: LastResult, now: Now) -> Reload {
         let applied = u64::from(result != LastResult::Refused);

@@ -93,6 +93,11 @@ impl Learner {
         }
     }
 
+    /// What was seen so far counts by another policy from now on.
+    pub fn set_policy(&mut self, policy: Learn) {
+        self.policy = policy;
+    }
+
     /// Takes over what the store remembers.
     pub fn restore(&mut self, history: History) {
         let past = Past { number: history.number, until: None };

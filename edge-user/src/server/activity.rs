@@ -28,6 +28,8 @@ pub struct Activity {
 
 struct State {
     in_flight: usize,
+    /// Of a request at least the head came.
+    was_asked: bool,
     /// When the first byte of a head came that is not whole yet; only HTTP/1, where bytes between answers are a head.
     head_since: Option<Instant>,
     /// Since when it has to end by: the handshake or the last answer.
@@ -38,8 +40,13 @@ struct State {
 
 impl Activity {
     pub fn new(http2: bool, header_timeout: Duration, idle_timeout: Duration) -> Activity {
-        let state =
-            State { in_flight: 0, head_since: None, quiet: (Instant::now(), header_timeout), end_is_held_from: None };
+        let state = State {
+            in_flight: 0,
+            was_asked: false,
+            head_since: None,
+            quiet: (Instant::now(), header_timeout),
+            end_is_held_from: None,
+        };
         Activity { http2, header_timeout, idle_timeout, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -50,6 +57,13 @@ impl Activity {
             (0, Some(since)) => Some(since + self.header_timeout),
             (0, None) => Some(state.quiet.0 + state.quiet.1),
         }
+    }
+
+    /// Whether a request is under way, or may well be, that nobody answers yet: on a fresh connection, or of which a part
+    /// came.
+    pub fn expects_request(&self) -> bool {
+        let state = self.state();
+        state.in_flight == 0 && (!state.was_asked || state.head_since.is_some())
     }
 
     pub fn bytes_came(&self) {
@@ -63,6 +77,7 @@ impl Activity {
     pub fn begin(self: &Arc<Self>) -> InFlight {
         let mut state = self.state();
         state.in_flight += 1;
+        state.was_asked = true;
         state.head_since = None;
         self.changed.notify_one();
         InFlight(self.clone())

@@ -21,8 +21,10 @@ pub const MAX_FROM_AGENT: usize = 4 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromServer {
-    /// Every listener accepts.
+    /// What was asked for can be served; it waits for [`FromAgent::Accept`].
     Ready,
+    /// After [`FromAgent::Retire`]: it accepts no more.
+    Retired,
     /// The config cannot be served; one sentence for the operator. The server ends after it.
     Failed { message: String },
     /// A credential was refused. The server waits for [`FromAgent::Judged`] before it answers the client, so that a
@@ -72,7 +74,7 @@ impl Kind {
     }
 }
 
-/// A snapshot of the server's counters since it started: name, labels, value.
+/// A snapshot of the server's counters since it started: labels, value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
@@ -82,6 +84,20 @@ pub struct Metrics {
     pub tls_handshakes: Vec<(String, u64)>,
     /// The store of users cannot be used.
     pub store_failed: bool,
+}
+
+impl Metrics {
+    /// What another server counted; a series that is not known here stays unknown.
+    pub fn add(&mut self, other: &Metrics) {
+        for (endpoint, outcome, count) in &mut self.auth_requests {
+            let same = other.auth_requests.iter().filter(|one| (&one.0, &one.1) == (endpoint, outcome));
+            *count = same.fold(*count, |sum, one| sum.saturating_add(one.2));
+        }
+        for (result, count) in &mut self.tls_handshakes {
+            let same = other.tls_handshakes.iter().filter(|one| one.0 == *result);
+            *count = same.fold(*count, |sum, one| sum.saturating_add(one.1));
+        }
+    }
 }
 
 /// From the agent to the server.
@@ -96,12 +112,17 @@ pub enum FromAgent {
     Blocked { client: ipnet::IpNet },
     /// Another prefix stands for one IPv6 client from now on.
     Ipv6Unit { length: u8 },
+    /// Accept from now on; once.
+    Accept,
+    /// Another server takes over: stop accepting, serve who has come until now, end. Who was answered and asks no more
+    /// is let go at once.
+    Retire,
     /// Stop accepting, finish what is being answered, end.
     Drain,
 }
 
 /// All that the server needs, secrets included; the agent has read the files.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
     pub logging: Logging,

@@ -27,7 +27,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     activity::{Activity, Watched},
     auth::{Answer, Auth, MAX_HEAD},
-    connections::Connections,
+    connections::{Connections, Door, Entry},
     counters::{Counters, Handshake},
     finish::Finish,
     link::client_address,
@@ -51,24 +51,44 @@ pub struct Shared {
     pub handshakes: Arc<Semaphore>,
     /// How many of them one client may have in flight.
     pub handshakes_of_one: usize,
-    pub connections: Connections,
-    /// Turns true when the server is to end.
-    pub draining: watch::Receiver<bool>,
+    pub connections: Arc<Connections>,
+    pub phase: watch::Receiver<Phase>,
 }
 
-/// Accepts until the server drains.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let mut draining = shared.draining.clone();
+/// How far the server's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Serving,
+    /// Another takes over: who has come is served.
+    Retiring,
+    /// What is being answered is finished.
+    Ending,
+}
+
+impl Shared {
+    /// Returns when it has come so far.
+    pub async fn reached(&self, phase: Phase) {
+        // Whoever could say so is gone with the server.
+        let _ = self.phase.clone().wait_for(|now| *now >= phase).await;
+    }
+}
+
+/// Accepts until the server retires or ends. Who was accepted is not let go for that, but while there is no turn for him.
+pub async fn serve(listener: TcpListener, door: Door, shared: Arc<Shared>) {
+    let _door = door;
     let mut pause = BACK_OFF[0];
     loop {
         let accepted = tokio::select! {
-            _ = draining.wait_for(|draining| *draining) => return,
+            () = shared.reached(Phase::Retiring) => return,
             accepted = accept(&listener, &shared) => accepted,
         };
         match accepted {
-            Ok((stream, handshake)) => {
+            Ok(stream) => {
                 pause = BACK_OFF[0];
-                tokio::spawn(connection(stream, handshake, shared.clone()));
+                tokio::select! {
+                    () = shared.reached(Phase::Ending) => return,
+                    () = enter(stream, &shared) => {}
+                }
             }
             Err(error) => {
                 tracing::warn!("accepting a connection: {error}; going on in {pause:?}");
@@ -79,17 +99,26 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// The turn is waited for with a connection in hand: a listener where nobody comes must not keep a turn from the others.
-async fn accept(listener: &TcpListener, shared: &Shared) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let stream = loop {
+async fn accept(listener: &TcpListener, shared: &Shared) -> io::Result<TcpStream> {
+    loop {
         let (stream, _) = listener.accept().await?;
         if !is_excess(&stream) {
-            break stream;
+            return Ok(stream);
         }
         shared.counters.handshake(Handshake::Refused);
         reset(stream);
-    };
-    Ok((stream, shared.handshakes.clone().acquire_owned().await.map_err(io::Error::other)?))
+    }
+}
+
+/// The turn is waited for with a connection in hand: a listener where nobody comes must not keep a turn from the others.
+async fn enter(stream: TcpStream, shared: &Arc<Shared>) {
+    // Nobody closes the semaphore.
+    let Ok(handshake) = shared.handshakes.clone().acquire_owned().await else { return };
+    // A client that is gone already has no address, and nothing to be told.
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let address = client_address(peer);
+    let entry = shared.connections.enter(address, shared.auth.client(address));
+    tokio::spawn(connection(stream, Ends { peer, local }, handshake, entry, shared.clone()));
 }
 
 /// Whether the kernel side marked this accepted connection as one over its client's cap.
@@ -103,12 +132,14 @@ fn reset(connection: TcpStream) {
     let _ = setsockopt(&connection, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
-async fn connection(stream: TcpStream, handshake: tokio::sync::OwnedSemaphorePermit, shared: Arc<Shared>) {
-    // A client that is gone already has no address, and nothing to be told.
-    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+async fn connection(
+    stream: TcpStream,
+    ends: Ends,
+    handshake: tokio::sync::OwnedSemaphorePermit,
+    entry: Entry,
+    shared: Arc<Shared>,
+) {
     let _ = stream.set_nodelay(true);
-    let address = client_address(peer);
-    let entry = shared.connections.enter(address, shared.auth.client(address));
     if entry.handshakes > shared.handshakes_of_one {
         shared.counters.handshake(Handshake::Refused);
         return;
@@ -122,7 +153,7 @@ async fn connection(stream: TcpStream, handshake: tokio::sync::OwnedSemaphorePer
     match greeted {
         Ok(Ok(stream)) => {
             shared.counters.handshake(Handshake::Success);
-            talk(stream, Ends { peer, local }, &entry.end, &shared).await;
+            talk(stream, ends, &entry.end, &shared).await;
         }
         Ok(Err(error)) => {
             tracing::debug!("TLS handshake: {error}");
@@ -143,7 +174,7 @@ async fn talk(stream: TlsStream<TcpStream>, ends: Ends, end: &Arc<Notify>, share
     let builder = protocol(http2);
     let io = TokioIo::new(Watched::new(stream, activity.clone()));
     let mut talk = pin!(builder.serve_connection(io, service));
-    loop {
+    let retires = loop {
         let late = async {
             match activity.deadline() {
                 Some(deadline) => sleep_until(deadline).await,
@@ -158,11 +189,19 @@ async fn talk(stream: TlsStream<TcpStream>, ends: Ends, end: &Arc<Notify>, share
                 return;
             }
             () = activity.changed.notified() => {}
-            () = end.notified() => break,
-            () = late => break,
+            () = end.notified() => break false,
+            () = late => break false,
+            () = shared.reached(Phase::Retiring), if !activity.expects_request() => break true,
+        }
+    };
+    talk.as_mut().graceful_shutdown();
+    if retires {
+        // What is in flight takes its time, unless it is ended all the same.
+        tokio::select! {
+            _ = talk.as_mut() => return,
+            () = end.notified() => {}
         }
     }
-    talk.as_mut().graceful_shutdown();
     let _ = timeout(LAST_ANSWER, talk).await;
 }
 

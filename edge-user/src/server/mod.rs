@@ -20,6 +20,7 @@ pub mod x509;
 use std::{
     ffi::OsString,
     io::{self, Write},
+    mem,
     net::TcpListener,
     os::fd::{FromRawFd, OwnedFd, RawFd},
     pin::pin,
@@ -38,10 +39,9 @@ use tokio::{
 
 use self::{
     auth::Auth,
-    connections::Connections,
     counters::Counters,
     link::{FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
-    listener::Shared,
+    listener::{Phase, Shared},
     report::Report,
     spawn::LINK_FD,
 };
@@ -130,8 +130,8 @@ async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) 
     config.logging.start();
     let (out, to_send) = mpsc::channel(1024);
     let report = Arc::new(Report::new(out));
-    let (drain, draining) = watch::channel(false);
-    let shared = match build(*config, &report, draining) {
+    let (phase, now) = watch::channel(Phase::Serving);
+    let shared = match build(*config, &report, now) {
         Ok(shared) => Arc::new(shared),
         Err(failure) => {
             let message = FromServer::Failed { message: failure.message.clone() };
@@ -140,22 +140,27 @@ async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) 
             return Ok(());
         }
     };
+    report.ready().await;
+    shared.auth.probe_store().await;
+    tokio::spawn(count(shared.clone(), report.clone()));
+    tokio::spawn(retired(shared.clone(), report.clone()));
+    tokio::select! {
+        () = send(to_send, &report, &mut writes, drained(&shared, &report)) => Ok(()),
+        result = obey(&mut reads, listeners, &shared, &report, &phase) => result,
+    }
+}
+
+fn accept(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> Result<(), Failure> {
     for listener in listeners {
         let what = || "taking over a listening socket".to_owned();
         listener.set_nonblocking(true).blame(Blame::System, what)?;
         let listener = tokio::net::TcpListener::from_std(listener).blame(Blame::System, what)?;
-        tokio::spawn(listener::serve(listener, shared.clone()));
+        tokio::spawn(listener::serve(listener, shared.connections.open_door(), shared.clone()));
     }
-    report.ready().await;
-    shared.auth.probe_store().await;
-    tokio::spawn(count(shared.clone(), report.clone()));
-    tokio::select! {
-        () = send(to_send, &report, &mut writes, drained(&shared)) => Ok(()),
-        result = obey(&mut reads, &shared, &report, &drain) => result,
-    }
+    Ok(())
 }
 
-fn build(config: ServerConfig, report: &Arc<Report>, draining: watch::Receiver<bool>) -> Result<Shared, Failure> {
+fn build(config: ServerConfig, report: &Arc<Report>, phase: watch::Receiver<Phase>) -> Result<Shared, Failure> {
     let tls = tls::server_config(&config.certificate_pem, &config.key_pem).map_err(Failure::refused)?;
     let counters = Arc::new(Counters::default());
     let handshakes = config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS);
@@ -167,8 +172,8 @@ fn build(config: ServerConfig, report: &Arc<Report>, draining: watch::Receiver<b
         idle_timeout: config.idle_timeout,
         handshakes: Arc::new(Semaphore::new(handshakes)),
         handshakes_of_one: handshakes.div_ceil(4),
-        connections: Connections::default(),
-        draining,
+        connections: Arc::default(),
+        phase,
     })
 }
 
@@ -218,16 +223,19 @@ async fn send_after_attempts(
 /// Does what the agent says until it is gone.
 async fn obey(
     reads: &mut OwnedReadHalf,
-    shared: &Shared,
+    mut listeners: Vec<TcpListener>,
+    shared: &Arc<Shared>,
     report: &Report,
-    drain: &watch::Sender<bool>,
+    phase: &watch::Sender<Phase>,
 ) -> Result<(), Failure> {
     loop {
         match link::read(reads, MAX_FROM_AGENT).await {
             Ok(Some(FromAgent::Judged { id, blocked })) => report.judged(id, blocked),
             Ok(Some(FromAgent::Blocked { client })) => shared.connections.close(client),
             Ok(Some(FromAgent::Ipv6Unit { length })) => shared.auth.set_ipv6_unit(length),
-            Ok(Some(FromAgent::Drain)) => drop(drain.send(true)),
+            Ok(Some(FromAgent::Accept)) => accept(mem::take(&mut listeners), shared)?,
+            Ok(Some(FromAgent::Retire)) => drop(phase.send(Phase::Retiring)),
+            Ok(Some(FromAgent::Drain)) => drop(phase.send(Phase::Ending)),
             Ok(Some(FromAgent::Config(_))) => return Err(Failure::bug("the agent sent a second config")),
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -239,12 +247,30 @@ async fn obey(
     }
 }
 
-async fn drained(shared: &Shared) {
-    let mut draining = shared.draining.clone();
-    if draining.wait_for(|draining| *draining).await.is_err() {
-        return;
+/// Returns when all that was begun is finished, within its time. The last counts go with it.
+async fn drained(shared: &Shared, report: &Report) {
+    let served = async {
+        shared.reached(Phase::Retiring).await;
+        // Who came just before may take as long to ask as ever.
+        let _ = timeout(shared.header_timeout + DRAINS_WITHIN, shared.connections.finished()).await;
+    };
+    let ended = async {
+        shared.reached(Phase::Ending).await;
+        let _ = timeout(DRAINS_WITHIN, shared.connections.drain()).await;
+    };
+    tokio::select! {
+        biased;
+        () = ended => {}
+        () = served => {}
     }
-    let _ = timeout(DRAINS_WITHIN, shared.connections.drain()).await;
+    report.metrics(Metrics { store_failed: false, ..shared.counters.snapshot() });
+}
+
+/// Tells when another can be sure that nobody new is served here.
+async fn retired(shared: Arc<Shared>, report: Arc<Report>) {
+    shared.reached(Phase::Retiring).await;
+    shared.connections.closed().await;
+    report.retired().await;
 }
 
 async fn count(shared: Arc<Shared>, report: Arc<Report>) {

@@ -128,6 +128,10 @@ impl Report {
         let _ = self.out.send(FromServer::Ready).await;
     }
 
+    pub async fn retired(&self) {
+        let _ = self.out.send(FromServer::Retired).await;
+    }
+
     /// A full link loses no count: the next snapshot has it too.
     pub fn metrics(&self, metrics: Metrics) {
         let _ = self.out.try_send(FromServer::Metrics(metrics));

@@ -60,7 +60,7 @@ impl Identity {
 /// Starts the server. It reads its config from the returned socket and ends when that closes.
 pub fn spawn(
     identity: &Identity,
-    listeners: &[TcpListener],
+    listeners: &[&TcpListener],
 ) -> Result<(tokio::process::Child, tokio::net::UnixStream), Failure> {
     may_become_another()?;
     let (near, far) = std::os::unix::net::UnixStream::pair().blame_system(|| "making the server's link".to_owned())?;

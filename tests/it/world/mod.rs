@@ -22,6 +22,7 @@ mod operations;
 mod ports;
 mod privileges;
 mod reload;
+mod renew;
 mod ssh;
 mod stores;
 mod story;

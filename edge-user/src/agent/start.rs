@@ -1,0 +1,182 @@
+//! The start: in what order the parts begin, and what is undone where one cannot.
+
+use std::{rc::Rc, sync::Arc};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Agent, ORDERS,
+    child::{self, Served},
+    cutoff::Cutoff,
+    drift::Comparison,
+    growth::Growth,
+    interfaces::Interfaces,
+    listener::{self, Listener},
+    reload::Reloads,
+    scrape::{self, Scrape},
+    servers::{self, Servers},
+    stop::Stop,
+    take_lock,
+};
+use crate::{
+    audit::Audit,
+    capability::{self, Capabilities},
+    clock::{Now, Wall},
+    config::{Config, Overrides},
+    control::server as admin,
+    datapath::{self, Lock},
+    enforce::{Enforcer, Surroundings},
+    error::{Blame, Context, Failure},
+    metrics::Own,
+    netlink,
+};
+
+impl Agent {
+    /// A start that fails leaves in force what was, and nothing where nothing was. `None`: it was stopped before it was
+    /// ready; what is in force by then is so as a whole, and stays.
+    pub(super) async fn start(config: Config, overrides: Overrides, stop: &mut Stop) -> Result<Option<Agent>, Failure> {
+        may_run()?;
+        let pin_path = config.filter.pin_path.clone();
+        let mut interfaces = Interfaces::follow(&config)?;
+        let links = interfaces.first(&pin_path)?;
+        let lock = Rc::new(take_lock(&pin_path)?);
+        let bare = datapath::is_bare(&pin_path);
+        let started = Agent::start_with(config, overrides, lock.clone(), interfaces, &links, stop).await;
+        match &started {
+            Err(_) if bare => drop(datapath::unload(&pin_path)?),
+            // Fails where something is in force, as it should.
+            Ok(None) => drop(std::fs::remove_dir(&pin_path)),
+            _ => {}
+        }
+        started
+    }
+
+    /// In this order, so that what can fail without anything being attached fails before.
+    async fn start_with(
+        config: Config,
+        overrides: Overrides,
+        lock: Rc<Lock>,
+        interfaces: Interfaces,
+        links: &[netlink::Link],
+        stop: &mut Stop,
+    ) -> Result<Option<Agent>, Failure> {
+        let prepared = tokio::select! {
+            biased;
+            () = stop.asked() => return Ok(stopped()),
+            prepared = Prepared::new(&config) => prepared?,
+        };
+        let audit = Audit::start(&config)?;
+        let surroundings = Surroundings::read(&config, None);
+        let mut enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
+        let (tell, heard) = mpsc::channel(256);
+        let mut servers = Servers::new(tell);
+        if let Some(served) = prepared.served {
+            tokio::select! {
+                biased;
+                () = stop.asked() => return Ok(stopped()),
+                served = serve(&mut servers, &config, served) => served?,
+            }
+        }
+        let (order, orders) = mpsc::channel(ORDERS);
+        let (later, due) = mpsc::channel(ORDERS);
+        let (ask, snapshots) = mpsc::channel(8);
+        let (cutoff, questions) = Cutoff::start();
+        let (socket, warnings) = admin::bind(&config.admin.socket, &config.admin.group)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let scrape = Scrape::start(prepared.metrics, prepared.own.clone(), ask.clone())?;
+        let admin = tokio::spawn(admin::serve(socket, order));
+        for attached in enforcer.links().attached() {
+            tracing::info!(
+                "{} is filtered in {} mode by program {}",
+                attached.name,
+                attached.mode(),
+                attached.program_id
+            );
+        }
+        let mut audit = audit;
+        audit.started(Now::read());
+        let events = enforcer.unread().map_or_else(|| enforcer.events(), Ok)?;
+        let mut agent = Agent {
+            audit,
+            events,
+            enforcer,
+            lock,
+            interfaces,
+            loose: None,
+            growth: Growth::default(),
+            comparison: Comparison::default(),
+            watch: None,
+            cutoff,
+            questions,
+            servers,
+            heard,
+            reloads: Reloads::default(),
+            orders,
+            later,
+            due,
+            snapshots,
+            ask,
+            scrape,
+            admin,
+            own: prepared.own,
+            config,
+            overrides,
+        };
+        agent.follow_drops();
+        agent.follow_connections()?;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!("ready");
+        agent.own.reloaded(true, Wall::now());
+        // Who was blocked without an agent.
+        agent.end_blocked_connections();
+        Ok(Some(agent))
+    }
+}
+
+async fn serve(servers: &mut Servers, config: &Config, served: Arc<Served>) -> Result<(), Failure> {
+    let identity = servers::identity(config, None)?;
+    let running = child::launch(served, &identity).await?;
+    servers.replace(Some((running, identity))).await;
+    Ok(())
+}
+
+/// The end of a start that a signal ended.
+fn stopped() -> Option<Agent> {
+    tracing::info!("ended before it was ready; what is blocked stays blocked");
+    None
+}
+
+/// What can fail and leaves nothing behind: listeners and metrics.
+struct Prepared {
+    served: Option<Arc<Served>>,
+    metrics: Listener,
+    own: Own,
+}
+
+impl Prepared {
+    async fn new(config: &Config) -> Result<Prepared, Failure> {
+        admin::refuse_occupied(&config.admin.socket)?;
+        let served = match &config.server {
+            Some(server) => {
+                let listeners = listener::open("server.listen", &server.listen, &[]).await?;
+                Some(Arc::new(Served { config: child::server_config(config, server)?, listeners }))
+            }
+            None => None,
+        };
+        let metrics = scrape::open(config.metrics.listen, &[]).await?;
+        let own = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
+        Ok(Prepared { served, metrics, own })
+    }
+}
+
+fn may_run() -> Result<(), Failure> {
+    let lacking = Capabilities::effective()?.lacking(&capability::OF_AGENT);
+    lacking.map_or(Ok(()), |missing| {
+        Err(Failure::forbidden(format!(
+            "the agent lacks {missing}; run it as root or as the service does, with {}",
+            capability::OF_AGENT_NAMED
+        )))
+    })
+}
