@@ -161,9 +161,11 @@ impl Edge {
         self.folder.path().join(name)
     }
 
+    /// At once: a command may be reading it.
     pub fn write_config(&self) -> Result<PathBuf> {
-        let path = self.path("edge.toml");
-        fs::write(&path, self.config.render())?;
+        let (path, new) = (self.path("edge.toml"), self.path("edge.toml.new"));
+        fs::write(&new, self.config.render())?;
+        fs::rename(new, &path)?;
         Ok(path)
     }
 

@@ -261,6 +261,22 @@ impl Wire {
         Ok(frame)
     }
 
+    /// The begin of a TCP connection from any address to a port of the guarded host, as a whole frame.
+    pub fn syn(&self, from: IpAddr, port: u16) -> Result<Vec<u8>> {
+        let ethernet = PacketBuilder::ethernet2(self.source, self.destination);
+        let mut frame = Vec::new();
+        match (from, HOST4, HOST6) {
+            (IpAddr::V4(from), IpAddr::V4(to), _) => {
+                ethernet.ipv4(from.octets(), to.octets(), 64).tcp(5000, port, 1, 65_535).syn().write(&mut frame, &[])?
+            }
+            (IpAddr::V6(from), _, IpAddr::V6(to)) => {
+                ethernet.ipv6(from.octets(), to.octets(), 64).tcp(5000, port, 1, 65_535).syn().write(&mut frame, &[])?
+            }
+            _ => bail!("the lab's host has an address of each family"),
+        }
+        Ok(frame)
+    }
+
     /// Puts a frame on the wire as it is.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         // SAFETY: all zeroes is a valid sockaddr_ll.
@@ -296,7 +312,8 @@ impl Wire {
     }
 }
 
-fn packet_socket() -> Result<OwnedFd> {
+/// One that receives nothing before it is bound.
+pub(crate) fn packet_socket() -> Result<OwnedFd> {
     // SAFETY: no pointer is passed; protocol 0 receives nothing.
     let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     ensure!(descriptor >= 0, "packet socket: {}", io::Error::last_os_error());

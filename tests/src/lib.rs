@@ -1,6 +1,7 @@
 //! The harness that sees edge from the outside: network namespaces ([`net`], [`places`]), the real binary in them
 //! ([`agent`]), real clients and forged frames ([`client`], [`crowd`], [`forged`], [`talk`]), connections by the
-//! thousand and how they end ([`endings`]), a slow attack ([`slow`]), what processes hold ([`descriptor`]), a real
+//! thousand and how they end ([`endings`]), a flood and what comes through of it ([`flood`], [`tap`]), honest clients all
+//! the while ([`service`]), a slow attack ([`slow`]), what processes hold ([`descriptor`]), a real
 //! SSH server ([`ssh`]), the kernel's own word on sockets, programs and maps ([`sockets`], [`bpf`], [`verifier`]);
 //! what was decided, on paper ([`decisions`]); and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
 //! ([`scene`]) to ask it about. The tests in `it/` and `cargo xtask demo` stand on it. It knows no crate of edge, so
@@ -13,6 +14,7 @@ pub mod crowd;
 pub mod decisions;
 pub mod descriptor;
 pub mod endings;
+pub mod flood;
 pub mod forged;
 pub mod generate;
 pub mod model;
@@ -21,10 +23,12 @@ pub mod packet;
 pub mod places;
 pub mod refuse;
 pub mod scene;
+pub mod service;
 pub mod slow;
 pub mod sockets;
 pub mod ssh;
 pub mod talk;
+pub mod tap;
 pub mod verifier;
 
 use std::{

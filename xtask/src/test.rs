@@ -32,7 +32,7 @@ enum Layer {
     /// Ten million packets at random; only where it is named. `EDGE_SEED` repeats what it printed
     Fuzz,
     /// Connection caps: a million connections, ten million forged packets, a hundred rounds of a thousand connects at once;
-    /// ten thousand operations at random; only where it is named
+    /// ten thousand operations at random; a thousand kills and two thousand replacements under a flood; only where it is named
     Soak,
 }
 
@@ -44,7 +44,9 @@ impl Layer {
             Layer::Packets => "package(edge-tests) & test(/^packets?::/)",
             Layer::World => "package(edge-tests) & !test(/^(bytecode|packets?|model|generate|scene)::/)",
             Layer::Fuzz => "package(edge-tests) & test(/^packets::differential::/)",
-            Layer::Soak => "package(edge-tests) & test(/^world::(caps::(endings|forged|bursts)|operations)::/)",
+            Layer::Soak => {
+                "package(edge-tests) & test(/^world::(caps::(endings|forged|bursts|replacements)|crash|operations)::/)"
+            }
         }
     }
 
@@ -60,6 +62,8 @@ impl Layer {
                     ("EDGE_FORGED", "10000000"),
                     ("EDGE_ROUNDS", "100"),
                     ("EDGE_OPERATIONS", "10000"),
+                    ("EDGE_KILLS", "1000"),
+                    ("EDGE_REPLACEMENTS", "2000"),
                 ],
             }),
         }

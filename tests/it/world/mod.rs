@@ -8,6 +8,7 @@ mod bulk;
 mod caps;
 mod commands;
 mod connections;
+mod crash;
 mod cutoff;
 mod doctor;
 mod drift;
@@ -29,7 +30,7 @@ mod story;
 mod takeover;
 
 use std::{
-    fs,
+    env, fs,
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::AsRawFd,
     time::Duration,
@@ -53,6 +54,14 @@ const GUESSED: &str = "root";
 
 /// The name of an XDP program that is not edge's.
 const FOREIGN: &str = "foreign";
+
+/// How often, by default and where a variable says otherwise.
+fn times(variable: &str, default: usize) -> Result<usize> {
+    match env::var(variable) {
+        Ok(text) => text.parse().with_context(|| format!("{variable} is no number: {text}")),
+        Err(_) => Ok(default),
+    }
+}
 
 /// Five wrong passwords, each answered with 401; the fifth reaches the threshold.
 fn fail_five_times(client: &Client<'_>) -> Result<()> {
