@@ -9,6 +9,7 @@ mod exceptions;
 mod forged;
 mod mute;
 mod places;
+mod replacements;
 mod slow;
 
 use std::{
