@@ -104,6 +104,8 @@ pub struct Edge {
     pub config: Config,
     /// What `edge run` gets besides its config.
     pub arguments: Vec<String>,
+    /// What `edge run` is started by, as `strace` that becomes it.
+    pub wrapper: Vec<String>,
     /// The mount namespace that all of it runs in, as `/proc/PID/ns/mnt`; `None`: that of the test.
     pub mounts: Option<PathBuf>,
     folder: TempDir,
@@ -135,6 +137,7 @@ impl Edge {
         Ok(Edge {
             config,
             arguments: Vec::new(),
+            wrapper: Vec::new(),
             mounts: None,
             folder,
             binary: binary()?,
@@ -197,6 +200,7 @@ impl Edge {
         // Should the test be killed, its agent ends too.
         let child = self
             .command("setpriv", &["--pdeathsig", "KILL", "--"])
+            .args(&self.wrapper)
             .arg(&self.binary)
             .args(["run", "--config"])
             .arg(self.path("edge.toml"))
@@ -281,6 +285,11 @@ impl Edge {
             child.wait()?;
         }
         Ok(ended?.code().unwrap_or(-1))
+    }
+
+    /// Whether the process that was started is still there.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.process.is_some() && self.exited()?.is_none())
     }
 
     /// The exit status, if the process is gone.

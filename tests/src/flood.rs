@@ -39,15 +39,30 @@ pub struct Flood {
 impl Flood {
     /// Each sender goes through all of `unwanted` and `honest`.
     pub fn start(lab: &Lab, senders: usize, unwanted: &[IpAddr], honest: &[IpAddr]) -> Result<Flood> {
+        Flood::paced(lab, senders, unwanted, honest, None)
+    }
+
+    /// No flood, but always something: all of them a thousand times a second, which leaves the machine to others.
+    pub fn trickle(lab: &Lab, unwanted: &[IpAddr]) -> Result<Flood> {
+        Flood::paced(lab, 1, unwanted, &[], Some(Duration::from_millis(1)))
+    }
+
+    fn paced(
+        lab: &Lab,
+        senders: usize,
+        unwanted: &[IpAddr],
+        honest: &[IpAddr],
+        pause: Option<Duration>,
+    ) -> Result<Flood> {
         let mut flood =
             Flood { over: Arc::default(), honest: Arc::default(), unwanted: Arc::default(), senders: Vec::new() };
         for _ in 0..senders {
             let wire = Wire::new(lab)?;
-            let unwanted: Vec<_> = unwanted.iter().map(|source| frames(&wire, *source)).collect::<Result<_>>()?;
+            let unwanted = unwanted.iter().map(|source| frames(&wire, *source)).collect::<Result<Vec<_>>>()?.concat();
             let honest: Vec<_> =
                 honest.iter().map(|source| wire.datagram(*source, 0, &[0; 22])).collect::<Result<_>>()?;
             let (over, sent) = (flood.over.clone(), [flood.unwanted.clone(), flood.honest.clone()]);
-            flood.senders.push(thread::spawn(move || send(&wire, &unwanted, &honest, &over, &sent)));
+            flood.senders.push(thread::spawn(move || send(&wire, [&unwanted, &honest], pause, &over, &sent)));
         }
         Ok(flood)
     }
@@ -76,16 +91,17 @@ impl Drop for Flood {
 
 fn send(
     wire: &Wire,
-    unwanted: &[[Vec<u8>; 2]],
-    honest: &[Vec<u8>],
+    [unwanted, honest]: [&[Vec<u8>]; 2],
+    pause: Option<Duration>,
     over: &AtomicBool,
     sent: &[Arc<AtomicU64>; 2],
 ) -> Result<()> {
     let mut turn = honest.iter().cycle();
     while !over.load(Ordering::Relaxed) {
         for _ in 0..ROUNDS {
-            unwanted.iter().flatten().try_for_each(|frame| wire.send(frame))?;
-            sent[0].fetch_add(2 * unwanted.len() as u64, Ordering::Relaxed);
+            unwanted.iter().try_for_each(|frame| wire.send(frame))?;
+            sent[0].fetch_add(unwanted.len() as u64, Ordering::Relaxed);
+            pause.into_iter().for_each(thread::sleep);
         }
         if let Some(frame) = turn.next() {
             wire.send(frame)?;

@@ -1,7 +1,8 @@
 //! The harness that sees edge from the outside: network namespaces ([`net`], [`places`]), the real binary in them
 //! ([`agent`]), real clients and forged frames ([`client`], [`crowd`], [`forged`], [`talk`]), connections by the
 //! thousand and how they end ([`endings`]), a flood and what comes through of it ([`flood`], [`tap`]), honest clients all
-//! the while ([`service`]), a slow attack ([`slow`]), what processes hold ([`descriptor`]), a real
+//! the while ([`service`]), a slow attack ([`slow`]), a death at any step
+//! ([`strace`]), what processes hold ([`descriptor`]), a real
 //! SSH server ([`ssh`]), the kernel's own word on sockets, programs and maps ([`sockets`], [`bpf`], [`verifier`]);
 //! what was decided, on paper ([`decisions`]); and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
 //! ([`scene`]) to ask it about. The tests in `it/` and `cargo xtask demo` stand on it. It knows no crate of edge, so
@@ -27,6 +28,7 @@ pub mod service;
 pub mod slow;
 pub mod sockets;
 pub mod ssh;
+pub mod strace;
 pub mod talk;
 pub mod tap;
 pub mod verifier;

@@ -31,7 +31,7 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const TEST_TOOLS: [Tool; 4] = [
+const TEST_TOOLS: [Tool; 5] = [
     tool("journalctl", "systemd", "reads the journal that tests write to, and systemd-journald keeps it"),
     tool(
         "nft",
@@ -39,6 +39,7 @@ const TEST_TOOLS: [Tool; 4] = [
         "loses packets in tests, is what fail2ban blocks with, and a peer of `bench bulk` and `flood`",
     ),
     tool("ss", "iproute2", "closes sockets from outside in tests"),
+    tool("strace", "strace", "kills edge in tests at any of its system calls"),
     SLOW,
 ];
 

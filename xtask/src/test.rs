@@ -32,7 +32,8 @@ enum Layer {
     /// Ten million packets at random; only where it is named. `EDGE_SEED` repeats what it printed
     Fuzz,
     /// Connection caps: a million connections, ten million forged packets, a hundred rounds of a thousand connects at once;
-    /// ten thousand operations at random; a thousand kills and two thousand replacements under a flood; only where it is named
+    /// ten thousand operations at random; a thousand kills, two thousand replacements under a flood,
+    /// a death at every step; only where it is named
     Soak,
 }
 
@@ -64,6 +65,7 @@ impl Layer {
                     ("EDGE_OPERATIONS", "10000"),
                     ("EDGE_KILLS", "1000"),
                     ("EDGE_REPLACEMENTS", "2000"),
+                    ("EDGE_STEPS", "100000"),
                 ],
             }),
         }

@@ -2,6 +2,7 @@
 //! rounds by default; variables ask for campaigns (`cargo xtask test soak`).
 
 mod kills;
+mod points;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
