@@ -112,12 +112,23 @@ impl Decisions {
         self.blocks.extend(good.into_iter().map(|target| ((target, origin), end)));
     }
 
-    /// Of one origin or of all; `None`: every target.
-    pub fn unblock(&mut self, targets: Option<&[IpNet]>, origin: Option<&str>) {
+    /// Of one origin or of all; `None`: every target. Without an agent what the config names stays.
+    pub fn unblock(&mut self, targets: Option<&[IpNet]>, origin: Option<&str>, agent: bool) {
         let is_meant = |(target, by): &Name| {
-            targets.is_none_or(|targets| targets.contains(target)) && origin.is_none_or(|origin| origin == *by)
+            targets.is_none_or(|targets| targets.contains(target))
+                && origin.is_none_or(|origin| origin == *by)
+                && (agent || *by != "config")
         };
         self.blocks.retain(|name, _| !is_meant(name));
+    }
+
+    /// Without an agent nobody knows that what the config names was lifted, but by the kernel.
+    pub fn without_agent(&mut self) {
+        let lasts = |target: &IpNet| {
+            self.blocks.iter().any(|((blocked, _), end)| blocked == target && *end == End::UntilLifted)
+        };
+        let named: Vec<IpNet> = self.named.iter().filter(|target| lasts(target)).copied().collect();
+        self.blocks.extend(named.into_iter().map(|target| ((target, "config"), End::UntilLifted)));
     }
 
     /// A config comes into force: what it names is blocked until it names it no more, and stays so when it is allowed

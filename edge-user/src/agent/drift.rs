@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::Agent;
@@ -13,7 +14,7 @@ use crate::{
 
 /// From the end of one comparison to the next, so that a change is undone within 5 s.
 const AFTER: Duration = Duration::from_secs(4);
-/// A comparison that takes long comes rarely: one part in so many of the time at most.
+/// A comparison that takes long comes rarely: one part in so many of a CPU at most.
 const PART: u32 = 60;
 
 /// When the next comparison is due, and when the next of everything: settings and ports take no time.
@@ -30,17 +31,22 @@ impl Default for Comparison {
     }
 }
 
+/// What this thread has had of a CPU: on a busy machine a comparison waits, and is no dearer for it.
+fn used() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 impl Agent {
     pub(super) fn compare(&mut self) {
-        let begun = Instant::now();
+        let (begun, used) = (Instant::now(), used());
         let is_whole = begun >= self.comparison.whole;
         let difference = if is_whole { self.enforcer.differs() } else { self.enforcer.settings_differ() };
         if let Some(difference) = difference {
             self.undo(difference);
         }
-        let (now, took) = (Instant::now(), begun.elapsed());
+        let (now, took) = (Instant::now(), self::used().saturating_sub(used));
         if is_whole {
-            tracing::debug!("compared with the kernel in {took:?}");
+            tracing::debug!("compared with the kernel in {took:?} of a CPU");
             self.comparison.whole = now + AFTER.max(took * PART);
         }
         self.comparison.next = now + AFTER;

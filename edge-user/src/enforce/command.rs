@@ -142,7 +142,8 @@ impl<T: Tables> Enforcer<T> {
         let Block { target: cover, origin, .. } = self.ledger.holding(target.net().addr(), now)?;
         // An address of a network may be blocked, and the network not.
         let covers = cover.net().contains(&target.net());
-        covers.then(|| format!("{target} is still dropped: {cover} is blocked by {}", origin.name()))
+        let remedy = if origin == Origin::Config { "; remove it from `filter.block` of the config" } else { "" };
+        covers.then(|| format!("{target} is still dropped: {cover} is blocked by {}{remedy}", origin.name()))
     }
 
     /// Lifted by hand: what was held against the client is forgiven.

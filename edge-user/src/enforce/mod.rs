@@ -67,7 +67,9 @@ pub struct Enforcer<T = Generation> {
     configured: BTreeSet<Target>,
     /// What the config blocks.
     named: BTreeSet<Target>,
-    /// Those of them that are protected now; blocked once they are no more.
+    /// No agent runs: what the config names holds until one starts, since nobody would remember that it was lifted.
+    without_agent: bool,
+    /// Of what the config names, those that are protected now; blocked once they are no more.
     held_back: BTreeSet<Target>,
     allowed: BTreeSet<Target>,
     protected: Protected,
@@ -233,6 +235,7 @@ impl<T: Tables> Enforcer<T> {
             led_to: BTreeMap::new(),
             configured: config.filter.allow.iter().copied().collect(),
             named: config.filter.block.iter().copied().collect(),
+            without_agent: false,
             held_back: BTreeSet::new(),
             allowed: BTreeSet::new(),
             protected: Protected::new(surroundings),
@@ -313,6 +316,15 @@ impl<T: Tables> Enforcer<T> {
             }
             self.ledger.put(of_config(target, before.get(&target).map_or(now.wall, |block| block.created)));
         }
+    }
+
+    /// For a command while no agent runs: what the config names is blocked as far as the kernel has it; the rest begins with
+    /// the next start.
+    fn go_without_agent(&mut self) {
+        self.without_agent = true;
+        let absent = |target: &Target| self.tables.until(*target) != Some(Until::NEVER);
+        let absent: Vec<Target> = self.named.iter().copied().filter(absent).collect();
+        absent.into_iter().for_each(|target| drop(self.ledger.remove(target, Origin::Config)));
     }
 
     /// Those that the config names and that were protected until now.

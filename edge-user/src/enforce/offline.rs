@@ -45,6 +45,7 @@ fn on_tables(config: &Config, request: &Request, tables: Generation) -> Answer {
     let memory = Memory::open(config.store.path.clone())?;
     let mut enforcer = enforcer(config, memory, tables, now)?;
     enforcer.recall(Held::by, now)?;
+    enforcer.go_without_agent();
     let answer = execute(&mut enforcer, request, now)?;
     let blocks = matches!(
         request.command,

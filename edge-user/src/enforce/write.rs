@@ -150,6 +150,7 @@ impl<T: Tables> Enforcer<T> {
     pub(super) fn lift(&mut self, target: Target, origin: Option<Origin>, gone: &mut Gone) -> Result<usize, Failure> {
         let mut origins = self.ledger.origins(target);
         origins.retain(|one| origin.is_none_or(|origin| origin == *one));
+        origins.retain(|one| !(self.without_agent && *one == Origin::Config));
         let remove = |one: Origin| self.ledger.remove(target, one).map(|former| (one, former));
         let lifted: Vec<(Origin, Former)> = origins.into_iter().filter_map(remove).collect();
         if lifted.is_empty() {

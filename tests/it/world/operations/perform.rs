@@ -55,6 +55,7 @@ impl World<'_> {
             return Ok(());
         }
         self.runs = false;
+        self.decisions.without_agent();
         if kill {
             self.edge.kill()
         } else {
@@ -64,7 +65,10 @@ impl World<'_> {
 
     fn tell(&mut self, command: &Command) -> Result<()> {
         let (when, output) = Between::of(|| self.say(command))?;
-        let done = note(&mut self.decisions, command, when);
+        let done = note(&mut self.decisions, command, when, self.runs);
+        if !self.runs {
+            self.decisions.without_agent();
+        }
         ensure!(output.code == i32::from(!done), "{output:?}");
         Ok(())
     }
@@ -135,7 +139,7 @@ impl World<'_> {
         })?;
         self.runs = false;
         let mut after = self.decisions.clone();
-        let may = note(&mut after, command, when);
+        let may = note(&mut after, command, when, true);
         self.begin()?;
         after.configure();
         let is_done = self.lists(&after).is_ok() && self.allows(&after)?;
@@ -177,15 +181,15 @@ impl World<'_> {
 }
 
 /// On paper; whether it may be done.
-fn note(decisions: &mut Decisions, command: &Command, when: Between) -> bool {
+fn note(decisions: &mut Decisions, command: &Command, when: Between, agent: bool) -> bool {
     let end = |seconds: Option<u64>| {
         seconds.map_or(End::UntilLifted, |seconds| End::At(when.plus(Duration::from_secs(seconds))))
     };
     match command {
         Command::Block { targets, seconds, origin } => return decisions.block(targets, origin, end(*seconds)),
         Command::Import { targets, seconds, origin } => decisions.import(targets, origin, end(*seconds)),
-        Command::Unblock { targets, origin } => decisions.unblock(Some(targets), *origin),
-        Command::UnblockAll { origin } => decisions.unblock(None, Some(origin)),
+        Command::Unblock { targets, origin } => decisions.unblock(Some(targets), *origin, agent),
+        Command::UnblockAll { origin } => decisions.unblock(None, Some(origin), agent),
         Command::Allow(targets) => decisions.allowed.extend(targets),
         Command::Disallow(targets) => decisions.allowed.retain(|allowed| !targets.contains(allowed)),
     }
