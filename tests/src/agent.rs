@@ -119,13 +119,18 @@ impl Edge {
     /// account [`USER`] with the role `chat` exists.
     pub fn new(lab: &Lab) -> Result<Edge> {
         let edge = Edge::bare(lab)?;
-        certificate(&edge.path("cert.pem"), &edge.path("key.pem"))?;
-        let secret = edge.cli(&["secret", "generate"])?.good().context("edge secret generate")?;
-        fs::write(edge.path("jwt"), secret)?;
-        fs::set_permissions(edge.path("jwt"), Permissions::from_mode(0o600))?;
-        edge.write_config()?;
-        edge.add_user(USER, PASSWORD, &["chat"])?;
+        edge.prepare()?;
         Ok(edge)
+    }
+
+    /// Makes of one that is bare one that can be started.
+    pub fn prepare(&self) -> Result<()> {
+        certificate(&self.path("cert.pem"), &self.path("key.pem"))?;
+        let secret = self.cli(&["secret", "generate"])?.good().context("edge secret generate")?;
+        fs::write(self.path("jwt"), secret)?;
+        fs::set_permissions(self.path("jwt"), Permissions::from_mode(0o600))?;
+        self.write_config()?;
+        self.add_user(USER, PASSWORD, &["chat"])
     }
 
     /// The same without certificate, secret and user: nothing was run yet.

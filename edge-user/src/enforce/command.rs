@@ -90,6 +90,7 @@ impl<T: Tables> Enforcer<T> {
 
     fn unblock(&mut self, request: &UnblockRequest, now: Now) -> Result<Changed, Failure> {
         let (mut changed, mut gone) = (Changed::default(), Gone::default());
+        self.lifted_meanwhile(request);
         let lifted = match &request.targets {
             Some(targets) => self.unblock_each(targets, request.origin, now, &mut changed, &mut gone),
             None => self.unblock_all(request.origin, &mut changed, &mut gone),
@@ -177,6 +178,7 @@ impl<T: Tables> Enforcer<T> {
             targets.iter().copied().partition(|target| self.allowed.contains(target));
         self.allowed.retain(|target| !changed.contains(target));
         self.write_trust()?;
+        self.disallowed_meanwhile(targets);
         self.memory.write(|store| store.disallow(&changed));
         let configured = unchanged.iter().filter(|target| self.configured.contains(target));
         let warnings =

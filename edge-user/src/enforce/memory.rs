@@ -1,7 +1,11 @@
 //! The store, as far as it can be written. What the kernel took is in force whatever becomes of the disk: a failure is
-//! logged once, raises `edge_store_ok`'s alarm, and all is written again when the disk takes it.
+//! logged once, raises `edge_store_ok`'s alarm, and all is written again when the disk takes it. A file that is damaged,
+//! or was changed or removed by others, is set aside and made anew from what the agent knows, if that is all there was.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     block::Target,
@@ -19,8 +23,14 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub struct Memory {
     store: Option<Store>,
     path: PathBuf,
+    /// Nothing is known to the store alone: it was read, or is new.
+    is_complete: bool,
+    /// What lies at the path is not to be gone on with.
+    is_spoilt: bool,
     /// Since when the store lacks something.
     behind: Option<Boot>,
+    /// Where a store lies that was spoilt, until it is told.
+    aside: Option<PathBuf>,
 }
 
 /// All that the store holds.
@@ -36,6 +46,10 @@ impl Remembered {
         let batches = self.blocked.batches.iter().map(|(_, batch)| Singles6::of(batch.targets()));
         batches.fold(Singles6::of(&alone), Singles6::plus)
     }
+
+    fn of(store: &mut Store, now: Now) -> Result<Remembered, StoreError> {
+        Ok(Remembered { blocked: store.blocked(now)?, allowed: store.allowed()?, history: store.history()? })
+    }
 }
 
 impl Memory {
@@ -47,22 +61,72 @@ impl Memory {
             Err(error @ StoreError::InUse { .. }) => return Err(Failure::refused(error.to_string())),
             Err(error) => tracing::error!("{error}; enforcement goes on without the store"),
         }
-        Ok(Memory { store: store.ok(), path, behind: None })
+        let behind = store.is_err().then(Boot::now);
+        Ok(Memory { store: store.ok(), path, is_complete: false, is_spoilt: false, behind, aside: None })
     }
 
     /// `None` where there is nothing to remember: the store cannot be read, or was made just now.
     pub fn recall(&mut self, now: Now) -> Option<Remembered> {
-        let store = self.store.as_mut().filter(|store| !store.is_new())?;
-        let mut read = || -> Result<Remembered, StoreError> {
-            Ok(Remembered { blocked: store.blocked(now)?, allowed: store.allowed()?, history: store.history()? })
+        let remembered = match &mut self.store {
+            Some(store) if store.is_new() => {
+                self.is_complete = true;
+                return None;
+            }
+            Some(store) => Remembered::of(store, now),
+            None => return self.recall_what_cannot_be_written(now),
         };
-        let error = match read() {
-            Ok(remembered) => return Some(remembered),
-            Err(error) => error,
+        match remembered {
+            Ok(remembered) => {
+                self.is_complete = true;
+                Some(remembered)
+            }
+            Err(error) => {
+                tracing::error!("{error}; enforcement goes on without the store");
+                self.leave();
+                None
+            }
+        }
+    }
+
+    /// A disk that is full or read-only still says what was decided.
+    fn recall_what_cannot_be_written(&mut self, now: Now) -> Option<Remembered> {
+        let remembered = Store::open_to_read(&self.path).and_then(|mut store| Remembered::of(&mut store, now)).ok()?;
+        tracing::warn!("the store {} was read all the same, and is written when it can be", self.path.display());
+        self.is_complete = true;
+        Some(remembered)
+    }
+
+    /// The same for a store that could not be read before and perhaps can be now.
+    pub fn recall_late(&mut self, now: Now) -> Option<Remembered> {
+        if self.is_complete {
+            return None;
+        }
+        let mut store = match Store::open(&self.path) {
+            Ok(store) => store,
+            Err(_) => {
+                self.behind = Some(Boot::now());
+                return None;
+            }
         };
-        tracing::error!("{error}; enforcement goes on without the store");
-        self.store = None;
-        None
+        let remembered = if store.is_new() { Ok(None) } else { Remembered::of(&mut store, now).map(Some) };
+        match remembered {
+            Ok(remembered) => {
+                (self.store, self.is_complete) = (Some(store), true);
+                remembered
+            }
+            Err(_) => {
+                store.abandon();
+                self.behind = Some(Boot::now());
+                None
+            }
+        }
+    }
+
+    /// What was recalled is known to the store alone still.
+    pub fn not_merged(&mut self) {
+        self.is_complete = false;
+        self.leave();
+        self.behind = Some(Boot::now());
     }
 
     pub fn write(&mut self, write: impl FnOnce(&mut Store) -> Result<(), StoreError>) {
@@ -72,39 +136,57 @@ impl Memory {
         }
     }
 
-    /// Everything, in one transaction.
+    /// Everything, in one transaction; a spoilt file is set aside before.
     pub fn rewrite(
         &mut self,
         blocked: &Changes<'_>,
         allowed: impl Iterator<Item = Target>,
         history: impl Iterator<Item = History>,
     ) {
-        let Some(store) = &mut self.store else { return };
-        match store.replace(blocked, allowed, history) {
+        if !self.is_complete {
+            return;
+        }
+        let written = self.usable().and_then(|store| store.replace(blocked, allowed, history));
+        match written {
             Ok(()) if self.behind.take().is_some() => {
-                tracing::info!("the store {} is whole again", self.path.display())
+                let aside = self.aside.as_deref().map(|aside| format!("; {}", lies_at(aside))).unwrap_or_default();
+                tracing::info!("the store {} is whole again{aside}", self.path.display());
             }
             Ok(()) => {}
             Err(error) => self.fell_behind(&error),
         }
     }
 
-    /// Makes a store anew where the one that lies there could not be read; that one is set aside. Gives a sentence for the
-    /// user.
-    pub fn renew(&mut self) -> Option<String> {
-        if self.store.is_some() {
-            return None;
+    /// The store, opened again or made anew where it has to be.
+    fn usable(&mut self) -> Result<&mut Store, StoreError> {
+        let store = match self.store.take() {
+            Some(store) => store,
+            None if self.is_spoilt => {
+                let (store, aside) = Store::open_anew(&self.path)?;
+                (self.is_spoilt, self.aside) = (false, aside);
+                store
+            }
+            None => Store::open(&self.path)?,
+        };
+        Ok(self.store.insert(store))
+    }
+
+    /// All that there was is given up for what the agent knows now.
+    pub fn give_up(&mut self) {
+        if !self.is_complete {
+            (self.is_complete, self.is_spoilt) = (true, true);
         }
-        match Store::open_anew(&self.path) {
-            Ok((store, aside)) => {
-                tracing::info!("the store {} is made anew", self.path.display());
-                self.store = Some(store);
-                aside.map(|aside| format!("the store that could not be read lies at {} now", aside.display()))
-            }
-            Err(error) => {
-                tracing::error!("{error}; enforcement goes on without the store");
-                None
-            }
+    }
+
+    /// A sentence about a store that was spoilt, once.
+    pub fn told_aside(&mut self) -> Option<String> {
+        self.aside.take().map(|aside| lies_at(&aside))
+    }
+
+    /// Notices what others did to the file.
+    pub fn look(&mut self) {
+        if let Some(error) = self.store.as_ref().and_then(|store| store.check_intact().err()) {
+            self.fell_behind(&error);
         }
     }
 
@@ -117,12 +199,17 @@ impl Memory {
         self.store.is_some() && self.behind.is_none()
     }
 
+    /// Whether what is lifted or disallowed now may still be in the store.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
     /// What is wrong with the store, and what that means for what is changed meanwhile.
     fn trouble(&self) -> Option<(&str, &str)> {
-        match (&self.store, self.behind) {
-            (Some(_), None) => None,
-            (Some(_), Some(_)) => Some(("cannot be written", "a reboot would undo")),
-            (None, _) => Some(("cannot be read", "the next start may undo")),
+        match (self.is_ok(), self.is_complete) {
+            (true, _) => None,
+            (false, true) => Some(("cannot be written", "a reboot would undo")),
+            (false, false) => Some(("cannot be read", "the next start may undo")),
         }
     }
 
@@ -143,5 +230,20 @@ impl Memory {
             tracing::error!("{error}; enforcement goes on, the store is written again when it can be");
         }
         self.behind = Some(Boot::now());
+        if error.is_spoilt() {
+            self.is_spoilt = true;
+            self.leave();
+        }
     }
+
+    fn leave(&mut self) {
+        if let Some(store) = self.store.take() {
+            store.abandon();
+        }
+        self.behind = self.behind.or_else(|| Some(Boot::now()));
+    }
+}
+
+fn lies_at(aside: &Path) -> String {
+    format!("the store that could not be used lies at {} now", aside.display())
 }

@@ -8,6 +8,7 @@ mod answer;
 mod command;
 mod connections;
 mod import;
+mod late;
 mod ledger;
 mod memory;
 mod nowhere;
@@ -32,6 +33,7 @@ pub use protect::{Protected, Surroundings};
 
 use self::{
     connections::{Counting, Ever},
+    late::Meanwhile,
     ledger::Ledger,
     memory::{Memory, Remembered},
     write::{Gone, Limits},
@@ -59,6 +61,7 @@ type Failures = Vec<(Wall, Kind, Option<String>)>;
 pub struct Enforcer<T = Generation> {
     tables: T,
     memory: Memory,
+    meanwhile: Meanwhile,
     learner: Learner,
     ledger: Ledger,
     /// The failures that led to each learned block, while it lasts.
@@ -230,6 +233,7 @@ impl<T: Tables> Enforcer<T> {
         Enforcer {
             tables,
             memory,
+            meanwhile: Meanwhile::default(),
             learner: Learner::new(config.learn.clone(), config.filter.ipv6_unit),
             ledger: Ledger::default(),
             led_to: BTreeMap::new(),
@@ -431,9 +435,7 @@ impl<T: Tables> Enforcer<T> {
     pub fn sweep(&mut self, now: Now) -> Result<(), Failure> {
         self.learner.sweep(now);
         self.drops.sweep(now.boot);
-        if self.memory.is_due(now) {
-            self.rewrite();
-        }
+        self.look_after_store(now);
         let (over, batches) = (self.ledger.ended(now), self.ledger.ended_batches(now));
         if over.is_empty() && batches.is_empty() {
             return Ok(());
@@ -445,6 +447,16 @@ impl<T: Tables> Enforcer<T> {
         self.metrics.blocks_removed(Removed::Expired, gone.len() as u64);
         self.keep(&gone, &[], Vec::new());
         lifted
+    }
+
+    fn look_after_store(&mut self, now: Now) {
+        self.memory.look();
+        if self.memory.is_due(now) {
+            if let Some(remembered) = self.memory.recall_late(now) {
+                self.merge(remembered);
+            }
+            self.rewrite();
+        }
     }
 
     fn rewrite(&mut self) {
@@ -474,12 +486,14 @@ fn of_config(target: Target, created: Wall) -> Block {
     }
 }
 
+const RECOVERED: &str = "taken over from the kernel, the store could not be read";
+
 /// What can be said of the kernel's entries whose story is lost with the store.
 fn recovered(until: Until, now: Now) -> Terms {
     let end = (until != Until::NEVER).then(|| Boot(u64::from(until.bits()) << 28));
     Terms {
         origin: Origin::Manual,
-        reason: "taken over from the kernel, the store could not be read".to_owned(),
+        reason: RECOVERED.to_owned(),
         created: now.wall,
         until: end,
         expires: end.map(|end| now.wall.plus(end.since(now.boot))),

@@ -48,8 +48,9 @@ impl<T: Tables> Enforcer<T> {
         state.history.iter().for_each(|history| self.learner.restore(*history));
         let Enforcer { ledger, led_to, .. } = self;
         led_to.retain(|target, _| ledger.contains(*target));
-        imported.warnings.extend(self.memory.renew());
+        self.memory.give_up();
         self.rewrite();
+        imported.warnings.extend(self.memory.told_aside());
         self.warn_of_restored(&mut imported, caller, now);
         let (allowed, offences) = (self.allowed.len() as u64, self.learner.histories().count() as u64);
         Ok(Restored { imported, allowed, offences, before })

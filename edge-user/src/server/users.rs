@@ -149,6 +149,11 @@ impl UserStore {
         file_at(&self.path) == self.file
     }
 
+    /// Whether the disk let it be opened for reading alone.
+    pub fn is_read_only(&self) -> bool {
+        self.db.is_readonly("main").unwrap_or(false)
+    }
+
     /// Adds a user; a name that exists is refused.
     pub fn add(&mut self, name: &str, password: &str, roles: &[String]) -> Result<(), Failure> {
         check_name(name)?;
@@ -294,6 +299,11 @@ impl UserStore {
     /// Ends a session: its refresh token and its access tokens.
     pub fn end_session(&mut self, family: i64) -> Result<(), Failure> {
         self.transact(|db| db.execute("UPDATE families SET ended = 1 WHERE id = ?", [family])).map(drop)
+    }
+
+    /// Whether it can be written.
+    pub fn touch(&mut self) -> Result<(), Failure> {
+        self.transact(|db| db.execute("UPDATE removal SET last = last", [])).map(drop)
     }
 
     fn change(&mut self, name: &str, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), Failure> {

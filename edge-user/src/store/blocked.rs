@@ -57,7 +57,7 @@ impl Store {
     pub fn blocked(&mut self, now: Now) -> Result<Blocked, StoreError> {
         let mut ended = Changes::default();
         let blocked = Blocked { blocks: self.blocks(now, &mut ended)?, batches: self.batches(now, &mut ended)? };
-        if !ended.removed.is_empty() || !ended.ended.is_empty() {
+        if self.sole.is_some() && (!ended.removed.is_empty() || !ended.ended.is_empty()) {
             self.change(&ended)?;
         }
         Ok(blocked)

@@ -4,21 +4,23 @@
 //! id, so that a restart within one boot keeps it to the nanosecond.
 
 mod blocked;
+mod file;
 #[cfg(test)]
 mod tests;
 
 use std::{
     fs,
-    io::ErrorKind,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
-use rusqlite::{Connection, OpenFlags, Row, Transaction, params};
+use nix::fcntl::Flock;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, config::DbConfig, params};
 
-pub use self::blocked::{Blocked, Changes};
+use self::file::{Left, connect_to_read, lock, make_directory_of, make_file, prepare, set_aside};
+pub use self::{
+    blocked::{Blocked, Changes},
+    file::make_directory,
+};
 use crate::{block::Target, clock::Wall, offense::History};
 
 /// `user_version` of the file. One of an earlier edge is brought up to date, one of a later edge is refused, never
@@ -67,8 +69,23 @@ pub enum StoreError {
     InUse { path: PathBuf },
     #[error("cannot {what} in the store {path}: {error}")]
     Query { path: PathBuf, what: &'static str, error: rusqlite::Error },
+    #[error("the store {path} is not as edge left it: it was removed, or another program wrote to it")]
+    Changed { path: PathBuf },
     #[error("cannot read the boot's id from {BOOT_ID}: {0}")]
     BootId(std::io::Error),
+}
+
+impl StoreError {
+    /// Whether the file itself is no good, and not the disk or the right to use it.
+    pub fn is_spoilt(&self) -> bool {
+        match self {
+            StoreError::Changed { .. } => true,
+            StoreError::Unreadable { error, .. } | StoreError::Query { error, .. } => {
+                matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+            }
+            _ => false,
+        }
+    }
 }
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -78,10 +95,12 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub struct Store {
     path: PathBuf,
     connection: Connection,
-    /// Beside the file, since closing any descriptor of the file itself would drop SQLite's own locks.
-    _sole: Flock<fs::File>,
+    /// Beside the file, since closing any descriptor of the file itself would drop SQLite's own locks. `None`: it is only
+    /// read.
+    sole: Option<Flock<fs::File>>,
     boot_id: String,
     new: bool,
+    left: Left,
 }
 
 impl Store {
@@ -101,7 +120,29 @@ impl Store {
         if found != SCHEMA {
             return Err(StoreError::Schema { path: path.to_owned(), found });
         }
-        Ok(Store { path: path.to_owned(), connection, _sole: sole, boot_id: boot_id.to_owned(), new })
+        let (path, boot_id) = (path.to_owned(), boot_id.to_owned());
+        Ok(Store { left: Left::at(&path), path, connection, sole: Some(sole), boot_id, new })
+    }
+
+    /// A file that cannot be written, for what it holds.
+    pub fn open_to_read(path: &Path) -> Result<Store, StoreError> {
+        let boot_id = fs::read_to_string(BOOT_ID).map_err(StoreError::BootId)?.trim().to_owned();
+        let unreadable = |error| StoreError::Unreadable { path: path.to_owned(), error };
+        let (connection, found) = connect_to_read(path).map_err(unreadable)?;
+        if found != SCHEMA {
+            return Err(StoreError::Schema { path: path.to_owned(), found });
+        }
+        Ok(Store { left: Left::at(path), path: path.to_owned(), connection, sole: None, boot_id, new: false })
+    }
+
+    /// Closes it without touching a file: another may lie at its path.
+    pub fn abandon(self) {
+        let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    }
+
+    /// Whether nobody else wrote to it.
+    pub fn check_intact(&self) -> Result<(), StoreError> {
+        if Left::at(&self.path) == self.left { Ok(()) } else { Err(StoreError::Changed { path: self.path.clone() }) }
     }
 
     /// The same in place of a file that cannot be read; gives where that one lies now.
@@ -180,13 +221,16 @@ impl Store {
         what: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), StoreError> {
+        self.check_intact()?;
         let Store { path, connection, .. } = self;
         let done = || {
             let transaction = connection.transaction()?;
             work(&transaction)?;
             transaction.commit()
         };
-        done().map_err(|error| StoreError::Query { path: path.clone(), what, error })
+        let done = done().map_err(|error| StoreError::Query { path: path.clone(), what, error });
+        self.left = Left::at(&self.path);
+        done
     }
 
     fn rows<T>(
@@ -209,92 +253,6 @@ const ALLOW: &str = "INSERT OR IGNORE INTO allowed VALUES (?1)";
 fn insert_history(transaction: &Transaction<'_>, history: &History) -> rusqlite::Result<()> {
     let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO history VALUES (?1, ?2, ?3)")?;
     put.execute(params![history.client.to_string(), history.number, history.ended.0]).map(drop)
-}
-
-/// The directory of a store's file, for its owner alone, where it is missing.
-pub fn make_directory(file: &Path) -> std::io::Result<()> {
-    match file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        Some(directory) => fs::DirBuilder::new().recursive(true).mode(0o700).create(directory),
-        None => Ok(()),
-    }
-}
-
-fn make_directory_of(path: &Path) -> Result<(), StoreError> {
-    make_directory(path)
-        .map_err(|error| StoreError::Directory { path: path.parent().unwrap_or(path).to_owned(), error })
-}
-
-/// Makes directory and file, for their owner alone, where they are missing.
-fn make_file(path: &Path) -> Result<(), StoreError> {
-    make_directory_of(path)?;
-    let unopened = |error| StoreError::Open { path: path.to_owned(), error };
-    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(file) => give_to_owner_of_directory(&file, path).map_err(unopened),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(unopened(error)),
-    }
-}
-
-/// What root makes before the first start is the agent's, whoever that runs as.
-fn give_to_owner_of_directory(file: &fs::File, path: &Path) -> std::io::Result<()> {
-    let Some(directory) = path.parent().filter(|_| nix::unistd::Uid::effective().is_root()) else { return Ok(()) };
-    let owner = directory.metadata()?;
-    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
-}
-
-/// What SQLite keeps beside the file goes along, since it belongs to no other.
-fn set_aside(path: &Path) -> Result<Option<PathBuf>, StoreError> {
-    let aside = suffixed(path, "-aside");
-    for suffix in ["-wal", "-shm", ""] {
-        let (from, to) = (suffixed(path, suffix), suffixed(&aside, suffix));
-        match fs::rename(&from, to) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound && suffix.is_empty() => return Ok(None),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(StoreError::Open { path: from, error }),
-        }
-    }
-    Ok(Some(aside))
-}
-
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// Two agents on one store would undo each other's blocks at every start.
-fn lock(path: &Path) -> Result<Flock<fs::File>, StoreError> {
-    let beside = suffixed(path, "-lock");
-    let unopened = |error| StoreError::Open { path: beside.clone(), error };
-    let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&beside).map_err(unopened)?;
-    give_to_owner_of_directory(&file, path).map_err(unopened)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => StoreError::InUse { path: path.to_owned() },
-        errno => unopened(errno.into()),
-    })
-}
-
-/// Sets the file up; gives its schema's version, and whether it was made just now.
-fn prepare(connection: &mut Connection) -> rusqlite::Result<(i64, bool)> {
-    connection.busy_timeout(Duration::from_secs(5))?;
-    connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    connection.pragma_update(None, "synchronous", "normal")?;
-    let version = |connection: &Connection| -> rusqlite::Result<i64> {
-        connection.pragma_query_value(None, "user_version", |row| row.get(0))
-    };
-    let empty = "SELECT count(*) = 0 FROM sqlite_schema";
-    let transaction = connection.transaction()?;
-    let found = version(&transaction)?;
-    let new = found == 0 && transaction.query_row(empty, [], |row| row.get(0))?;
-    if new || (1..SCHEMA).contains(&found) {
-        let missing = ADDED.iter().skip(usize::try_from(found).unwrap_or(0));
-        missing.copied().try_for_each(|schema| transaction.execute_batch(schema))?;
-        transaction.pragma_update(None, "user_version", SCHEMA)?;
-    }
-    transaction.commit()?;
-    Ok((version(connection)?, new))
 }
 
 fn target(name: &str) -> Result<Target, String> {

@@ -1,6 +1,6 @@
 //! The store, through closing and opening, another boot, and files of others.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use super::*;
 use crate::{

@@ -131,6 +131,11 @@ impl Ledger {
         origins
     }
 
+    /// The block of this very target and origin, wherever it is kept.
+    pub fn at(&self, target: Target, origin: Origin) -> Option<Standing<'_>> {
+        self.of(target).find(|held| held.origin() == origin)
+    }
+
     pub fn contains(&self, target: Target) -> bool {
         self.of(target).next().is_some()
     }

@@ -3,6 +3,7 @@
 mod connections;
 mod import;
 mod many;
+mod memory;
 mod restore;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};

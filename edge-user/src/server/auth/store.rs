@@ -16,30 +16,47 @@ pub struct Store {
     directory: PathBuf,
     reads: Mutex<Option<UserStore>>,
     writes: Mutex<Option<UserStore>>,
-    /// Whether the last use failed: a failure is logged once, not at every request, and so is its end.
-    failed: AtomicBool,
+    /// Whether the last use failed: a failure is logged once, not at every request, and so is its end. A full disk can be
+    /// read and not written.
+    failed: [AtomicBool; 2],
+}
+
+/// What a use needs of the disk; a write that is done shows that it can be read too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
 }
 
 impl Store {
     pub fn new(directory: PathBuf) -> Store {
-        Store { directory, reads: Mutex::default(), writes: Mutex::default(), failed: AtomicBool::new(false) }
+        Store { directory, reads: Mutex::default(), writes: Mutex::default(), failed: Default::default() }
     }
 
     /// A short look-up, on the calling thread.
     pub fn read<T>(&self, query: impl FnOnce(&mut UserStore) -> Result<T, Failure>) -> Result<T, Denial> {
-        self.note(self.with(&self.reads, query))
+        self.note(Use::Read, self.with(&self.reads, query))
     }
 
     /// Whether it can be used now; a failure is logged as that of any use is.
     pub async fn probe(self: &Arc<Store>) {
         let store = self.clone();
-        let probed = tokio::task::spawn_blocking(move || store.read(|users| users.lookup(""))).await;
-        drop(probed);
+        let probe = move || {
+            let can_be_read = store.read(|users| users.lookup("")).is_ok();
+            if can_be_read && store.failed(Use::Write).load(Ordering::Relaxed) {
+                drop(store.note(Use::Write, store.with(&store.writes, UserStore::touch)));
+            }
+        };
+        drop(tokio::task::spawn_blocking(probe).await);
     }
 
-    /// Whether the last use failed.
+    /// Whether it could not be read, or not be written, when that was tried last.
     pub fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+        self.failed.iter().any(|failed| failed.load(Ordering::Relaxed))
+    }
+
+    fn failed(&self, of: Use) -> &AtomicBool {
+        &self.failed[of as usize]
     }
 
     /// A change, on a thread that may block.
@@ -49,7 +66,10 @@ impl Store {
     ) -> Result<T, Denial> {
         let store = self.clone();
         let done = tokio::task::spawn_blocking(move || store.with(&store.writes, change)).await;
-        self.note(done.unwrap_or_else(|error| Err(Failure::bug(format!("a change of the store ended early: {error}")))))
+        self.note(
+            Use::Write,
+            done.unwrap_or_else(|error| Err(Failure::bug(format!("a change of the store ended early: {error}")))),
+        )
     }
 
     fn with<T>(
@@ -64,17 +84,28 @@ impl Store {
             None => UserStore::open(&self.directory)?,
         };
         let result = use_it(&mut open)?;
-        *slot = Some(open);
+        if open.is_read_only() {
+            // Kept open it would stay so when the disk no more is.
+            let failure =
+                Failure::system(format!("the store of users in {} can only be read", self.directory.display()));
+            drop(self.note::<()>(Use::Write, Err(failure)));
+        } else {
+            *slot = Some(open);
+        }
         Ok(result)
     }
 
-    fn note<T>(&self, result: Result<T, Failure>) -> Result<T, Denial> {
-        let failed = self.failed.swap(result.is_err(), Ordering::Relaxed);
-        if failed && result.is_ok() {
+    fn note<T>(&self, of: Use, result: Result<T, Failure>) -> Result<T, Denial> {
+        let had_failed = self.has_failed();
+        self.failed(of).store(result.is_err(), Ordering::Relaxed);
+        if result.is_ok() && of == Use::Write {
+            self.failed(Use::Read).store(false, Ordering::Relaxed);
+        }
+        if had_failed && !self.has_failed() {
             tracing::info!("the store of users in {} can be used again", self.directory.display());
         }
         result.map_err(|failure| {
-            if !failed {
+            if !had_failed {
                 tracing::error!("{failure}; /auth/ answers 503 until it can be used");
             }
             Denial::Unavailable

@@ -1,0 +1,101 @@
+//! A store that could not be read at the start and can be now: what it holds joins what was decided meanwhile, which
+//! counts more.
+
+use std::{collections::BTreeSet, mem};
+
+use super::{Enforcer, RECOVERED, memory::Remembered, write::Gone};
+use crate::{
+    batch::Terms,
+    block::{Origin, Target},
+    control::protocol::UnblockRequest,
+    datapath::Tables,
+    error::Failure,
+    offense::History,
+    store::Blocked,
+    targets::Targets,
+};
+
+/// What was undone while it was not known what the store holds.
+#[derive(Debug, Default)]
+pub struct Meanwhile {
+    /// Of `None` all.
+    lifted: BTreeSet<(Option<Target>, Option<Origin>)>,
+    disallowed: BTreeSet<Target>,
+    /// That what the store held does not fit in, which is tried again.
+    is_told: bool,
+}
+
+impl Meanwhile {
+    fn lifted(&self, target: Target, origin: Origin) -> bool {
+        let named = [Some(target), None].into_iter().flat_map(|one| [(one, Some(origin)), (one, None)]);
+        named.into_iter().any(|one| self.lifted.contains(&one))
+    }
+}
+
+impl<T: Tables> Enforcer<T> {
+    pub(super) fn lifted_meanwhile(&mut self, UnblockRequest { targets, origin }: &UnblockRequest) {
+        if self.memory.is_complete() {
+            return;
+        }
+        match targets {
+            Some(targets) => self.meanwhile.lifted.extend(targets.iter().map(|target| (Some(*target), *origin))),
+            None => drop(self.meanwhile.lifted.insert((None, *origin))),
+        }
+    }
+
+    pub(super) fn disallowed_meanwhile(&mut self, targets: &[Target]) {
+        if !self.memory.is_complete() {
+            self.meanwhile.disallowed.extend(targets);
+        }
+    }
+
+    /// What does not fit in, as into a full table, stays where it is, and is tried again.
+    pub(super) fn merge(&mut self, remembered: Remembered) {
+        let Remembered { blocked, allowed, history } = remembered;
+        let meanwhile = mem::take(&mut self.meanwhile);
+        let known: BTreeSet<Target> = self.learner.histories().map(|History { client, .. }| client).collect();
+        history.into_iter().filter(|one| !known.contains(&one.client)).for_each(|one| self.learner.restore(one));
+        self.allowed.extend(allowed.into_iter().filter(|target| !meanwhile.disallowed.contains(target)));
+        let parts = self.unknown(blocked, &meanwhile);
+        let stories = Targets::union(parts.iter().map(|(_, targets)| targets));
+        let count = stories.len();
+        let merged = self.write_trust().and_then(|()| self.put(parts)).and_then(|()| self.without_recovered(&stories));
+        match merged {
+            Ok(()) => tracing::info!("the store can be read now: {count} blocks of it are in force"),
+            Err(failure) => {
+                if !meanwhile.is_told {
+                    tracing::error!("what the store held is not all in force: {failure}");
+                }
+                self.meanwhile = Meanwhile { is_told: true, ..meanwhile };
+                self.memory.not_merged();
+            }
+        }
+    }
+
+    /// What the store holds and nobody has decided anew.
+    fn unknown(&self, blocked: Blocked, meanwhile: &Meanwhile) -> Vec<(Terms, Targets)> {
+        let Blocked { blocks, batches } = blocked;
+        let alone = blocks.iter().map(|block| (Terms::of(block), [block.target].into_iter().collect()));
+        let batches = batches.iter().map(|(_, batch)| (batch.terms.clone(), batch.rest()));
+        let new = |(terms, targets): (Terms, Targets)| {
+            let is_new = |target: &Target| {
+                let here = self.ledger.at(*target, terms.origin).map(|held| held.block().reason);
+                here.is_none_or(|reason| reason == RECOVERED) && !meanwhile.lifted(*target, terms.origin)
+            };
+            let targets = targets.iter().map(|(_, target)| target).filter(is_new).collect();
+            (terms, targets)
+        };
+        alone.chain(batches).filter(|(terms, _)| terms.origin != Origin::Config).map(new).collect()
+    }
+
+    /// Those whose story is known again. The store is written anew after this.
+    fn without_recovered(&mut self, known: &Targets) -> Result<(), Failure> {
+        let mut gone = Gone::default();
+        let is_recovered = |target: &Target| {
+            let here = self.ledger.at(*target, Origin::Manual).map(|held| held.block().reason);
+            here.is_some_and(|reason| reason == RECOVERED)
+        };
+        let recovered: Vec<Target> = known.iter().map(|(_, target)| target).filter(is_recovered).collect();
+        recovered.into_iter().try_for_each(|target| self.lift(target, Some(Origin::Manual), &mut gone).map(drop))
+    }
+}
