@@ -1,14 +1,10 @@
 //! Certificate and key as the server gets them: from the files that the config names, or made here once and kept.
 
-use std::{
-    fs::{DirBuilder, File, read_to_string, rename},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-};
+use std::{fs::read_to_string, path::Path};
 
 use zeroize::Zeroizing;
 
+use super::keep::keep;
 use crate::{
     config::{Config, Server, Tls},
     error::{Blame, Context, Failure},
@@ -40,22 +36,6 @@ fn self_signed(path: &Path) -> Result<(String, String), Failure> {
     keep(path, &both)
         .blame(Blame::System, || format!("the self-signed certificate {} cannot be kept", path.display()))?;
     Ok((certificate, key))
-}
-
-/// Whole or not at all, in a directory that is made where it is missing.
-fn keep(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let unfinished = PathBuf::from(name);
-    // One that a crash left behind may have been made by another user or with another mode.
-    let _ = std::fs::remove_file(&unfinished);
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    rename(&unfinished, path)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod cutoff;
 mod drift;
 mod growth;
 mod interfaces;
+mod keep;
 mod listener;
 mod pause;
 mod reload;
@@ -15,6 +16,7 @@ mod scrape;
 mod servers;
 mod start;
 mod stop;
+mod trial;
 
 use std::{path::Path, rc::Rc, time::Duration};
 
@@ -24,6 +26,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 
+pub use self::trial::first_config;
 use self::{
     child::Id,
     cutoff::{Cutoff, Question},
@@ -34,6 +37,7 @@ use self::{
     scrape::{Asks, Scrape},
     servers::{Heard, Servers},
     stop::{HangUp, Stop},
+    trial::Trial,
 };
 use crate::{
     audit::Audit,
@@ -60,8 +64,9 @@ const DRAINS_WITHIN: Duration = Duration::from_millis(4500);
 /// Orders that may wait; further callers wait on the socket.
 const ORDERS: usize = 64;
 
-/// Runs until a signal or `unload` ends it. `overrides` are those that the config was read with.
-pub fn run(config: Config, overrides: Overrides) -> Result<(), Failure> {
+/// Runs until a signal or `unload` ends it. `overrides` are those that the config was read with; `reverted` says that it is
+/// not the one of the file.
+pub fn run(config: Config, overrides: Overrides, reverted: bool) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -69,7 +74,13 @@ pub fn run(config: Config, overrides: Overrides) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let (mut stop, hang_up) = (Stop::listen()?, HangUp::listen()?);
         match Agent::start(config, overrides, &mut stop).await? {
-            Some(agent) => agent.serve(stop, hang_up).await,
+            Some(mut agent) => {
+                if reverted {
+                    agent.trial = Trial::Reverted;
+                    agent.enforcer.began_reverted(Now::read());
+                }
+                agent.serve(stop, hang_up).await
+            }
             None => Ok(()),
         }
     });
@@ -101,6 +112,7 @@ struct Agent {
     servers: Servers,
     heard: mpsc::Receiver<Heard>,
     reloads: Reloads,
+    trial: Trial,
     orders: mpsc::Receiver<Order>,
     /// What is answered when the audit log is written: whoever waits for a disk is not the agent.
     later: mpsc::Sender<(Order, Answer)>,
@@ -127,6 +139,7 @@ impl Agent {
                 () = stop.asked() => return self.end("what is blocked stays blocked").await,
                 () = self.interfaces.changed() => self.mend(),
                 () = hang_up.asked() => self.reload(Asked::Signal),
+                () = self.trial.over() => self.revert(),
                 next = self.reloads.prepared() => self.reload_prepared(next).await,
                 Some(order) = self.orders.recv() => {
                     if self.ordered(order).await {
@@ -284,16 +297,17 @@ impl Agent {
     async fn ordered(&mut self, order: Order) -> bool {
         let is_unload = order.request.command == Command::Unload;
         match &order.request.command {
-            Command::Status | Command::Reload | Command::Unload => self.mend(),
+            Command::Status | Command::Reload { .. } | Command::Unload => self.mend(),
             Command::Why { .. } => self.dropped(),
             _ => {}
         }
         self.make_room_for(&order.request.command);
         let mut answer = match order.request.command {
-            Command::Reload => {
-                self.reload(Asked::Command(order));
+            Command::Reload { confirm } => {
+                self.reload(Asked::Command(order, confirm));
                 return false;
             }
+            Command::Keep => self.keep(),
             Command::Audit(ref part) => {
                 self.dropped();
                 let (opens, part) = (self.audit.opens(&self.config), part.clone());
@@ -306,6 +320,7 @@ impl Agent {
         if let Ok(Reply::Status(status)) = &mut answer {
             let known = std::mem::take(&mut status.store.problems);
             status.store = Stores::with(known.into_iter().chain(self.users_problem()));
+            status.reload.reverts_at = self.trial.pending().map(|pending| pending.reverts_at);
         }
         match (&order.request.command, &answer) {
             (Command::Block(_), Ok(Reply::Changed(changed))) => self.end_connections_of(&changed.changed).await,
@@ -388,6 +403,7 @@ impl Agent {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = std::fs::remove_file(&self.config.admin.socket);
         self.drain().await;
+        self.end_trial();
         self.dropped();
         drop((self.orders, self.due));
         let _ = timeout(ANSWERED_WITHIN, self.admin).await;

@@ -17,6 +17,7 @@ use super::{
     logged,
     scrape::{self, Scrape},
     servers,
+    trial::{Former, Trial},
 };
 use crate::{
     audit::event::Name,
@@ -37,8 +38,11 @@ const RETIRED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Who asked for it.
 pub(super) enum Asked {
-    Command(Order),
+    /// By the CLI; it is on trial for so long.
+    Command(Order, Option<Duration>),
     Signal,
+    /// Nobody confirmed what is in force.
+    Overdue,
 }
 
 /// Those that were asked for: one after the other.
@@ -58,6 +62,10 @@ impl Default for Reloads {
 }
 
 impl Reloads {
+    pub(super) fn is_reverting(&self) -> bool {
+        self.asked.iter().chain(&self.waiting).any(|asked| matches!(asked, Asked::Overdue))
+    }
+
     /// Returns when one can be put into force, or not. Cancel-safe.
     pub(super) async fn prepared(&mut self) -> Result<Box<Next>, Refusal> {
         match self.prepared.recv().await {
@@ -105,13 +113,19 @@ struct Present {
 }
 
 impl Present {
-    async fn next(self) -> Result<Box<Next>, Refusal> {
-        let (before, overrides) = (self.config.clone(), self.overrides.clone());
-        let read = spawn_blocking(move || before.read_again(&overrides)).await;
-        let read = read.map_err(|_| Failure::bug("the config could not be read again"))?;
-        let (config, mut difference) = read.map_err(Refusal::Errors)?;
+    async fn next(self, back_to: Option<Former>) -> Result<Box<Next>, Refusal> {
+        let (config, mut difference, server) = match back_to {
+            Some(Former { config, server }) => {
+                let difference = Difference::between(&self.config, &config);
+                (config, difference, Some(server))
+            }
+            None => {
+                let (config, difference) = self.read_again().await?;
+                (config, difference, None)
+            }
+        };
         let metrics = (config.metrics.listen != self.config.metrics.listen).then_some(config.metrics.listen);
-        let (served, metrics) = tokio::join!(self.served(&config), self.metrics(metrics));
+        let (served, metrics) = tokio::join!(self.served(&config, server.flatten()), self.metrics(metrics));
         let (served, metrics) = both(served, metrics)?;
         let server = match served {
             served if same(self.served.as_deref(), served.as_ref()) => NextServer::AsItIs,
@@ -126,11 +140,19 @@ impl Present {
         Ok(Box::new(Next { config, difference, server, metrics }))
     }
 
-    async fn served(&self, config: &Config) -> Result<Option<Served>, Failure> {
+    async fn read_again(&self) -> Result<(Config, Difference), Refusal> {
+        let (before, overrides) = (self.config.clone(), self.overrides.clone());
+        let read = spawn_blocking(move || before.read_again(&overrides)).await;
+        read.map_err(|_| Failure::bug("the config could not be read again"))?.map_err(Refusal::Errors)
+    }
+
+    /// `as_it_was`: whatever the files hold by now.
+    async fn served(&self, config: &Config, as_it_was: Option<ServerConfig>) -> Result<Option<Served>, Failure> {
         let Some(server) = &config.server else { return Ok(None) };
         let held = self.served.as_ref().map(|served| served.listeners.as_slice()).unwrap_or_default();
         let listeners = listener::open("server.listen", &server.listen, held).await?;
-        Ok(Some(Served { config: child::server_config(config, server)?, listeners }))
+        let config = as_it_was.map_or_else(|| child::server_config(config, server), Ok)?;
+        Ok(Some(Served { config, listeners }))
     }
 
     async fn metrics(&self, moves_to: Option<std::net::SocketAddr>) -> Result<Option<Listener>, Failure> {
@@ -180,6 +202,12 @@ impl Agent {
         if self.reloads.asked.is_some() {
             return self.reloads.waiting.push_back(asked);
         }
+        let back_to = match (&asked, self.trial.pending()) {
+            (Asked::Overdue, Some(pending)) => Some(pending.back_to.clone()),
+            // It was kept meanwhile.
+            (Asked::Overdue, None) => return self.reload_next(),
+            (Asked::Command(..) | Asked::Signal, _) => None,
+        };
         self.reloads.asked = Some(asked);
         let present = Present {
             config: self.config.clone(),
@@ -190,17 +218,42 @@ impl Agent {
         };
         let tell = self.reloads.tell.clone();
         tokio::spawn(async move {
-            let next = present.next().await;
+            let next = present.next(back_to).await;
             // An agent that has ended needs none.
             let _ = tell.send(next).await;
         });
     }
 
+    fn reload_next(&mut self) {
+        if let Some(next) = self.reloads.waiting.pop_front() {
+            self.reload(next);
+        }
+    }
+
     /// Puts into force what was prepared, tells who asked for it, and goes on with the next.
     pub(super) async fn reload_prepared(&mut self, next: Result<Box<Next>, Refusal>) {
-        let Some(asked) = self.reloads.asked.take() else { return };
+        match self.reloads.asked.take() {
+            Some(Asked::Command(order, confirm)) => {
+                let (answer, retired) = self.reloaded(next, confirm).await;
+                self.answer_when_retired(order, answer, retired);
+            }
+            Some(Asked::Signal) => {
+                let (answer, _) = self.reloaded(next, None).await;
+                self.tell_of_signal(answer);
+            }
+            Some(Asked::Overdue) => self.reverted(next).await,
+            None => {}
+        }
+        self.reload_next();
+    }
+
+    async fn reloaded(
+        &mut self,
+        next: Result<Box<Next>, Refusal>,
+        confirm: Option<Duration>,
+    ) -> (Answer, Option<oneshot::Receiver<()>>) {
         let (answer, retired) = match next {
-            Ok(next) => match self.put_into_force(*next).await {
+            Ok(next) => match self.try_out(*next, confirm).await {
                 Ok((reloaded, retired)) => (Ok(Reply::Reloaded(reloaded)), retired),
                 Err(failure) => (Err(unchanged(failure)), None),
             },
@@ -212,12 +265,56 @@ impl Agent {
         }
         // Also where nothing was changed: whoever moved the file away has to be able to go on.
         self.audit.reopen(&self.config);
-        match asked {
-            Asked::Command(order) => self.answer_when_retired(order, answer, retired),
-            Asked::Signal => self.tell_of_signal(answer),
+        (answer, retired)
+    }
+
+    /// What a start would go by is on disk before.
+    async fn try_out(
+        &mut self,
+        next: Next,
+        confirm: Option<Duration>,
+    ) -> Result<(Reloaded, Option<oneshot::Receiver<()>>), Failure> {
+        let (before, recorded) = (self.present(), self.recorded());
+        self.on_trial(confirm.is_some(), &next.config)?;
+        let (mut reloaded, retired) =
+            self.put_into_force(next, LastResult::Ok).await.inspect_err(|_| self.as_before(recorded))?;
+        self.tried(before, confirm, LastResult::Ok);
+        if let Some(pending) = self.trial.pending() {
+            reloaded.now.reverts_at = Some(pending.reverts_at);
+            reloaded.warnings.push(pending.told());
         }
-        if let Some(next) = self.reloads.waiting.pop_front() {
-            self.reload(next);
+        Ok((reloaded, retired))
+    }
+
+    async fn reverted(&mut self, next: Result<Box<Next>, Refusal>) {
+        if self.trial.pending().is_none() {
+            // It was kept at the last moment.
+            return;
+        }
+        let before = self.present();
+        let done = match next {
+            Ok(next) => self.put_into_force(*next, LastResult::Reverted).await.map(|(reloaded, _)| reloaded),
+            Err(Refusal::Errors(errors)) => Err(errors.into()),
+            Err(Refusal::Failure(failure)) => Err(failure),
+        };
+        match done {
+            Ok(reloaded) => {
+                self.tried(before, None, LastResult::Reverted);
+                self.audit.reopen(&self.config);
+                let told = format!("{}; nobody confirmed it in time", reloaded.told());
+                tracing::warn!("reload: {told}");
+                self.audit.done(Name::Reload, Some(told), false, Now::read());
+            }
+            Err(failure) => self.cannot_revert(&failure),
+        }
+    }
+
+    /// Said once for each reason.
+    fn cannot_revert(&mut self, failure: &Failure) {
+        let Trial::Pending(pending) = &mut self.trial else { return };
+        if pending.failed.as_ref() != Some(&failure.message) {
+            tracing::error!("reload: what nobody confirmed cannot be reverted: {failure}; it is tried again");
+            pending.failed = Some(failure.message.clone());
         }
     }
 
@@ -254,7 +351,11 @@ impl Agent {
     }
 
     /// What can fail comes first, so that it is all or nothing. The receiver hears when nobody new is served as before.
-    async fn put_into_force(&mut self, next: Next) -> Result<(Reloaded, Option<oneshot::Receiver<()>>), Failure> {
+    async fn put_into_force(
+        &mut self,
+        next: Next,
+        result: LastResult,
+    ) -> Result<(Reloaded, Option<oneshot::Receiver<()>>), Failure> {
         let Next { config, difference, server, metrics } = next;
         let now = Now::read();
         let scrape = metrics.map(|listener| Scrape::start(listener, self.own.clone(), self.ask.clone())).transpose()?;
@@ -281,7 +382,7 @@ impl Agent {
         if difference.is_in("filter") {
             self.end_blocked_connections();
         }
-        let now = self.enforcer.reloaded(LastResult::Ok, now);
+        let now = self.enforcer.reloaded(result, now);
         let applied = difference.reloaded.iter().map(|key| (*key).to_owned()).collect();
         let file = std::fs::canonicalize(&self.config.file).unwrap_or_else(|_| self.config.file.clone());
         Ok((Reloaded { now, config: file, applied, warnings }, retired))

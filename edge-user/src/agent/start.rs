@@ -17,6 +17,7 @@ use super::{
     servers::{self, Servers},
     stop::Stop,
     take_lock,
+    trial::Trial,
 };
 use crate::{
     audit::Audit,
@@ -113,6 +114,7 @@ impl Agent {
             servers,
             heard,
             reloads: Reloads::default(),
+            trial: Trial::None,
             orders,
             later,
             due,

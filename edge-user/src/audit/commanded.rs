@@ -80,7 +80,7 @@ pub fn name(command: &Command) -> Name {
         Command::Why { .. } => Name::Why,
         Command::Allow { .. } => Name::Allow,
         Command::Disallow { .. } => Name::Disallow,
-        Command::Reload => Name::Reload,
+        Command::Reload { .. } | Command::Keep => Name::Reload,
         Command::Unload => Name::Unload,
         Command::Audit(_) => Name::Audit,
         Command::Note(noted) => noted.name,
@@ -100,6 +100,7 @@ fn reason(command: &Command, answer: &Answer) -> Option<String> {
         (Err(failure), _) => Some(failure.message.clone()),
         (Ok(Reply::Refused(errors)), _) => Some(errors.to_string()),
         (Ok(Reply::Reloaded(reloaded)), _) => Some(reloaded.told()),
+        (Ok(Reply::Kept(_)), _) => Some("confirmed".to_owned()),
         (Ok(_), Command::Block(BlockRequest { reason, .. })) => reason.clone(),
         (Ok(_), _) => None,
     }

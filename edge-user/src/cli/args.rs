@@ -148,11 +148,13 @@ With --follow and -o json each event is an object in a line of its own.")]
     /// Let the agent read its config again: all of it is put into force, or nothing
     #[command(after_help = "Examples:
   edge check && edge reload
+  edge reload --confirm 60s     # then, if you can still get in: edge reload --keep
   edge reload -o json
 
 A SIGHUP to the agent does the same. The exit code is 2 if the config is not good, 1 if the agent cannot put it into
-force, or not all of it before a restart.")]
-    Reload,
+force. With --confirm it is in force when the command returns, and reverted after that time unless `edge reload --keep`
+comes; until then another reload replaces it, and confirms nothing.")]
+    Reload(Reload),
     /// Detach and unpin everything, agent running or not
     #[command(after_help = "Examples:
   edge unload")]
@@ -195,6 +197,16 @@ token that was issued until then is ended. A store that cannot be read is made a
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Reload {
+    /// Go back after this time, unless `edge reload --keep` comes before
+    #[arg(long, value_name = "DURATION", value_parser = trial, conflicts_with = "keep")]
+    pub confirm: Option<Duration>,
+    /// Confirm what was reloaded with --confirm
+    #[arg(long)]
+    pub keep: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -406,6 +418,13 @@ impl FromStr for Length {
             Duration::ZERO => Err("no time at all; write how long, or leave --for out".to_owned()),
             length => Ok(Length::For(length)),
         }
+    }
+}
+
+fn trial(text: &str) -> Result<Duration, String> {
+    match config::duration::parse(text)? {
+        Duration::ZERO => Err("no time to confirm it in; write how long, or leave --confirm out".to_owned()),
+        within => Ok(within),
     }
 }
 

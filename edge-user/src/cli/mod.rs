@@ -64,7 +64,7 @@ fn execute(line: &CommandLine) -> Result<Outcome, Complaint> {
         Command::Why(arguments) => why::why(global, arguments),
         Command::Status => status::status(global),
         Command::Audit(arguments) => audit::audit(global, arguments),
-        Command::Reload => reload::reload(global),
+        Command::Reload(arguments) => reload::reload(global, arguments),
         Command::Unload => unload::unload(global),
         Command::User(command) => user::user(global, command),
         Command::Secret(Secret::Generate) => secret(),

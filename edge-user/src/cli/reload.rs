@@ -1,19 +1,21 @@
-//! `edge reload`: the agent reads its config again.
+//! `edge reload`: the agent reads its config again, for good or on trial.
 
 use std::{fs, path::Path};
 
 use serde_json::json;
 
 use super::{
-    args::Global,
+    args::{self, Global},
     ask,
     output::{Complaint, Outcome},
 };
 use crate::control::protocol::{Command, LastResult, Reloaded, Reply};
 
-pub fn reload(global: &Global) -> Result<Outcome, Complaint> {
-    match ask::agent(global, Command::Reload)? {
+pub fn reload(global: &Global, arguments: &args::Reload) -> Result<Outcome, Complaint> {
+    let command = if arguments.keep { Command::Keep } else { Command::Reload { confirm: arguments.confirm } };
+    match ask::agent(global, command)? {
         Reply::Reloaded(done) => Ok(told(&done, global.config.as_deref())),
+        Reply::Kept(now) => Ok(Outcome::new(json!(now), "what was reloaded stays in force".to_owned())),
         Reply::Refused(errors) => Err(errors.into()),
         _ => Err(ask::mismatched()),
     }
@@ -44,7 +46,7 @@ mod tests {
     #[test]
     fn what_is_in_force_is_named_and_not_all_of_it_is_no_success() {
         let mut done = Reloaded {
-            now: Reload { generation: 2, last_result: LastResult::Ok },
+            now: Reload { generation: 2, last_result: LastResult::Ok, reverts_at: None },
             config: "/etc/edge/edge.toml".into(),
             applied: vec!["filter.allow".to_owned()],
             warnings: vec!["it cost".to_owned()],

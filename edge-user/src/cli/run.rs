@@ -7,11 +7,7 @@ use super::{
     ask,
     output::{Complaint, Outcome},
 };
-use crate::{
-    agent,
-    config::{Config, Overrides},
-    logging::Logging,
-};
+use crate::{agent, config::Overrides, logging::Logging};
 
 pub fn run(global: &Global, arguments: &Run) -> Result<Outcome, Complaint> {
     let overrides = Overrides {
@@ -20,11 +16,14 @@ pub fn run(global: &Global, arguments: &Run) -> Result<Outcome, Complaint> {
         loudness: i16::from(global.verbose) - i16::from(global.quiet),
         ..Overrides::default()
     };
-    let config = Config::load_with_files(&ask::config_file(global), &overrides)?;
+    let (config, reverted, note) = agent::first_config(&ask::config_file(global), &overrides)?;
     Logging::of(&config.log).start();
+    if let Some(note) = note {
+        tracing::error!("{note}");
+    }
     for warning in &config.warnings {
         tracing::warn!("{}", warning.told(&config.file));
     }
-    agent::run(config, overrides)?;
+    agent::run(config, overrides, reverted)?;
     Ok(Outcome::new(json!({"ended": true}), String::new()))
 }

@@ -7,7 +7,7 @@ use super::{
     ask,
     output::{Complaint, Outcome, fields, length},
 };
-use crate::control::protocol::{Command, ConnectionTotals, Reply, Status};
+use crate::control::protocol::{Command, ConnectionTotals, Reload, Reply, Status};
 
 pub fn status(global: &Global) -> Result<Outcome, Complaint> {
     let Reply::Status(status) = ask::agent(global, Command::Status)? else { return Err(ask::mismatched()) };
@@ -40,13 +40,15 @@ fn text(status: &Status) -> String {
         ("packets", format!("{} passed, {} dropped", status.packets.passed, status.packets.dropped)),
         ("reasons", if reasons.is_empty() { "no packet yet".to_owned() } else { reasons.join(", ") }),
         ("store", if store.ok { "ok".to_owned() } else { store.problems.join("; ") }),
-        (
-            "config",
-            format!("generation {}, last reload {}", status.reload.generation, status.reload.last_result.name()),
-        ),
+        ("config", config(&status.reload)),
     ];
     rows.splice(2..2, unfiltered);
     fields(&rows)
+}
+
+fn config(Reload { generation, last_result, reverts_at }: &Reload) -> String {
+    let reverts = reverts_at.map(|at| format!("; reverted at {at} unless `edge reload --keep` comes before"));
+    format!("generation {generation}, last reload {}{}", last_result.name(), reverts.unwrap_or_default())
 }
 
 fn connections(totals: ConnectionTotals) -> String {

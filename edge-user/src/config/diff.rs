@@ -14,7 +14,7 @@ pub struct Difference {
 
 impl Difference {
     pub fn between(old: &Config, new: &Config) -> Difference {
-        let Config { file: _, mode, filter, server: _, learn, metrics, store, admin, log, warnings: _ } = new;
+        let Config { file: _, text: _, mode, filter, server: _, learn, metrics, store, admin, log, warnings: _ } = new;
         let Metrics { listen } = metrics;
         let Log { format, audit, loudness: _ } = log;
         let mut reloaded = differing([("mode", *mode != old.mode)]);

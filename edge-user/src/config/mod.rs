@@ -53,6 +53,8 @@ pub struct Overrides {
 pub struct Config {
     /// The file it came from.
     pub file: PathBuf,
+    /// As it was written.
+    pub text: String,
     pub mode: Mode,
     pub filter: Filter,
     /// `None`: nothing is served.
@@ -81,9 +83,13 @@ impl Config {
 
     /// The same as [`load`](Self::load), and all that is wrong with the files it names.
     pub fn load_with_files(file: &Path, overrides: &Overrides) -> Result<Config, ConfigErrors> {
-        let text = read(file)?;
-        let mut problems = raw::Problems::of(&text);
-        let (config, places) = validate::config(file, &text, overrides, &mut problems);
+        Config::parse_with_files(file, &read(file)?, overrides)
+    }
+
+    /// The same from text that is already read; `file` only names it.
+    pub fn parse_with_files(file: &Path, text: &str, overrides: &Overrides) -> Result<Config, ConfigErrors> {
+        let mut problems = raw::Problems::of(text);
+        let (config, places) = validate::config(file, text, overrides, &mut problems);
         files::check(&config, &places, &mut problems);
         finished(config, problems)
     }
@@ -318,6 +324,11 @@ impl Store {
     /// Where the audit log is kept that no journal takes.
     pub fn audit(&self) -> PathBuf {
         suffixed(&self.path, "-audit")
+    }
+
+    /// Where the config is kept that was confirmed last, while the file says another.
+    pub fn confirmed(&self) -> PathBuf {
+        suffixed(&self.path, "-confirmed.json")
     }
 
     /// Where a certificate that edge made itself is kept.

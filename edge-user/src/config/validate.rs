@@ -51,6 +51,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
     let (log, audit) = log(document.section("log", problems), overrides, problems);
     let config = Config {
         file: file.to_owned(),
+        text: text.to_owned(),
         mode,
         filter,
         server,

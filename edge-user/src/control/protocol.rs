@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use crate::{
     backup::State,
     block::{Origin, Target},
     clock::Wall,
-    config::ConfigErrors,
+    config::{ConfigErrors, duration},
     datapath::Unloaded,
     error::Failure,
     parcel::{self, End, Parcel, Row},
@@ -68,7 +69,12 @@ pub enum Command {
     /// What the caller has done by itself.
     Note(Noted),
     /// Read the config again and put into force what differs.
-    Reload,
+    Reload {
+        /// After so long it is reverted, unless it is kept.
+        confirm: Option<Duration>,
+    },
+    /// Confirm what was reloaded.
+    Keep,
     /// Detach and unpin everything, then end.
     Unload,
 }
@@ -103,7 +109,11 @@ impl Command {
             }
             Command::Allow { targets } => format!("allow {}", few(targets)),
             Command::Disallow { targets } => format!("disallow {}", few(targets)),
-            Command::Reload => "reload".to_owned(),
+            Command::Reload { confirm: None } => "reload".to_owned(),
+            Command::Reload { confirm: Some(within) } => {
+                format!("reload, to be confirmed within {}", duration::text(*within))
+            }
+            Command::Keep => "reload --keep".to_owned(),
             Command::Unload => "unload".to_owned(),
         };
         Some(change)
@@ -294,6 +304,8 @@ pub enum Reply {
     Changed(Changed),
     Imported(Box<Imported>),
     Reloaded(Reloaded),
+    /// What was reloaded is confirmed.
+    Kept(Reload),
     /// The config is not good, or cannot be put into force: nothing was changed.
     Refused(ConfigErrors),
     Audit(AuditAt),
@@ -486,6 +498,9 @@ pub struct Reload {
     /// Counts what was applied, the start included.
     pub generation: u64,
     pub last_result: LastResult,
+    /// When what is in force is reverted, unless it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverts_at: Option<Wall>,
 }
 
 /// How the last attempt to change the config ended.
@@ -497,6 +512,8 @@ pub enum LastResult {
     Partial,
     /// Nothing was changed.
     Refused,
+    /// What was confirmed last is in force again; the file says another.
+    Reverted,
 }
 
 impl LastResult {
@@ -505,6 +522,7 @@ impl LastResult {
             LastResult::Ok => "ok",
             LastResult::Partial => "partial",
             LastResult::Refused => "refused",
+            LastResult::Reverted => "reverted",
         }
     }
 }

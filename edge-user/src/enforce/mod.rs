@@ -252,7 +252,7 @@ impl<T: Tables> Enforcer<T> {
             unread: None,
             limits: Limits::of(&config.filter),
             dry_run: config.filter.dry_run,
-            reload: Reload { generation: 1, last_result: LastResult::Ok },
+            reload: Reload { generation: 1, last_result: LastResult::Ok, reverts_at: None },
             started: now.boot,
             metrics,
         }

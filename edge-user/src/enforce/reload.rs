@@ -79,8 +79,19 @@ impl<T: Tables> Enforcer<T> {
     /// How the attempt to change the config ended.
     pub fn reloaded(&mut self, result: LastResult, now: Now) -> Reload {
         let applied = u64::from(result != LastResult::Refused);
-        self.reload = Reload { generation: self.reload.generation + applied, last_result: result };
+        let generation = self.reload.generation + applied;
+        self.reload = Reload { generation, last_result: result, reverts_at: None };
         self.metrics.reloaded(result == LastResult::Ok, now.wall);
+        self.reload
+    }
+
+    /// It began with the config that was confirmed last, which is not the file's.
+    pub fn began_reverted(&mut self, now: Now) {
+        self.reload.last_result = LastResult::Reverted;
+        self.metrics.reloaded(false, now.wall);
+    }
+
+    pub fn reload_state(&self) -> Reload {
         self.reload
     }
 

@@ -28,6 +28,7 @@ mod ssh;
 mod stores;
 mod story;
 mod takeover;
+mod trial;
 
 use std::{
     env, fs,

@@ -1,0 +1,292 @@
+//! A config on trial (`edge reload --confirm`): in force until its time is over, unless it is kept. What was confirmed last
+//! is remembered beside the store as long as the config's file says something else, so that a start after a crash goes
+//! on with it. Secrets are in files of their own; none is in there.
+
+use std::{fs, io::ErrorKind, path::Path, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Agent, keep::keep, reload::Asked};
+use crate::{
+    clock::Wall,
+    config::{Config, ConfigErrors, Overrides, Store},
+    control::protocol::{Answer, LastResult, Reply},
+    error::{Blame, Context, Failure},
+    server::link::ServerConfig,
+};
+
+/// A revert that failed is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What is to be gone back to, as it was in force.
+#[derive(Clone)]
+pub(super) struct Former {
+    pub config: Config,
+    pub server: Option<ServerConfig>,
+}
+
+/// Whether what is in force was confirmed.
+#[derive(Default)]
+pub(super) enum Trial {
+    /// Yes, and the file says so.
+    #[default]
+    None,
+    Pending(Box<Pending>),
+    /// Yes; the file says what was reverted.
+    Reverted,
+}
+
+pub(super) struct Pending {
+    pub back_to: Former,
+    /// When it is over.
+    until: Instant,
+    pub reverts_at: Wall,
+    /// Why it could not be reverted, as it was logged.
+    pub failed: Option<String>,
+}
+
+impl Trial {
+    pub fn pending(&self) -> Option<&Pending> {
+        match self {
+            Trial::Pending(pending) => Some(pending),
+            Trial::None | Trial::Reverted => None,
+        }
+    }
+
+    /// Returns when the time is over, and again a while later. Cancel-safe.
+    pub async fn over(&self) {
+        match self.pending() {
+            Some(pending) => sleep_until(pending.until).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Pending {
+    pub fn new(back_to: Former, within: Duration) -> Pending {
+        Pending { back_to, until: Instant::now() + within, reverts_at: Wall::now().plus(within), failed: None }
+    }
+
+    /// In words for the user.
+    pub fn told(&self) -> String {
+        format!("not confirmed: it is reverted at {} unless `edge reload --keep` comes before", self.reverts_at)
+    }
+}
+
+/// What is on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    confirmed: String,
+    unconfirmed: String,
+    /// The agent ended in good order, so that a file that was edited since is meant for the next start.
+    stopped: bool,
+}
+
+impl Record {
+    pub fn new(confirmed: &Config, unconfirmed: &Config) -> Record {
+        Record { confirmed: confirmed.text.clone(), unconfirmed: unconfirmed.text.clone(), stopped: false }
+    }
+
+    /// `None`: what is in force is what the file says.
+    fn read(store: &Store) -> Option<Record> {
+        let text = fs::read_to_string(store.confirmed()).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    pub fn write(&self, store: &Store) -> Result<(), Failure> {
+        let path = store.confirmed();
+        let text = serde_json::to_string(self).blame(Blame::Bug, || "a config cannot be written".to_owned())?;
+        keep(&path, &text)
+            .blame(Blame::System, || format!("the config that was confirmed cannot be kept in {}", path.display()))
+    }
+
+    /// Whether a start goes by what was confirmed, where the file says this.
+    fn holds(&self, text: &str) -> bool {
+        !self.stopped || text == self.unconfirmed
+    }
+}
+
+/// Forgets what was confirmed: the file says it.
+fn forget(store: &Store) {
+    let path = store.confirmed();
+    if let Err(error) = fs::remove_file(&path)
+        && error.kind() != ErrorKind::NotFound
+    {
+        tracing::error!("{} cannot be removed ({error}); a start would go by the config in it", path.display());
+    }
+}
+
+/// The config to start with, and whether it is not that of the file but the one that was confirmed last. What is to be
+/// said of it comes third.
+pub fn first_config(file: &Path, overrides: &Overrides) -> Result<(Config, bool, Option<String>), ConfigErrors> {
+    let store = Config::load_partly(file, false, &["store.path"]).map(|(config, _)| config.store);
+    let record = store.ok().and_then(|store| Some((Record::read(&store)?, store)));
+    let Some((record, store)) = record else { return Ok((Config::load_with_files(file, overrides)?, false, None)) };
+    let said = fs::read_to_string(file).unwrap_or_default();
+    if said == record.confirmed || !record.holds(&said) {
+        let config = Config::load_with_files(file, overrides)?;
+        forget(&store);
+        return Ok((config, false, None));
+    }
+    match Config::parse_with_files(file, &record.confirmed, overrides) {
+        Ok(config) => {
+            if record.stopped {
+                // Where that fails, a file that is edited before a crash counts after it.
+                let _ = Record { stopped: false, ..record }.write(&store);
+            }
+            let note = format!(
+                "{} was never confirmed; the config that was confirmed last is in force until the next `edge reload`",
+                file.display()
+            );
+            Ok((config, true, Some(note)))
+        }
+        Err(errors) => {
+            let config = Config::load_with_files(file, overrides)?;
+            forget(&store);
+            Ok((config, false, Some(format!("the config that was confirmed last cannot be used any more: {errors}"))))
+        }
+    }
+}
+
+impl Agent {
+    /// What is in force, to be gone back to.
+    pub(super) fn present(&self) -> Former {
+        let server = self.servers.served().map(|served| served.config.clone());
+        Former { config: self.config.clone(), server }
+    }
+
+    /// `edge reload --keep`.
+    pub(super) fn keep(&mut self) -> Answer {
+        match std::mem::take(&mut self.trial) {
+            Trial::Pending(_) => {
+                forget(&self.config.store);
+                Ok(Reply::Kept(self.enforcer.reload_state()))
+            }
+            other => {
+                self.trial = other;
+                Err(Failure::refused("nothing is to be confirmed: what is in force stays, with or without `--keep`"))
+            }
+        }
+    }
+
+    /// The time is over, and nobody has kept it.
+    pub(super) fn revert(&mut self) {
+        if let Trial::Pending(pending) = &mut self.trial {
+            pending.until = Instant::now() + AGAIN_AFTER;
+            if !self.reloads.is_reverting() {
+                self.reload(Asked::Overdue);
+            }
+        }
+    }
+
+    /// Before another config comes into force: what a start is to go by from then on. Gives what is undone where it does
+    /// not come into force.
+    pub(super) fn on_trial(&self, confirm: bool, next: &Config) -> Result<(), Failure> {
+        match &self.trial {
+            Trial::Pending(pending) => Record::new(&pending.back_to.config, next).write(&self.config.store),
+            Trial::None | Trial::Reverted if confirm => Record::new(&self.config, next).write(&self.config.store),
+            Trial::None | Trial::Reverted => Ok(()),
+        }
+    }
+
+    /// It did not come into force.
+    pub(super) fn as_before(&self, file_said: Option<Record>) {
+        match file_said {
+            Some(record) => super::logged("keeping what was confirmed", record.write(&self.config.store)),
+            None => forget(&self.config.store),
+        }
+    }
+
+    pub(super) fn recorded(&self) -> Option<Record> {
+        Record::read(&self.config.store)
+    }
+
+    /// Another config is in force.
+    pub(super) fn tried(&mut self, before: Former, confirm: Option<Duration>, result: LastResult) {
+        self.trial = match (std::mem::take(&mut self.trial), confirm) {
+            (Trial::Pending(_), _) if result == LastResult::Reverted => Trial::Reverted,
+            (Trial::Pending(pending), None) => Trial::Pending(pending),
+            (Trial::Pending(pending), Some(within)) => Trial::Pending(Box::new(Pending::new(pending.back_to, within))),
+            (Trial::None | Trial::Reverted, Some(within)) => Trial::Pending(Box::new(Pending::new(before, within))),
+            (Trial::None, None) => Trial::None,
+            (Trial::Reverted, None) => {
+                forget(&self.config.store);
+                Trial::None
+            }
+        };
+    }
+
+    /// The end in good order.
+    pub(super) fn end_trial(&self) {
+        if !matches!(self.trial, Trial::None)
+            && let Some(record) = self.recorded()
+        {
+            let stopped = Record { stopped: true, ..record };
+            super::logged("keeping what was confirmed", stopped.write(&self.config.store));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::PermissionsExt, path::PathBuf};
+
+    use super::*;
+
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn new() -> Files {
+            Files(tempfile::tempdir().unwrap())
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.path().join("edge.toml")
+        }
+
+        fn text(&self, fragments: &str) -> String {
+            let store = self.0.path().join("edge.db");
+            format!(
+                "[filter]\ninterfaces = [\"eth0\"]\nfragments = \"{fragments}\"\n[store]\npath = \"{}\"\n",
+                store.display()
+            )
+        }
+
+        fn config(&self, fragments: &str) -> Config {
+            Config::parse(&self.file(), &self.text(fragments), &Overrides::default()).unwrap()
+        }
+
+        /// Whether fragments drop and whether that is not what the file says.
+        fn first(&self, said: &str) -> (bool, bool) {
+            fs::write(self.file(), said).unwrap();
+            let (config, reverted, note) = first_config(&self.file(), &Overrides::default()).unwrap();
+            assert_eq!(note.is_some(), reverted);
+            (config.filter.drop_fragments, reverted)
+        }
+    }
+
+    #[test]
+    fn a_start_goes_by_what_was_confirmed_until_the_file_is_edited_for_it() {
+        let files = Files::new();
+        let (good, bad, edited) = (files.text("pass"), files.text("drop"), files.text("drop") + "# edited\n");
+        let record = Record::new(&files.config("pass"), &files.config("drop"));
+        let store = files.config("pass").store;
+        assert_eq!(files.first(&bad), (true, false), "nothing is on trial");
+        record.write(&store).unwrap();
+        let mode = fs::metadata(store.confirmed()).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        assert_eq!([files.first(&bad), files.first(&edited)], [(false, true); 2], "after a crash");
+        Record { stopped: true, ..record.clone() }.write(&store).unwrap();
+        assert_eq!(files.first(&bad), (false, true), "after a stop");
+        assert_eq!(files.first(&edited), (false, true), "edited before a crash that came after it");
+        Record { stopped: true, ..record.clone() }.write(&store).unwrap();
+        assert_eq!(files.first(&edited), (true, false), "edited after a stop");
+        assert_eq!(Record::read(&store), None);
+        record.write(&store).unwrap();
+        assert_eq!(files.first(&good), (false, false), "put back");
+        assert_eq!(Record::read(&store), None);
+        fs::write(store.confirmed(), "{\"confirmed\": 7").unwrap();
+        assert_eq!(files.first(&bad), (true, false), "a record that says nothing");
+    }
+}
