@@ -226,7 +226,6 @@ impl Agent {
             Heard::Restarted(served, result) => {
                 if self.servers.restarted(&served, result).await {
                     tracing::info!("the server accepts again");
-                    self.tell_ipv6_unit().await;
                 }
             }
         }
@@ -276,11 +275,6 @@ impl Agent {
             self.end_connections_of(&[client]).await;
         }
         self.servers.tell(from, &FromAgent::Judged { id: offence.id, blocked }).await;
-    }
-
-    /// The server bounds what one client may have at once.
-    async fn tell_ipv6_unit(&mut self) {
-        self.servers.tell_all(&FromAgent::Ipv6Unit { length: self.config.filter.ipv6_unit }).await;
     }
 
     /// The server's word alone blocks nobody: the kernel must have the connection it speaks of, and this end of it must

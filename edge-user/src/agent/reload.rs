@@ -128,7 +128,7 @@ impl Present {
         let (served, metrics) = tokio::join!(self.served(&config, server.flatten()), self.metrics(metrics));
         let (served, metrics) = both(served, metrics)?;
         let server = match served {
-            served if same(self.served.as_deref(), served.as_ref()) => NextServer::AsItIs,
+            served if self.served.as_deref() == served.as_ref() => NextServer::AsItIs,
             None => NextServer::None,
             Some(served) => {
                 renewed(&mut difference, self.served.as_ref().map(|before| &before.config), &served.config);
@@ -160,18 +160,6 @@ impl Present {
             Some(address) => scrape::open(address, std::slice::from_ref(&self.metrics)).await.map(Some),
             None => Ok(None),
         }
-    }
-}
-
-/// The unit of IPv6 is told to a server while it serves.
-fn same(before: Option<&Served>, after: Option<&Served>) -> bool {
-    match (before, after) {
-        (Some(before), Some(after)) => {
-            let config = ServerConfig { ipv6_unit: before.config.ipv6_unit, ..after.config.clone() };
-            config == before.config && after.listeners == before.listeners
-        }
-        (None, None) => true,
-        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
@@ -377,7 +365,6 @@ impl Agent {
             NextServer::None => self.servers.replace(None).await,
             NextServer::Another(running, identity) => self.servers.replace(Some((*running, identity))).await,
         };
-        self.tell_ipv6_unit().await;
         self.protect();
         if difference.is_in("filter") {
             self.end_blocked_connections();

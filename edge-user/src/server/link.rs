@@ -110,8 +110,6 @@ pub enum FromAgent {
     Judged { id: u64, blocked: bool },
     /// This client is blocked now: its connections are to be closed.
     Blocked { client: ipnet::IpNet },
-    /// Another prefix stands for one IPv6 client from now on.
-    Ipv6Unit { length: u8 },
     /// Accept from now on; once.
     Accept,
     /// Another server takes over: stop accepting, serve who has come until now, end. Who was answered and asks no more

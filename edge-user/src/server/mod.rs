@@ -232,7 +232,6 @@ async fn obey(
         match link::read(reads, MAX_FROM_AGENT).await {
             Ok(Some(FromAgent::Judged { id, blocked })) => report.judged(id, blocked),
             Ok(Some(FromAgent::Blocked { client })) => shared.connections.close(client),
-            Ok(Some(FromAgent::Ipv6Unit { length })) => shared.auth.set_ipv6_unit(length),
             Ok(Some(FromAgent::Accept)) => accept(mem::take(&mut listeners), shared)?,
             Ok(Some(FromAgent::Retire)) => drop(phase.send(Phase::Retiring)),
             Ok(Some(FromAgent::Drain)) => drop(phase.send(Phase::Ending)),

@@ -8,14 +8,7 @@ mod hashing;
 mod store;
 pub mod token;
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Instant,
-};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -54,7 +47,7 @@ pub struct Auth {
     tokens: Tokens,
     store: Arc<Store>,
     hashing: Hashing,
-    ipv6_unit: AtomicU8,
+    ipv6_unit: u8,
     report: Arc<Report>,
     counters: Arc<Counters>,
     refresh_ttl: std::time::Duration,
@@ -216,7 +209,7 @@ impl Auth {
             tokens: Tokens::new(config.secret.as_bytes(), issuer, audience, config.access_ttl, config.leeway)?,
             store: Arc::new(Store::new(config.auth_store.clone())),
             hashing: Hashing::new(config.hashes_in_flight),
-            ipv6_unit: config.ipv6_unit.into(),
+            ipv6_unit: config.ipv6_unit,
             report,
             counters,
             refresh_ttl: config.refresh_ttl,
@@ -227,12 +220,7 @@ impl Auth {
 
     /// The client that stands behind an address.
     pub fn client(&self, address: IpAddr) -> Target {
-        Target::client(address, self.ipv6_unit.load(Ordering::Relaxed))
-    }
-
-    /// Changed by a reload.
-    pub fn set_ipv6_unit(&self, length: u8) {
-        self.ipv6_unit.store(length, Ordering::Relaxed);
+        Target::client(address, self.ipv6_unit)
     }
 
     /// Looks whether the store of users can be used: at the start, and while it could not, so that its end is noticed
