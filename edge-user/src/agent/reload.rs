@@ -167,7 +167,8 @@ impl Present {
 fn renewed(difference: &mut Difference, before: Option<&ServerConfig>, after: &ServerConfig) {
     let Some(before) = before else { return };
     let pair = |config: &ServerConfig| (config.certificate_pem.clone(), config.key_pem.clone());
-    let files = [("server.tls", pair(before) != pair(after)), ("auth.secret_file", before.secret != after.secret)];
+    let key = if after.algorithm.is_symmetric() { "auth.secret_file" } else { "auth.key_file" };
+    let files = [("server.tls", pair(before) != pair(after)), (key, before.signing_key != after.signing_key)];
     for (key, _) in files.into_iter().filter(|(_, differs)| *differs) {
         if !difference.reloaded.contains(&key) {
             difference.reloaded.push(key);

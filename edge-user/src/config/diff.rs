@@ -145,11 +145,12 @@ fn served(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 fn authenticated(old: &Auth, new: &Auth) -> Vec<&'static str> {
-    let Auth { issuer, audience, secret_file, access_ttl, refresh_ttl, leeway, hashes_in_flight } = new;
+    let Auth { issuer, audience, algorithm, signing_file, access_ttl, refresh_ttl, leeway, hashes_in_flight } = new;
     differing([
         ("auth.issuer", *issuer != old.issuer),
         ("auth.audience", *audience != old.audience),
-        ("auth.secret_file", *secret_file != old.secret_file),
+        ("auth.algorithm", *algorithm != old.algorithm),
+        (new.signing_key(), *signing_file != old.signing_file),
         ("auth.access_ttl", *access_ttl != old.access_ttl),
         ("auth.refresh_ttl", *refresh_ttl != old.refresh_ttl),
         ("auth.leeway", *leeway != old.leeway),

@@ -14,9 +14,10 @@ use crate::{
     audit,
     clock::Wall,
     error::{Blame, Failure},
-    server::{tls, x509},
+    server::{jws::SigningKey, tls, x509},
 };
 
+const SECRET_VARIABLE: &str = "EDGE_AUTH_SECRET";
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 /// RFC 7518, section 3.2: a key for HS256 has at least the size of the hash.
 const MIN_SECRET_BYTES: usize = 32;
@@ -36,17 +37,19 @@ const PUBLISHED: [&str; 10] = [
 ];
 
 /// The signing secret: `EDGE_AUTH_SECRET`, else the systemd credential with the file's name, else the file; white
-/// space around it does not belong to it.
-pub fn read_secret(auth: &Auth) -> Result<SecretString, Failure> {
-    if let Ok(secret) = std::env::var("EDGE_AUTH_SECRET") {
-        return trimmed(Zeroizing::new(secret), "EDGE_AUTH_SECRET");
+/// space around it does not belong to it. With an asymmetric algorithm the private key, by credential or file.
+pub fn read_signing_key(auth: &Auth) -> Result<SecretString, Failure> {
+    if let Some(secret) = secret_of_environment(auth) {
+        return trimmed(Zeroizing::new(secret), SECRET_VARIABLE);
     }
-    let file = secret_path(auth);
+    let file = signing_path(auth);
     let text = read_small(&file).map_err(|error| {
-        let message = format!(
-            "the signing secret {} cannot be read: {error}; write one with `edge secret generate`",
-            file.display()
-        );
+        let (what, way) = if auth.algorithm.is_symmetric() {
+            ("secret", "`edge secret generate`".to_owned())
+        } else {
+            ("key", format!("`openssl genpkey`: {}", auth.algorithm.key()))
+        };
+        let message = format!("the signing {what} {} cannot be read: {error}; write one with {way}", file.display());
         Failure::new(Blame::Usage, message)
     })?;
     trimmed(text, &file.display().to_string())
@@ -61,18 +64,7 @@ pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
     }
     let Some(server) = &config.server else { return };
     let production = config.mode == Mode::Production;
-    match read_secret(&server.auth) {
-        Err(failure) => problems.at(&places.secret, failure.message),
-        Ok(secret) if production => {
-            if let Err(message) = strong(secret.expose_secret()) {
-                problems.at(&places.secret, message);
-            }
-        }
-        Ok(_) => {}
-    }
-    if production && std::env::var_os("EDGE_AUTH_SECRET").is_none() && open_to_others(&secret_path(&server.auth)) {
-        problems.at(&places.secret, readable(&secret_path(&server.auth)));
-    }
+    check_signing_key(&server.auth, production, places, problems);
     if let Tls::Files { cert_file, key_file } = &server.tls {
         check_pair(cert_file, key_file, places, problems);
         if let Some(place) = &places.key
@@ -81,6 +73,24 @@ pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
         {
             problems.at(place, readable(key_file));
         }
+    }
+}
+
+fn check_signing_key(auth: &Auth, production: bool, places: &Places, problems: &mut Problems<'_>) {
+    let file = signing_path(auth);
+    let good = read_signing_key(auth).map_err(|failure| failure.message).and_then(|key| {
+        let key = key.expose_secret();
+        match auth.algorithm.is_symmetric() {
+            true if production => strong(key),
+            true => Ok(()),
+            false => SigningKey::new(auth.algorithm, key).map(drop).map_err(|why| format!("{} {why}", file.display())),
+        }
+    });
+    if let Err(message) = good {
+        problems.at(&places.signing, message);
+    }
+    if production && secret_of_environment(auth).is_none() && open_to_others(&file) {
+        problems.at(&places.signing, readable(&file));
     }
 }
 
@@ -152,12 +162,16 @@ fn is_words(secret: &str) -> bool {
     letters && !mixed
 }
 
-fn secret_path(auth: &Auth) -> PathBuf {
+fn secret_of_environment(auth: &Auth) -> Option<String> {
+    if auth.algorithm.is_symmetric() { std::env::var(SECRET_VARIABLE).ok() } else { None }
+}
+
+fn signing_path(auth: &Auth) -> PathBuf {
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
-        .and_then(|directory| auth.secret_file.file_name().map(|name| PathBuf::from(directory).join(name)));
+        .and_then(|directory| auth.signing_file.file_name().map(|name| PathBuf::from(directory).join(name)));
     match credential {
         Some(file) if file.exists() => file,
-        _ => auth.secret_file.clone(),
+        _ => auth.signing_file.clone(),
     }
 }
 

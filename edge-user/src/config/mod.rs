@@ -23,10 +23,10 @@ use ipnet::IpNet;
 
 use edge_common::ports::Exposure;
 
-use crate::{block::Target, error::Blame};
+use crate::{block::Target, error::Blame, server::jws::Algorithm};
 
 pub use diff::{Difference, costs};
-pub use files::read_secret;
+pub use files::read_signing_key;
 pub use filter::interface_name;
 pub use raw::{ConfigErrors, Place, Problem};
 pub use validate::Places;
@@ -280,11 +280,20 @@ pub enum Tls {
 pub struct Auth {
     pub issuer: String,
     pub audience: String,
-    pub secret_file: PathBuf,
+    pub algorithm: Algorithm,
+    /// The secret, or the private key in PEM, by the algorithm.
+    pub signing_file: PathBuf,
     pub access_ttl: Duration,
     pub refresh_ttl: Duration,
     pub leeway: Duration,
     pub hashes_in_flight: usize,
+}
+
+impl Auth {
+    /// The key of the config that names what is signed with.
+    pub const fn signing_key(&self) -> &'static str {
+        if self.algorithm.is_symmetric() { "auth.secret_file" } else { "auth.key_file" }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

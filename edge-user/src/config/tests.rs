@@ -97,7 +97,7 @@ fn every_default_is_that_of_the_interface() {
     assert_eq!(server.max_handshakes, 256);
     assert!(matches!(server.tls, Tls::Files { .. }));
     assert_eq!(server.auth.audience, "api");
-    assert_eq!(server.auth.secret_file, Path::new("/etc/edge/secrets/jwt"));
+    assert_eq!(server.auth.signing_file, Path::new("/etc/edge/secrets/jwt"));
     assert_eq!((server.auth.access_ttl, server.auth.refresh_ttl), (seconds(86_400), seconds(30 * 86_400)));
     assert_eq!((server.auth.leeway, server.auth.hashes_in_flight), (seconds(30), 4));
     let learn = Learn {

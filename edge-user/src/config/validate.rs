@@ -13,6 +13,7 @@ use super::{
     filter::FilterPlaces,
     raw::{Node, Place, Problems, Section},
 };
+use crate::server::jws::Algorithm;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -25,7 +26,7 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 pub struct Places {
     pub filter: FilterPlaces,
     pub group: Place,
-    pub secret: Place,
+    pub signing: Place,
     /// `None`: it is missing beside the other, which is reported already.
     pub cert: Option<Place>,
     pub key: Option<Place>,
@@ -44,7 +45,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         let place = Place { offset: auth_section.offset, key: "auth".to_owned() };
         problems.warn(&place, "says nothing without [server], which serves it; write that too, or leave this out");
     }
-    let (auth, secret) = auth(auth_section, problems);
+    let (auth, signing) = auth(auth_section, problems);
     let (tls, cert, key) = tls(server_section.section("tls", problems), mode, problems);
     let server = server(server_section, tls, auth, problems);
     let (admin, group) = admin(document.section("admin", problems), overrides, problems);
@@ -63,7 +64,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         warnings: Vec::new(),
     };
     document.finish(problems);
-    (config, Places { filter: filter_places, group, secret, cert, key, audit })
+    (config, Places { filter: filter_places, group, signing, cert, key, audit })
 }
 
 /// The socket that the config names, whatever else is wrong with it.
@@ -147,13 +148,14 @@ fn tls(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Tl
 }
 
 fn auth(mut section: Section<'_>, problems: &mut Problems<'_>) -> (Auth, Place) {
-    section.read("algorithm", problems, (), |node, p| node.choice(p, &[("HS256", ())]));
-    let secret = section.read_placed("secret_file", problems, |node, p| node.path(p));
-    let place = secret.as_ref().map_or_else(|| section.place("secret_file"), |(_, place)| place.clone());
+    let algorithms = Algorithm::ALL.map(|algorithm| (algorithm.name(), algorithm));
+    let algorithm = section.read("algorithm", problems, Algorithm::HS256, |node, p| node.choice(p, &algorithms));
+    let (signing_file, place) = signing_file(&mut section, algorithm, problems);
     let auth = Auth {
         issuer: section.read("issuer", problems, "edge".to_owned(), |node, p| node.string(p)),
         audience: section.read("audience", problems, "api".to_owned(), |node, p| node.string(p)),
-        secret_file: secret.and_then(|(path, _)| path).unwrap_or_else(|| PathBuf::from("/etc/edge/secrets/jwt")),
+        algorithm,
+        signing_file,
         access_ttl: duration(&mut section, "access_ttl", problems, DAY, SECOND..=YEAR),
         refresh_ttl: duration(&mut section, "refresh_ttl", problems, 30 * DAY, SECOND..=10 * YEAR),
         leeway: duration(&mut section, "leeway", problems, 30 * SECOND, Duration::ZERO..=MINUTE),
@@ -161,6 +163,24 @@ fn auth(mut section: Section<'_>, problems: &mut Problems<'_>) -> (Auth, Place) 
     };
     section.finish(problems);
     (auth, place)
+}
+
+/// What this algorithm signs with, and where that is said. The other kind of key beside it is a mistake.
+fn signing_file(section: &mut Section<'_>, algorithm: Algorithm, problems: &mut Problems<'_>) -> (PathBuf, Place) {
+    let (own, other) = if algorithm.is_symmetric() { ("secret_file", "key_file") } else { ("key_file", "secret_file") };
+    let name = algorithm.name();
+    if let Some((_, place)) = section.read_placed(other, problems, |node, p| node.path(p)) {
+        problems.at(&place, format!("says nothing with algorithm = \"{name}\", which takes {own}; leave it out"));
+    }
+    match section.read_placed(own, problems, |node, p| node.path(p)) {
+        Some((path, place)) => (path.unwrap_or_default(), place),
+        None if algorithm.is_symmetric() => (PathBuf::from("/etc/edge/secrets/jwt"), section.place(own)),
+        None => {
+            let place = section.place(own);
+            problems.at(&place, format!("is missing; write the file with the private key for {name}"));
+            (PathBuf::new(), place)
+        }
+    }
 }
 
 fn learn(mut section: Section<'_>, problems: &mut Problems<'_>) -> Learn {

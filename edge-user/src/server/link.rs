@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use crate::frame::{frame, read, write};
-use crate::{audit::attempt::Attempt, logging::Logging};
+use crate::{audit::attempt::Attempt, logging::Logging, server::jws::Algorithm};
 
 /// The largest frame that the agent takes from the server.
 pub const MAX_FROM_SERVER: usize = 64 << 10;
@@ -134,8 +134,9 @@ pub struct ServerConfig {
     pub ipv6_unit: u8,
     pub issuer: String,
     pub audience: String,
-    /// The signing secret's bytes.
-    pub secret: String,
+    pub algorithm: Algorithm,
+    /// The signing secret, or the private key in PEM.
+    pub signing_key: String,
     pub access_ttl: Duration,
     pub refresh_ttl: Duration,
     pub leeway: Duration,

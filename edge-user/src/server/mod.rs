@@ -7,6 +7,7 @@ pub mod auth;
 mod connections;
 pub mod counters;
 mod finish;
+pub mod jws;
 pub mod link;
 pub mod listener;
 mod report;

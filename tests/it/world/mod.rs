@@ -24,6 +24,7 @@ mod ports;
 mod privileges;
 mod reload;
 mod renew;
+mod signing;
 mod ssh;
 mod stores;
 mod story;

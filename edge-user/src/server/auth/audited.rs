@@ -30,7 +30,7 @@ fn audited(endpoint: Endpoint) -> Option<attempt::Endpoint> {
         Endpoint::Logout => Some(attempt::Endpoint::Logout),
         Endpoint::Me => Some(attempt::Endpoint::Me),
         Endpoint::Verify => Some(attempt::Endpoint::Verify),
-        Endpoint::Health | Endpoint::Ready | Endpoint::Status => None,
+        Endpoint::Health | Endpoint::Ready | Endpoint::Status | Endpoint::Jwks | Endpoint::Metadata => None,
     }
 }
 

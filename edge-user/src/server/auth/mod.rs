@@ -7,6 +7,7 @@ mod audited;
 mod hashing;
 mod store;
 pub mod token;
+mod wellknown;
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -28,6 +29,7 @@ use self::{
 };
 use super::{
     counters::Counters,
+    jws::SigningKey,
     link::{Kind, ServerConfig},
     report::{Ends, Report},
     users::{Account, Refreshed, Session, password_matches},
@@ -72,6 +74,8 @@ pub enum Endpoint {
     Health,
     Ready,
     Status,
+    Jwks,
+    Metadata,
 }
 
 /// How a request under `/auth/` ended.
@@ -120,7 +124,7 @@ struct Refresh {
 }
 
 impl Endpoint {
-    pub const ALL: [Endpoint; 8] = [
+    pub const ALL: [Endpoint; 10] = [
         Endpoint::Login,
         Endpoint::Refresh,
         Endpoint::Logout,
@@ -129,6 +133,8 @@ impl Endpoint {
         Endpoint::Health,
         Endpoint::Ready,
         Endpoint::Status,
+        Endpoint::Jwks,
+        Endpoint::Metadata,
     ];
 
     fn of(path: &str) -> Option<Endpoint> {
@@ -141,6 +147,8 @@ impl Endpoint {
             "/health" => Some(Endpoint::Health),
             "/ready" => Some(Endpoint::Ready),
             "/status" => Some(Endpoint::Status),
+            wellknown::JWKS => Some(Endpoint::Jwks),
+            wellknown::METADATA => Some(Endpoint::Metadata),
             _ => path.starts_with("/auth/verify/").then_some(Endpoint::Verify),
         }
     }
@@ -155,18 +163,25 @@ impl Endpoint {
             Endpoint::Health => "health",
             Endpoint::Ready => "ready",
             Endpoint::Status => "status",
+            Endpoint::Jwks => "jwks",
+            Endpoint::Metadata => "metadata",
         }
     }
 
     pub const fn under_auth(self) -> bool {
-        !matches!(self, Endpoint::Health | Endpoint::Ready | Endpoint::Status)
+        !matches!(self, Endpoint::Health | Endpoint::Ready | Endpoint::Status | Endpoint::Jwks | Endpoint::Metadata)
     }
 
     /// The methods it takes, as `Allow` names them; `None`: all.
     const fn allow(self) -> Option<&'static str> {
         match self {
             Endpoint::Login | Endpoint::Refresh | Endpoint::Logout => Some("POST"),
-            Endpoint::Me | Endpoint::Health | Endpoint::Ready | Endpoint::Status => Some("GET, HEAD"),
+            Endpoint::Me
+            | Endpoint::Health
+            | Endpoint::Ready
+            | Endpoint::Status
+            | Endpoint::Jwks
+            | Endpoint::Metadata => Some("GET, HEAD"),
             Endpoint::Verify => None,
         }
     }
@@ -204,9 +219,11 @@ impl Outcome {
 impl Auth {
     pub fn new(config: &ServerConfig, report: Arc<Report>, counters: Arc<Counters>) -> Result<Auth, Failure> {
         let (issuer, audience) = (config.issuer.clone(), config.audience.clone());
+        let key = SigningKey::new(config.algorithm, &config.signing_key)
+            .map_err(|why| Failure::refused(format!("the signing key {why}")))?;
         Ok(Auth {
             production: config.production,
-            tokens: Tokens::new(config.secret.as_bytes(), issuer, audience, config.access_ttl, config.leeway)?,
+            tokens: Tokens::new(key, issuer, audience, config.access_ttl, config.leeway),
             store: Arc::new(Store::new(config.auth_store.clone())),
             hashing: Hashing::new(config.hashes_in_flight),
             ipv6_unit: config.ipv6_unit,
@@ -280,6 +297,8 @@ impl Auth {
             Endpoint::Health => Ok(Good::of(json_answer(StatusCode::OK, &json!({"status": "ok"})), None)),
             Endpoint::Ready => self.ready().map(|response| Good::of(response, None)),
             Endpoint::Status => Ok(Good::of(self.status(), None)),
+            Endpoint::Jwks => Ok(Good::of(wellknown::jwks(&self.tokens), None)),
+            Endpoint::Metadata => wellknown::metadata(&self.tokens).map(|response| Good::of(response, None)),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
     config::{AuditTo, Log, LogFormat},
     logging::Logging,
     server::{
+        jws::Algorithm,
         link::{FromServer, Offence},
         users::UserStore,
     },
@@ -39,7 +40,8 @@ fn world() -> World {
         ipv6_unit: 64,
         issuer: "https://a.test".to_owned(),
         audience: "api".to_owned(),
-        secret: "9lWjO0cQ2nVwXhT5sUeR7yBzKdMfGaLp".to_owned(),
+        algorithm: Algorithm::HS256,
+        signing_key: "9lWjO0cQ2nVwXhT5sUeR7yBzKdMfGaLp".to_owned(),
         access_ttl: Duration::from_secs(3600),
         refresh_ttl: Duration::from_secs(7200),
         leeway: Duration::from_secs(30),

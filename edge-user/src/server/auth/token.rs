@@ -1,19 +1,20 @@
-//! Access tokens: JWTs signed with HS256. Written with every claim, read only with every claim; the clock is an
-//! argument. Says also whether a refused token was signed by edge, which is then no guess.
+//! Access tokens: JWTs (RFC 7519) under edge's own key. Written with every claim, read only with every claim; the clock is
+//! an argument. Says also whether a refused token was signed by edge, which is then no guess.
 
 use std::time::Duration;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{clock::Wall, error::Failure};
+use crate::{
+    clock::Wall,
+    error::Failure,
+    server::jws::{Members, NotSigned, Signed, SigningKey},
+};
 
 /// The signing key and what its tokens say.
 pub struct Tokens {
-    signs: EncodingKey,
-    verifies: DecodingKey,
-    kid: String,
+    key: SigningKey,
     issuer: String,
     audience: String,
     ttl: Duration,
@@ -40,7 +41,7 @@ pub struct Stamp {
 /// Why a token was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bad {
-    /// Signed with edge's secret, but expired, too early, incomplete or meant for another.
+    /// Signed with edge's key, but expired, too early, incomplete or meant for another.
     Issued,
     /// Not of edge.
     Foreign,
@@ -63,38 +64,34 @@ struct Read {
     exp: u64,
     iat: u64,
     nbf: u64,
-    #[serde(rename = "iss")]
-    _iss: String,
-    #[serde(rename = "aud")]
-    _aud: IgnoredAny,
+    iss: String,
+    aud: Audience,
     sub: String,
     jti: String,
 }
 
 #[derive(Deserialize)]
-struct ReadHeader {
-    typ: Option<String>,
-    kid: Option<String>,
-    crit: Option<IgnoredAny>,
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
 }
 
 impl Tokens {
-    pub fn new(
-        secret: &[u8],
-        issuer: String,
-        audience: String,
-        ttl: Duration,
-        leeway: Duration,
-    ) -> Result<Self, Failure> {
-        let signs = EncodingKey::from_secret(secret);
-        let mut kid = jsonwebtoken::crypto::sign(b"edge: the name of this key", &signs, Algorithm::HS256)
-            .map_err(|error| Failure::system(format!("the signing secret cannot be used: {error}")))?;
-        kid.truncate(16);
-        Ok(Tokens { signs, verifies: DecodingKey::from_secret(secret), kid, issuer, audience, ttl, leeway })
+    pub fn new(key: SigningKey, issuer: String, audience: String, ttl: Duration, leeway: Duration) -> Tokens {
+        Tokens { key, issuer, audience, ttl, leeway }
     }
 
     pub fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    pub fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     pub fn issue(&self, name: &str, stamp: Stamp, now: Wall) -> Result<String, Failure> {
@@ -102,38 +99,46 @@ impl Tokens {
         let exp = now.plus(self.ttl).0 / 1000;
         let jti = format!("{:x}.{:x}.{}", stamp.generation, stamp.family, crate::server::secret::generate()?);
         let claims = Written { exp, iat, nbf: iat, iss: &self.issuer, aud: &self.audience, sub: name, jti };
-        let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::HS256) };
-        encode(&header, &claims, &self.signs).map_err(|error| Failure::bug(format!("signing a token: {error}")))
+        let claims = serde_json::to_vec(&claims).map_err(|error| Failure::bug(format!("a token's claims: {error}")))?;
+        self.key.sign(&Members([("typ".to_owned(), Value::from("JWT"))].into()), &claims)
     }
 
     pub fn verify(&self, token: &str, now: Wall) -> Result<Caller, Bad> {
-        self.read(token, now).ok_or_else(|| if self.signed(token) { Bad::Issued } else { Bad::Foreign })
+        let signed = self.key.verifying().verify(token).map_err(|NotSigned| Bad::Foreign)?;
+        self.read(&signed, now).ok_or(Bad::Issued)
     }
 
-    fn read(&self, token: &str, now: Wall) -> Option<Caller> {
-        self.header_is_good(token).then_some(())?;
-        let mut validation = timeless();
-        validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-        validation.validate_aud = true;
-        validation.set_issuer(&[&self.issuer]);
-        validation.set_audience(&[&self.audience]);
-        let claims = decode::<Read>(token, &self.verifies, &validation).ok()?.claims;
+    fn read(&self, signed: &Signed, now: Wall) -> Option<Caller> {
+        let header = &signed.header;
+        (is_understood(header) && self.key.verifying().is_named_by(header)).then_some(())?;
+        // Each claim once; only then what they are.
+        let Members(claims) = serde_json::from_slice(&signed.payload).ok()?;
+        let claims: Read = serde_json::from_value(Value::Object(claims.into_iter().collect())).ok()?;
         let (now, leeway) = (u64::try_from(now.0 / 1000).ok()?, self.leeway.as_secs());
         let in_time = now < claims.exp.saturating_add(leeway) && claims.nbf <= now.saturating_add(leeway);
+        let is_for_us = claims.iss == self.issuer && claims.aud.has(&self.audience);
         let stamp = Stamp::parse(&claims.jti);
-        in_time.then_some(Caller { name: claims.sub, issued: i64::try_from(claims.iat).ok()?, stamp })
+        let issued = i64::try_from(claims.iat).ok()?;
+        (in_time && is_for_us).then_some(Caller { name: claims.sub, issued, stamp })
     }
+}
 
-    /// `typ` absent, `JWT` or `at+jwt`; no extension that must be understood; this key, or none named.
-    fn header_is_good(&self, token: &str) -> bool {
-        let header = token.split('.').next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
-        let Some(Ok(header)) = header.map(|json| serde_json::from_slice::<ReadHeader>(&json)) else { return false };
-        let typ = header.typ.is_none_or(|typ| typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("at+jwt"));
-        typ && header.crit.is_none() && header.kid.is_none_or(|kid| kid == self.kid)
-    }
+/// `typ` absent, `JWT` or `at+jwt` (RFC 9068); no extension that must be understood.
+fn is_understood(header: &Members) -> bool {
+    let typ = match header.0.get("typ") {
+        None => true,
+        Some(Value::String(typ)) => typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("at+jwt"),
+        Some(_) => false,
+    };
+    typ && !header.0.contains_key("crit")
+}
 
-    fn signed(&self, token: &str) -> bool {
-        decode::<serde_json::Value>(token, &self.verifies, &timeless()).is_ok()
+impl Audience {
+    fn has(&self, audience: &str) -> bool {
+        match self {
+            Audience::One(one) => one == audience,
+            Audience::Several(several) => several.iter().any(|one| one == audience),
+        }
     }
 }
 
@@ -146,32 +151,25 @@ impl Stamp {
     }
 }
 
-/// Checks the one algorithm and the signature. The library would read the clock for the times; they are checked here.
-fn timeless() -> Validation {
-    let mut validation = Validation::new(Algorithm::HS256);
-    validation.set_required_spec_claims::<&str>(&[]);
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+    use serde_json::json;
 
     use super::*;
 
     const NOW: Wall = Wall(1_767_323_045_000);
-    const SECRET: &[u8] = b"9lWjO0cQ2nVwXhT5sUeR7yBzKdMfGaLp";
+    const SECRET: &str = "9lWjO0cQ2nVwXhT5sUeR7yBzKdMfGaLp";
 
     fn tokens() -> Tokens {
         tokens_of(SECRET, "https://a.test", "api")
     }
 
-    fn tokens_of(secret: &[u8], issuer: &str, audience: &str) -> Tokens {
+    fn tokens_of(secret: &str, issuer: &str, audience: &str) -> Tokens {
         let (ttl, leeway) = (Duration::from_secs(3600), Duration::from_secs(30));
-        Tokens::new(secret, issuer.to_owned(), audience.to_owned(), ttl, leeway).unwrap()
+        let key = SigningKey::new(crate::server::jws::Algorithm::HS256, secret).unwrap();
+        Tokens::new(key, issuer.to_owned(), audience.to_owned(), ttl, leeway)
     }
 
     fn claims() -> Value {
@@ -180,7 +178,7 @@ mod tests {
     }
 
     fn signed(header: &Header, claims: &Value) -> String {
-        encode(header, claims, &EncodingKey::from_secret(SECRET)).unwrap()
+        encode(header, claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
     }
 
     fn with(key: &str, value: Value) -> String {
@@ -245,7 +243,7 @@ mod tests {
         let token = signed(&Header::new(Algorithm::HS256), &claims());
         let parts: Vec<_> = token.split('.').collect();
         let b64 = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let other = tokens_of(b"another secret of thirty two bytes", "https://a.test", "api");
+        let other = tokens_of("another secret of thirty two bytes", "https://a.test", "api");
         let mut more = claims();
         more["sub"] = json!("root");
         for foreign in [
@@ -257,7 +255,7 @@ mod tests {
             format!("{}.{}.{}", parts[0], b64(more), parts[2]),
             format!("{}.{}.", parts[0], parts[1]),
             format!("{}.{}", parts[0], parts[1]),
-            encode(&Header::new(Algorithm::HS384), &claims(), &EncodingKey::from_secret(SECRET)).unwrap(),
+            encode(&Header::new(Algorithm::HS384), &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap(),
             other.issue("alice", Stamp { generation: 1, family: 1 }, NOW).unwrap(),
         ] {
             assert_eq!(tokens().verify(&foreign, NOW), Err(Bad::Foreign), "{foreign}");
@@ -280,7 +278,8 @@ mod tests {
             URL_SAFE_NO_PAD.encode(claims().to_string())
         );
         let signature =
-            jsonwebtoken::crypto::sign(body.as_bytes(), &EncodingKey::from_secret(SECRET), Algorithm::HS256).unwrap();
+            jsonwebtoken::crypto::sign(body.as_bytes(), &EncodingKey::from_secret(SECRET.as_bytes()), Algorithm::HS256)
+                .unwrap();
         assert!(tokens().verify(&format!("{body}.{signature}"), NOW).is_err());
     }
 }

@@ -57,10 +57,11 @@ impl World<'_> {
         self.runs = false;
         self.decisions.without_agent();
         if kill {
-            self.edge.kill()
-        } else {
-            self.edge.stop().and_then(|code| Ok(ensure!(code == 0, "exit code {code}")))
+            return self.edge.kill();
         }
+        let code = self.edge.stop()?;
+        ensure!(code == 0, "exit code {code}");
+        Ok(())
     }
 
     fn tell(&mut self, command: &Command) -> Result<()> {
