@@ -2,6 +2,7 @@
 //! rounds of the compared alternate, medians are taken, and the ratio is what counts.
 
 mod accept;
+mod adopt;
 mod block_latency;
 mod bulk;
 mod flood;
@@ -41,6 +42,8 @@ enum Name {
     Memory,
     /// Connections a second, with a cap and without
     Accept,
+    /// From a start after a kill to ready, with 100,000 blocks and a million; the comparison at rest, and unload
+    Adopt,
 }
 
 /// One benchmark's outcome: for people, and for programs.
@@ -59,6 +62,7 @@ impl Name {
             Name::SlowHeaders => "slow_headers",
             Name::Memory => "memory",
             Name::Accept => "accept",
+            Name::Adopt => "adopt",
         }
     }
 
@@ -71,6 +75,7 @@ impl Name {
             Name::SlowHeaders => slow_headers::measure(),
             Name::Memory => memory::measure(),
             Name::Accept => accept::measure(),
+            Name::Adopt => adopt::measure(),
         }
     }
 }

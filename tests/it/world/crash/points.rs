@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use edge_common::names;
 use edge_tests::{
     agent::{Config, Edge},
+    bpf::Loaded,
     client::Wire,
     flood::Flood,
     net::{ATTACKER4, ATTACKER6, HOST_INTERFACE, Lab, NEIGHBOUR4},
@@ -50,6 +51,8 @@ struct Scene<'lab> {
     number: usize,
     /// Of those that were reached.
     deaths: usize,
+    /// What was pinned before an unload.
+    loaded: Loaded,
 }
 
 impl<'lab> Scene<'lab> {
@@ -69,7 +72,7 @@ impl<'lab> Scene<'lab> {
         let blocked = BLOCKED.iter().map(|address| Ok(address.parse()?)).collect::<Result<_>>()?;
         let decided = listed(&edge)?;
         let (wire, tap) = (Wire::new(lab)?, Tap::new(lab)?);
-        Ok(Scene { lab, edge, blocked, decided, wire, tap, number: 0, deaths: 0 })
+        Ok(Scene { lab, edge, blocked, decided, wire, tap, number: 0, deaths: 0, loaded: Loaded::default() })
     }
 
     fn calls(&mut self) -> PathBuf {
@@ -137,10 +140,23 @@ impl<'lab> Scene<'lab> {
         self.lab.generation().map(drop)
     }
 
+    /// No pin, and nothing of what was pinned: no program, map or link, and so no attachment to a cgroup.
+    fn nothing_left(&self) -> Result<()> {
+        nothing_left(self.lab)?;
+        let mut left = Vec::new();
+        wait_for("the kernel to be rid of everything", SOON, || {
+            left = self.loaded.left()?;
+            Ok(left.is_empty().then_some(()))
+        })
+        .with_context(|| format!("{left:?}"))
+    }
+
     /// Unload leaves nothing, whatever was before.
     fn finish(mut self, name: &str) -> Result<()> {
+        self.loaded = Loaded::below(&self.lab.pin_path())?;
+        ensure!(self.loaded.counts().iter().all(|count| *count > 0));
         self.edge.cli(&["unload"])?.good()?;
-        nothing_left(self.lab)?;
+        self.nothing_left()?;
         self.edge.kill()?;
         println!("{name}: died at {} steps", self.deaths);
         ensure!(self.deaths > 0);
@@ -337,6 +353,7 @@ fn of_an_unload() -> Result<()> {
     // Without an agent, and once more where it was cut short.
     let alone = |scene: &mut Scene, step: Option<&Step>| {
         scene.edge.kill()?;
+        scene.loaded = Loaded::below(&scene.lab.pin_path())?;
         let calls = scene.calls();
         let wrapper = step.map_or_else(|| strace::counting(&calls), |step| strace::killing(step, &calls));
         let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
@@ -346,7 +363,7 @@ fn of_an_unload() -> Result<()> {
     at_each_step(&mut scene, 5, alone, |scene| {
         scene.drops()?;
         scene.edge.cli(&["unload"])?.good()?;
-        nothing_left(scene.lab)
+        scene.nothing_left()
     })?;
     scene.finish("unload")
 }
