@@ -11,6 +11,9 @@ use crate::{
     targets::{Counts, Lengths, Marks, Targets},
 };
 
+/// What a clock that is corrected gently may be off, in milliseconds.
+const SLEW_MS: u64 = 1_000;
+
 /// All that a block is but its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -32,6 +35,18 @@ impl Terms {
     pub fn of(block: &Block) -> Terms {
         let Block { target: _, origin, reason, created, until, expires, offence } = block.clone();
         Terms { origin, reason, created, until, expires, offence }
+    }
+
+    /// With times that the wall clock will say, where it has jumped since they were noted: what the kernel enforces goes
+    /// by boot time.
+    pub fn by_clock(self, now: Now) -> Terms {
+        let (Some(until), Some(expires)) = (self.until, self.expires) else { return self };
+        let due = now.wall.plus(until.since(now.boot));
+        let off = due.0.saturating_sub(expires.0);
+        if off.unsigned_abs() <= SLEW_MS {
+            return self;
+        }
+        Terms { created: Wall(self.created.0.saturating_add(off)), expires: Some(due), ..self }
     }
 
     /// The end that the kernel should hold.
@@ -132,5 +147,35 @@ impl Batch {
     /// Those that cover an address, wider ones first.
     pub fn covering(&self, address: IpAddr) -> impl Iterator<Item = Target> + '_ {
         self.lengths.covering(Target::of(address)).filter(|target| self.holds(*target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn times_follow_a_wall_clock_that_jumps_and_the_length_stays() {
+        let hour = Duration::from_secs(3_600);
+        let now = Now { boot: Boot(1_000_000_000_000), wall: Wall(1_767_323_045_000) };
+        let terms = Terms {
+            origin: Origin::Manual,
+            reason: String::new(),
+            created: now.wall,
+            until: Some(now.boot.plus(hour)),
+            expires: Some(now.wall.plus(hour)),
+            offence: 1,
+        };
+        let slewed = Now { wall: now.wall.plus(Duration::from_millis(900)), ..now };
+        assert_eq!(terms.clone().by_clock(slewed), terms);
+        let years = Duration::from_secs(10 * 365 * 24 * 3_600);
+        for wall in [now.wall.plus(years), now.wall.minus(years)] {
+            let shown = terms.clone().by_clock(Now { wall, ..now });
+            assert_eq!((shown.created, shown.expires, shown.until), (wall, Some(wall.plus(hour)), terms.until));
+        }
+        let lasting = Terms { until: None, expires: None, ..terms };
+        assert_eq!(lasting.clone().by_clock(Now { wall: Wall(0), ..now }), lasting);
     }
 }

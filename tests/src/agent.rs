@@ -108,6 +108,8 @@ pub struct Edge {
     pub wrapper: Vec<String>,
     /// The mount namespace that all of it runs in, as `/proc/PID/ns/mnt`; `None`: that of the test.
     pub mounts: Option<PathBuf>,
+    /// Variables that all of it runs with.
+    pub environment: Vec<(String, String)>,
     folder: TempDir,
     binary: PathBuf,
     namespace: PathBuf,
@@ -144,6 +146,7 @@ impl Edge {
             arguments: Vec::new(),
             wrapper: Vec::new(),
             mounts: None,
+            environment: Vec::new(),
             folder,
             binary: binary()?,
             namespace: lab.host.path(),
@@ -362,6 +365,7 @@ impl Edge {
         for variable in ["EDGE_CONFIG", "EDGE_SOCKET", "NOTIFY_SOCKET", "SSH_CONNECTION", "SSH_CLIENT", "RUST_LOG"] {
             command.env_remove(variable);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 }

@@ -31,13 +31,14 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const TEST_TOOLS: [Tool; 5] = [
+const TEST_TOOLS: [Tool; 6] = [
     tool("journalctl", "systemd", "reads the journal that tests write to, and systemd-journald keeps it"),
     tool(
         "nft",
         "nftables",
         "loses packets in tests, is what fail2ban blocks with, and a peer of `bench bulk` and `flood`",
     ),
+    tool("faketime", "faketime", "has a process see another time of day in tests"),
     tool("ss", "iproute2", "closes sockets from outside in tests"),
     tool("strace", "strace", "kills edge in tests at any of its system calls"),
     SLOW,

@@ -6,6 +6,7 @@ use edge_common::reason::{Counters, Family, Reason, Run};
 
 use super::{Enforcer, import::alike, ledger::Standing};
 use crate::{
+    batch::Terms,
     block::{Block, Origin, Target},
     clock::Now,
     control::protocol::{
@@ -26,7 +27,7 @@ impl<T: Tables> Enforcer<T> {
             None => self.standing(origin, now),
             Some(limit) => {
                 let is_asked = |held: &Standing<'_>| origin.is_none_or(|origin| origin == held.origin());
-                alike(self.ledger.holding_now(now).filter(is_asked).take(limit).map(Standing::block))
+                alike(self.ledger.holding_now(now).filter(is_asked).take(limit).map(|held| by_clock(held.block(), now)))
             }
         };
         for Part { targets, hits, .. } in &mut parts {
@@ -68,7 +69,7 @@ impl<T: Tables> Enforcer<T> {
         let run = if self.dry_run { Run::Dry } else { Run::Real };
         let evidence = self.learner.evidence(address, now);
         let led_to = block.as_ref().and_then(|block| self.led_to.get(&block.target)).cloned().unwrap_or_default();
-        let block = block.map(|block| self.entry(block));
+        let block = block.map(|block| self.entry(by_clock(block, now)));
         let dropped = block.iter().map(|entry| (Reason::Blocked.name().to_owned(), entry.packets)).collect();
         Ok(Why {
             address: address.to_canonical(),
@@ -177,6 +178,10 @@ impl<T: Tables> Enforcer<T> {
     pub fn capacities(&self, connected: Connected) -> Vec<(&'static str, u64, u64)> {
         self.tables.capacities(connected)
     }
+}
+
+fn by_clock(block: Block, now: Now) -> Block {
+    Terms::of(&block).by_clock(now).block(block.target)
 }
 
 fn interface(attached: &datapath::Attached) -> Interface {

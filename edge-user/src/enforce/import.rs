@@ -62,10 +62,11 @@ impl<T: Tables> Enforcer<T> {
     pub(super) fn standing(&self, origin: Option<Origin>, now: Now) -> Vec<Part> {
         let is_asked = |of: Origin| origin.is_none_or(|origin| origin == of);
         let alone = self.ledger.blocks().filter(|block| is_asked(block.origin));
-        let alone = alone.filter(|block| block.until.is_none_or(|end| end > now.boot)).cloned();
+        let alone = alone.filter(|block| block.until.is_none_or(|end| end > now.boot));
+        let alone = alone.map(|block| Terms::of(block).by_clock(now).block(block.target));
         let batches = self.ledger.batches().map(|(_, batch)| batch);
         let batches = batches.filter(|batch| is_asked(batch.terms.origin) && batch.terms.hold(now));
-        let batches = batches.map(|batch| Part::new(about(batch.terms.clone()), batch.rest()));
+        let batches = batches.map(|batch| Part::new(about(batch.terms.clone().by_clock(now)), batch.rest()));
         batches.chain(alike(alone)).collect()
     }
 

@@ -17,6 +17,8 @@ use crate::{
     targets::Targets,
 };
 
+/// How exactly it is known after a reboot what a wall clock that had jumped meant.
+const SEEN_EVERY: Duration = Duration::from_secs(60);
 /// Between two attempts to write everything again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -31,6 +33,8 @@ pub struct Memory {
     behind: Option<Boot>,
     /// Where a store lies that was spoilt, until it is told.
     aside: Option<PathBuf>,
+    /// When the store was told the time.
+    seen: Option<Boot>,
 }
 
 /// All that the store holds.
@@ -62,7 +66,7 @@ impl Memory {
             Err(error) => tracing::error!("{error}; enforcement goes on without the store"),
         }
         let behind = store.is_err().then(Boot::now);
-        Ok(Memory { store: store.ok(), path, is_complete: false, is_spoilt: false, behind, aside: None })
+        Ok(Memory { store: store.ok(), path, is_complete: false, is_spoilt: false, behind, aside: None, seen: None })
     }
 
     /// `None` where there is nothing to remember: the store cannot be read, or was made just now.
@@ -139,6 +143,7 @@ impl Memory {
     /// Everything, in one transaction; a spoilt file is set aside before.
     pub fn rewrite(
         &mut self,
+        now: Now,
         blocked: &Changes<'_>,
         allowed: impl Iterator<Item = Target>,
         history: impl Iterator<Item = History>,
@@ -146,7 +151,7 @@ impl Memory {
         if !self.is_complete {
             return;
         }
-        let written = self.usable().and_then(|store| store.replace(blocked, allowed, history));
+        let written = self.usable().and_then(|store| store.replace(now, blocked, allowed, history));
         match written {
             Ok(()) if self.behind.take().is_some() => {
                 let aside = self.aside.as_deref().map(|aside| format!("; {}", lies_at(aside))).unwrap_or_default();
@@ -181,6 +186,19 @@ impl Memory {
     /// A sentence about a store that was spoilt, once.
     pub fn told_aside(&mut self) -> Option<String> {
         self.aside.take().map(|aside| lies_at(&aside))
+    }
+
+    /// Whether all has to be written, so that its ends are of this boot.
+    pub fn is_of_another_boot(&self) -> bool {
+        self.store.as_ref().is_some_and(|store| !store.is_new() && !store.is_of_this_boot())
+    }
+
+    /// Once a minute: what the clocks say.
+    pub fn see(&mut self, now: Now) {
+        if self.behind.is_none() && self.seen.is_none_or(|seen| seen.plus(SEEN_EVERY) <= now.boot) {
+            self.seen = Some(now.boot);
+            self.write(|store| store.see(now));
+        }
     }
 
     /// Notices what others did to the file.

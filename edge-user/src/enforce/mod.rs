@@ -279,6 +279,9 @@ impl<T: Tables> Enforcer<T> {
                 remembered.blocked.batches.into_iter().for_each(|(id, batch)| drop(self.ledger.insert(id, batch)));
                 self.allowed = remembered.allowed.into_iter().collect();
                 remembered.history.into_iter().for_each(|history| self.learner.restore(history));
+                if self.memory.is_of_another_boot() {
+                    self.rewrite(now);
+                }
             }
             None => {
                 let held = held(&self.tables);
@@ -300,7 +303,7 @@ impl<T: Tables> Enforcer<T> {
             self.ledger.add(Batch::new(recovered(until, now), targets.sorted()));
         }
         self.allowed = allowed.into_iter().filter(|target| !self.configured.contains(target)).collect();
-        self.rewrite();
+        self.rewrite(now);
     }
 
     /// Blocks that the config names: in force while it names them, never stored. What it named before is as old as it
@@ -451,21 +454,22 @@ impl<T: Tables> Enforcer<T> {
 
     fn look_after_store(&mut self, now: Now) {
         self.memory.look();
+        self.memory.see(now);
         if self.memory.is_due(now) {
             if let Some(remembered) = self.memory.recall_late(now) {
                 self.merge(remembered);
             }
-            self.rewrite();
+            self.rewrite(now);
         }
     }
 
-    fn rewrite(&mut self) {
+    fn rewrite(&mut self, now: Now) {
         let blocked = Changes {
             blocks: self.ledger.blocks().collect(),
             batches: self.ledger.batches().collect(),
             ..Changes::default()
         };
-        self.memory.rewrite(&blocked, self.allowed.iter().copied(), self.learner.histories());
+        self.memory.rewrite(now, &blocked, self.allowed.iter().copied(), self.learner.histories());
     }
 
     pub fn links(&self) -> &Links {

@@ -49,7 +49,7 @@ impl<T: Tables> Enforcer<T> {
         let Enforcer { ledger, led_to, .. } = self;
         led_to.retain(|target, _| ledger.contains(*target));
         self.memory.give_up();
-        self.rewrite();
+        self.rewrite(now);
         imported.warnings.extend(self.memory.told_aside());
         self.warn_of_restored(&mut imported, caller, now);
         let (allowed, offences) = (self.allowed.len() as u64, self.learner.histories().count() as u64);

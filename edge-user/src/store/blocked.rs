@@ -1,11 +1,11 @@
 //! What is blocked, as it lies on the disk: a row for each block that is kept alone, and one for each batch, since a
 //! million rows take seconds and a million packed addresses milliseconds. What is lifted from a batch is a row beside it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use rusqlite::{Row, Transaction, params};
 
-use super::{Store, StoreError, shown, target};
+use super::{Store, StoreError, seen::between, shown, target};
 use crate::{
     batch::{Batch, BatchId, Terms},
     block::{Block, Origin, Target},
@@ -52,8 +52,9 @@ pub struct Changes<'a> {
 }
 
 impl Store {
-    /// All that has not ended. What was stored in this boot keeps its exact end; of what was stored before, the end is
-    /// reckoned from the wall clock. What has ended is removed.
+    /// All that has not ended. What was stored in this boot keeps its exact end; of what was stored before, it has as much
+    /// left as it had when that boot was seen last, less the time that has passed since by the wall clock. What has ended
+    /// is removed.
     pub fn blocked(&mut self, now: Now) -> Result<Blocked, StoreError> {
         let mut ended = Changes::default();
         let blocked = Blocked { blocks: self.blocks(now, &mut ended)?, batches: self.batches(now, &mut ended)? };
@@ -75,7 +76,7 @@ impl Store {
         let mut blocks = Vec::with_capacity(stored.len());
         for (name, terms) in stored {
             let target = target(&name).map_err(|what| self.content(what))?;
-            let terms = terms.revive(&self.boot_id, now).map_err(|what| self.content(what))?;
+            let terms = terms.revive(self, now).map_err(|what| self.content(what))?;
             if terms.hold(now) {
                 blocks.push(terms.block(target));
             } else {
@@ -91,7 +92,7 @@ impl Store {
         let mut lifted = self.lifted()?;
         let mut batches = Vec::new();
         for (id, terms, bytes) in self.rows("read the blocks", sql, read)? {
-            let terms = terms.revive(&self.boot_id, now).map_err(|what| self.content(what))?;
+            let terms = terms.revive(self, now).map_err(|what| self.content(what))?;
             if terms.hold(now) {
                 let targets =
                     Targets::decode(&mut bytes.as_slice()).map_err(|error| self.content(error.to_string()))?;
@@ -198,18 +199,23 @@ impl Stored {
         })
     }
 
-    fn revive(self, boot_id: &str, now: Now) -> Result<Terms, String> {
+    fn revive(self, store: &Store, now: Now) -> Result<Terms, String> {
         let origin = Origin::named(&self.origin).ok_or_else(|| format!("the origin `{}`", shown(&self.origin)))?;
         let until = match (self.expires, self.until) {
             (None, _) => None,
-            (Some(_), Some(until)) if self.boot_id == boot_id => Some(Boot(until.try_into().unwrap_or(0))),
-            (Some(expires), _) => Some(now.boot.plus(left(expires, now.wall))),
+            (Some(_), Some(until)) if self.boot_id == store.boot_id => Some(boot(until)),
+            (Some(expires), until) => {
+                let seen = store.seen.as_ref().filter(|seen| seen.boot_id == self.boot_id);
+                let by_boot = seen.zip(until).map(|(seen, until)| seen.left(boot(until), now));
+                let left = by_boot.unwrap_or_else(|| between(now.wall, expires));
+                Some(now.boot.plus(left.min(between(self.created, expires))))
+            }
         };
         let Stored { reason, created, expires, offence, .. } = self;
         Ok(Terms { origin, reason, created, until, expires, offence })
     }
 }
 
-fn left(expires: Wall, now: Wall) -> Duration {
-    Duration::from_millis(u64::try_from(expires.0.saturating_sub(now.0)).unwrap_or(0))
+fn boot(until: i64) -> Boot {
+    Boot(until.try_into().unwrap_or(0))
 }

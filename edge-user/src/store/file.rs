@@ -96,8 +96,8 @@ pub fn lock(path: &Path) -> Result<Flock<fs::File>, StoreError> {
     })
 }
 
-/// Sets the file up; gives its schema's version, and whether it was made just now.
-pub fn prepare(connection: &mut Connection) -> rusqlite::Result<(i64, bool)> {
+/// Sets the file up; gives its schema's version.
+pub fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "normal")?;
@@ -111,10 +111,13 @@ pub fn prepare(connection: &mut Connection) -> rusqlite::Result<(i64, bool)> {
     if new || (1..SCHEMA).contains(&found) {
         let missing = ADDED.iter().skip(usize::try_from(found).unwrap_or(0));
         missing.copied().try_for_each(|schema| transaction.execute_batch(schema))?;
+        if !new {
+            transaction.execute_batch(super::seen::SEEN_NEVER)?;
+        }
         transaction.pragma_update(None, "user_version", SCHEMA)?;
     }
     transaction.commit()?;
-    Ok((version(connection)?, new))
+    version(connection)
 }
 
 /// Without what SQLite keeps beside the file nobody else can be writing, and none of it has to be made.

@@ -5,6 +5,7 @@
 
 mod blocked;
 mod file;
+mod seen;
 #[cfg(test)]
 mod tests;
 
@@ -17,18 +18,23 @@ use nix::fcntl::Flock;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, config::DbConfig, params};
 
 use self::file::{Left, connect_to_read, lock, make_directory_of, make_file, prepare, set_aside};
+use self::seen::Seen;
 pub use self::{
     blocked::{Blocked, Changes},
     file::make_directory,
 };
-use crate::{block::Target, clock::Wall, offense::History};
+use crate::{
+    block::Target,
+    clock::{Now, Wall},
+    offense::History,
+};
 
 /// `user_version` of the file. One of an earlier edge is brought up to date, one of a later edge is refused, never
 /// reinterpreted.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 /// What each schema adds to the one before.
-const ADDED: [&str; SCHEMA as usize] = [FIRST, blocked::BATCHES];
+const ADDED: [&str; SCHEMA as usize] = [FIRST, blocked::BATCHES, seen::SEEN];
 
 const FIRST: &str = "
     CREATE TABLE block (
@@ -99,7 +105,8 @@ pub struct Store {
     /// read.
     sole: Option<Flock<fs::File>>,
     boot_id: String,
-    new: bool,
+    /// What both clocks said when all was written last; `None`: nothing was yet.
+    seen: Option<Seen>,
     left: Left,
 }
 
@@ -116,12 +123,13 @@ impl Store {
         let unreadable = |error| StoreError::Unreadable { path: path.to_owned(), error };
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags).map_err(unreadable)?;
-        let (found, new) = prepare(&mut connection).map_err(unreadable)?;
+        let found = prepare(&mut connection).map_err(unreadable)?;
         if found != SCHEMA {
             return Err(StoreError::Schema { path: path.to_owned(), found });
         }
+        let seen = Seen::last(&connection).map_err(unreadable)?;
         let (path, boot_id) = (path.to_owned(), boot_id.to_owned());
-        Ok(Store { left: Left::at(&path), path, connection, sole: Some(sole), boot_id, new })
+        Ok(Store { left: Left::at(&path), path, connection, sole: Some(sole), boot_id, seen })
     }
 
     /// A file that cannot be written, for what it holds.
@@ -132,7 +140,8 @@ impl Store {
         if found != SCHEMA {
             return Err(StoreError::Schema { path: path.to_owned(), found });
         }
-        Ok(Store { left: Left::at(path), path: path.to_owned(), connection, sole: None, boot_id, new: false })
+        let seen = Seen::last(&connection).map_err(unreadable)?;
+        Ok(Store { left: Left::at(path), path: path.to_owned(), connection, sole: None, boot_id, seen })
     }
 
     /// Closes it without touching a file: another may lie at its path.
@@ -154,27 +163,45 @@ impl Store {
         Ok((Store::open(path)?, aside))
     }
 
-    /// Whether the file was made by this opening.
+    /// Whether it was made and never filled: what it holds says nothing then.
     pub fn is_new(&self) -> bool {
-        self.new
+        self.seen.is_none()
+    }
+
+    /// Whether it was filled in this boot.
+    pub fn is_of_this_boot(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.boot_id == self.boot_id)
+    }
+
+    /// Notes what both clocks say, so that after a reboot it is known how long a block had to last.
+    pub fn see(&mut self, now: Now) -> Result<(), StoreError> {
+        let seen = Seen::now(&self.boot_id, now);
+        self.write("write the time", |transaction| seen.write(transaction))?;
+        self.seen = Some(seen);
+        Ok(())
     }
 
     /// Replaces all that is stored; of `blocked` by what is put.
     pub fn replace(
         &mut self,
+        now: Now,
         blocked: &Changes<'_>,
         mut allowed: impl Iterator<Item = Target>,
         mut history: impl Iterator<Item = History>,
     ) -> Result<(), StoreError> {
         let boot_id = self.boot_id.clone();
+        let seen = Seen::now(&self.boot_id, now);
         self.write("write everything", |transaction| {
+            seen.write(transaction)?;
             transaction.execute_batch("DELETE FROM allowed; DELETE FROM history")?;
             blocked::clear(transaction)?;
             blocked.write(transaction, &boot_id)?;
             let mut allow = transaction.prepare_cached(ALLOW)?;
             allowed.try_for_each(|target| allow.execute([target.to_string()]).map(drop))?;
             history.try_for_each(|history| insert_history(transaction, &history))
-        })
+        })?;
+        self.seen = Some(seen);
+        Ok(())
     }
 
     /// The allow list as `edge allow` made it.

@@ -42,6 +42,7 @@ fn a_missing_store_is_made_for_its_owner_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a/b/edge.db");
     let mut store = Store::open(&path).unwrap();
+    assert!(store.is_new());
     assert_eq!(blocks(&mut store, NOW), []);
     assert_eq!(store.allowed().unwrap(), []);
     assert_eq!(store.history().unwrap(), []);
@@ -77,6 +78,96 @@ fn after_a_boot_the_end_is_reckoned_from_the_wall_clock() {
     assert_eq!(found[0].until, Some(rebooted.boot.plus(HOUR * 3 / 4)));
     assert_eq!(found[0].expires, Some(NOW.wall.plus(HOUR)));
     assert_eq!(blocks(&mut store, Now { boot: rebooted.boot, wall: NOW.wall.plus(HOUR) }), []);
+}
+
+/// In boot "one" an hour's block was made, and the boot was last seen a quarter of an hour later.
+fn seen_once(directory: &Path) -> Store {
+    let path = directory.join("edge.db");
+    let mut store = Store::open_in(&path, "one").unwrap();
+    fill(&mut store, NOW);
+    put(&mut store, &[block("203.0.113.7", Origin::Auth, Some(HOUR))]);
+    store
+        .change(&Changes { batches: vec![(BatchId(1), &batch(&["203.0.113.8"], Some(HOUR)))], ..Changes::default() })
+        .unwrap();
+    store.see(later(HOUR / 4)).unwrap();
+    drop(store);
+    let store = Store::open_in(&path, "two").unwrap();
+    assert!(!store.is_new() && !store.is_of_this_boot());
+    store
+}
+
+fn fill(store: &mut Store, now: Now) {
+    store.replace(now, &Changes::default(), [].into_iter(), [].into_iter()).unwrap();
+}
+
+/// What is left of both blocks at a boot whose wall clock says this.
+fn left(store: &mut Store, wall: Wall) -> Option<Duration> {
+    let now = Now { boot: Boot(5_000_000_000), wall };
+    let found = store.blocked(now).unwrap();
+    let alone = found.blocks.first().and_then(|block| block.until).map(|until| until.since(now.boot));
+    let in_batch = found.batches.first().and_then(|(_, batch)| batch.terms.until).map(|until| until.since(now.boot));
+    assert_eq!(alone, in_batch);
+    // As exact as boot time is kept.
+    alone.map(|left| left - Duration::from_nanos(7))
+}
+
+#[test]
+fn after_a_boot_a_block_has_left_what_it_had_less_the_time_since() {
+    const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    for (wall, expected) in [
+        (NOW.wall.plus(HOUR / 4), HOUR * 3 / 4),
+        (NOW.wall.plus(HOUR / 2), HOUR / 2),
+        // No battery held the clock, or it was set back: nobody knows how long the machine was off.
+        (Wall(60_000), HOUR * 3 / 4),
+        (NOW.wall.minus(YEARS), HOUR * 3 / 4),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(left(&mut seen_once(directory.path()), wall), Some(expected), "{wall}");
+    }
+    for over in [NOW.wall.plus(HOUR + Duration::from_millis(1)), NOW.wall.plus(YEARS)] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = seen_once(directory.path());
+        assert_eq!(left(&mut store, over), None, "{over}");
+    }
+}
+
+#[test]
+fn a_wall_clock_that_jumped_before_a_boot_changes_no_end() {
+    const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    for jumped in [NOW.wall.plus(YEARS), NOW.wall.minus(YEARS)] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = seen_once(directory.path());
+        let seen = Seen::now("one", Now { boot: NOW.boot.plus(HOUR / 2), wall: jumped });
+        store.write("write the time", |transaction| seen.write(transaction)).unwrap();
+        store.seen = Some(seen);
+        assert_eq!(left(&mut store, jumped.plus(HOUR / 4)), Some(HOUR / 4), "{jumped}");
+    }
+}
+
+/// Of what an earlier edge stored, or of a boot before the one that was seen.
+#[test]
+fn where_the_boot_was_not_seen_a_block_lasts_no_longer_than_it_was_made_for() {
+    for (wall, expected) in [(NOW.wall.plus(HOUR / 4), HOUR * 3 / 4), (Wall(60_000), HOUR)] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("edge.db");
+        put(&mut Store::open_in(&path, "one").unwrap(), &[block("203.0.113.7", Origin::Auth, Some(HOUR))]);
+        let mut store = Store::open_in(&path, "two").unwrap();
+        let now = Now { boot: Boot(5_000_000_000), wall };
+        assert_eq!(blocks(&mut store, now)[0].until, Some(now.boot.plus(expected)), "{wall}");
+    }
+}
+
+#[test]
+fn a_file_says_nothing_before_it_was_filled() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.db");
+    drop(Store::open(&path).unwrap());
+    let mut store = Store::open(&path).unwrap();
+    assert!(store.is_new(), "nobody knows what was blocked when it was made");
+    fill(&mut store, NOW);
+    assert!(!store.is_new());
+    drop(store);
+    assert!(!Store::open(&path).unwrap().is_new());
 }
 
 #[test]
@@ -206,7 +297,7 @@ fn a_broken_store_is_named_and_left_as_it_is() {
 #[test]
 fn a_store_of_another_schema_or_of_another_program_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    for (name, sql, found) in [("a", "PRAGMA user_version = 3", 3), ("b", "CREATE TABLE other (x)", 0)] {
+    for (name, sql, found) in [("a", "PRAGMA user_version = 4", 4), ("b", "CREATE TABLE other (x)", 0)] {
         let path = directory.path().join(name);
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
         let error = Store::open(&path).unwrap_err();

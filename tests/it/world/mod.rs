@@ -6,6 +6,7 @@ mod beside;
 mod blocks;
 mod bulk;
 mod caps;
+mod clock;
 mod commands;
 mod connections;
 mod crash;
