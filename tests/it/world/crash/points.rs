@@ -332,33 +332,75 @@ fn of_a_reload_on_trial() -> Result<()> {
     scene.finish("reload on trial")
 }
 
-#[test]
-fn of_a_change() -> Result<()> {
-    const CHANGED: [&str; 3] = ["192.0.2.7", "2001:db8:79::7", "192.0.2.16/28"];
+/// A command that blocks, and how many.
+struct Change<'a> {
+    command: &'a [&'a str],
+    input: &'a str,
+    count: usize,
+}
+
+/// All of it or nothing, all of it where that was promised; and the next start says the same.
+fn of_a_change(few: usize, with_agent: bool, change: &Change<'_>) -> Result<()> {
     let lab = Lab::new()?;
     let mut scene = Scene::new(&lab, filter_only)?;
+    let others = || vec!["unblock", "--all", "--origin", "crowdsec"];
     let answered = Cell::new(false);
-    let work = |scene: &mut Scene, step: Option<&Step>| {
+    let by_agent = |scene: &mut Scene, step: Option<&Step>| {
         scene.traced(step, |edge| {
-            answered.set(edge.cli(&[&["block"], &CHANGED[..]].concat())?.code == 0);
-            if step.is_none() {
-                edge.cli(&[&["unblock"], &CHANGED[..]].concat())?.good()?;
-            }
-            Ok(())
+            answered.set(edge.cli_with(change.command, change.input.as_bytes())?.code == 0);
+            if step.is_none() { edge.cli(&others())?.good().map(drop) } else { Ok(()) }
         })
     };
-    without_a_window_but(&mut scene, 8, work, |scene| {
-        // All of it or nothing, all of it where that was promised; and the next start says the same.
+    let alone = |scene: &mut Scene, step: Option<&Step>| {
+        scene.edge.kill()?;
+        let calls = scene.calls();
+        let wrapper = step.map_or_else(|| strace::counting(&calls), |step| strace::killing(step, &calls));
+        let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+        let code = scene.edge.cli_under(&wrapper, change.command, change.input.as_bytes())?.code;
+        answered.set(code == 0);
+        if step.is_none() {
+            scene.edge.cli(&others())?.good()?;
+        }
+        if code == 128 + 9 { Ok(None) } else { Ok(Some(strace::counted(&calls)?)) }
+    };
+    let work = |scene: &mut Scene, step: Option<&Step>| {
+        if with_agent { by_agent(scene, step) } else { alone(scene, step) }
+    };
+    without_a_window_but(&mut scene, few, work, |scene| {
         let kept = listed(&scene.edge)?;
         let more = kept.len() - scene.decided.len();
-        ensure!(more == CHANGED.len() || more == 0 && !answered.get(), "{more} more are listed");
+        ensure!(more == change.count || more == 0 && !answered.get(), "{more} more are listed");
         scene.edge.run()?;
         ensure!(listed(&scene.edge)? == kept);
         in_step(&scene.edge)?;
         scene.edge.kill()?;
-        scene.edge.cli(&[&["unblock"], &CHANGED[..]].concat())?.good().map(drop)
+        scene.edge.cli(&others())?.good().map(drop)
     })?;
     scene.finish("change")
+}
+
+const BLOCK: Change<'_> = Change {
+    command: &["block", "--origin", "crowdsec", "192.0.2.7", "2001:db8:79::7", "192.0.2.16/28"],
+    input: "",
+    count: 3,
+};
+
+#[test]
+fn of_a_block() -> Result<()> {
+    of_a_change(6, true, &BLOCK)
+}
+
+#[test]
+fn of_a_block_without_an_agent() -> Result<()> {
+    of_a_change(6, false, &BLOCK)
+}
+
+#[test]
+fn of_an_import() -> Result<()> {
+    const COUNT: usize = 5_000;
+    let list: String = (0..COUNT).map(|number| format!("100.64.{}.{}\n", number / 250, number % 250)).collect();
+    let command = ["import", "-", "--origin", "crowdsec", "--for", "1h"];
+    of_a_change(6, true, &Change { command: &command, input: &list, count: COUNT })
 }
 
 #[test]
