@@ -3,7 +3,11 @@
 
 use std::{
     fs::{self, File, Permissions},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    mem,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, process::CommandExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -106,6 +110,10 @@ pub struct Edge {
     pub arguments: Vec<String>,
     /// What `edge run` is started by, as `strace` that becomes it.
     pub wrapper: Vec<String>,
+    /// Variables that `edge run` finds.
+    pub environment: Vec<(String, PathBuf)>,
+    /// What the next start has as its standard input, and as its standard output.
+    pub inherits: Vec<OwnedFd>,
     /// The mount namespace that all of it runs in, as `/proc/PID/ns/mnt`; `None`: that of the test.
     pub mounts: Option<PathBuf>,
     /// Variables that all of it runs with.
@@ -145,6 +153,8 @@ impl Edge {
             config,
             arguments: Vec::new(),
             wrapper: Vec::new(),
+            environment: Vec::new(),
+            inherits: Vec::new(),
             mounts: None,
             environment: Vec::new(),
             folder,
@@ -205,6 +215,7 @@ impl Edge {
     pub fn spawn(&mut self) -> Result<()> {
         self.write_config()?;
         let log = File::options().create(true).append(true).open(self.path("edge.log"))?;
+        let mut inherits = mem::take(&mut self.inherits).into_iter();
         // Should the test be killed, its agent ends too.
         let child = self
             .command("setpriv", &["--pdeathsig", "KILL", "--"])
@@ -213,8 +224,9 @@ impl Edge {
             .args(["run", "--config"])
             .arg(self.path("edge.toml"))
             .args(&self.arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(inherits.next().map_or_else(Stdio::null, Stdio::from))
+            .stdout(inherits.next().map_or_else(|| log.try_clone(), |inherited| Ok(File::from(inherited)))?)
             .stderr(log)
             .process_group(0)
             .spawn()?;

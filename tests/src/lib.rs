@@ -19,6 +19,7 @@ pub mod endings;
 pub mod flood;
 pub mod forged;
 pub mod generate;
+pub mod manager;
 pub mod model;
 pub mod net;
 pub mod packet;

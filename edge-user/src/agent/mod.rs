@@ -16,7 +16,9 @@ mod scrape;
 mod servers;
 mod start;
 mod stop;
+mod systemd;
 mod trial;
+mod watchdog;
 
 use std::{path::Path, rc::Rc, time::Duration};
 
@@ -38,6 +40,7 @@ use self::{
     servers::{Heard, Servers},
     stop::{HangUp, Stop},
     trial::Trial,
+    watchdog::Watchdog,
 };
 use crate::{
     audit::Audit,
@@ -133,7 +136,9 @@ impl Agent {
         let mut follow = interval(FOLLOW);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         follow.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watchdog = Watchdog::start()?;
         loop {
+            watchdog.beat();
             tokio::select! {
                 biased;
                 () = stop.asked() => return self.end("what is blocked stays blocked").await,
@@ -167,6 +172,7 @@ impl Agent {
                 }
                 () = sleep_until(self.comparison.next) => self.compare(),
                 () = self.events.there() => self.dropped(),
+                () = watchdog.due() => {}
                 Some(message) = self.heard.recv() => {
                     self.hear(message).await;
                     continue;
@@ -392,9 +398,23 @@ impl Agent {
         }
     }
 
+    /// In one line, for the service manager.
+    fn status_line(&self) -> String {
+        let attached = self.enforcer.links().attached().map(|one| format!("{} ({})", one.name, one.mode()));
+        let filters = attached.collect::<Vec<_>>().join(", ");
+        let filters = if filters.is_empty() { "nothing yet".to_owned() } else { filters };
+        let serves = match &self.config.server {
+            Some(server) => server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            None => "nobody".to_owned(),
+        };
+        let reload = self.enforcer.reload_state();
+        let (generation, last) = (reload.generation, reload.last_result.name());
+        format!("filters {filters}; serves {serves}; generation {generation} of the config, last reload {last}")
+    }
+
     /// Nothing is detached here; `left` says what is in force now.
     async fn end(mut self, left: &str) -> Result<(), Failure> {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        systemd::stopping();
         let _ = std::fs::remove_file(&self.config.admin.socket);
         self.drain().await;
         self.end_trial();

@@ -16,7 +16,7 @@ use super::{
     listener::{self, Listener},
     logged,
     scrape::{self, Scrape},
-    servers,
+    servers, systemd,
     trial::{Former, Trial},
 };
 use crate::{
@@ -198,6 +198,7 @@ impl Agent {
             (Asked::Command(..) | Asked::Signal, _) => None,
         };
         self.reloads.asked = Some(asked);
+        systemd::reloading();
         let present = Present {
             config: self.config.clone(),
             overrides: self.overrides.clone(),
@@ -214,8 +215,9 @@ impl Agent {
     }
 
     fn reload_next(&mut self) {
-        if let Some(next) = self.reloads.waiting.pop_front() {
-            self.reload(next);
+        match self.reloads.waiting.pop_front() {
+            Some(next) => self.reload(next),
+            None => systemd::ready(&self.status_line()),
         }
     }
 
@@ -361,11 +363,7 @@ impl Agent {
             Logging::of(&config.log).change();
         }
         self.config = config;
-        let retired = match server {
-            NextServer::AsItIs => None,
-            NextServer::None => self.servers.replace(None).await,
-            NextServer::Another(running, identity) => self.servers.replace(Some((*running, identity))).await,
-        };
+        let retired = self.serve_by(server).await;
         self.protect();
         if difference.is_in("filter") {
             self.end_blocked_connections();
@@ -374,6 +372,20 @@ impl Agent {
         let applied = difference.reloaded.iter().map(|key| (*key).to_owned()).collect();
         let file = std::fs::canonicalize(&self.config.file).unwrap_or_else(|_| self.config.file.clone());
         Ok((Reloaded { now, config: file, applied, warnings }, retired))
+    }
+
+    async fn serve_by(&mut self, server: NextServer) -> Option<oneshot::Receiver<()>> {
+        let next = match server {
+            NextServer::AsItIs => return None,
+            NextServer::None => None,
+            NextServer::Another(running, identity) => Some((*running, identity)),
+        };
+        let before = self.servers.served();
+        let retired = self.servers.replace(next).await;
+        let now = self.servers.served();
+        let listeners = |served: &Option<Arc<Served>>| served.as_ref().map(|served| served.listeners.clone());
+        systemd::keep(&listeners(&now).unwrap_or_default(), &listeners(&before).unwrap_or_default());
+        retired
     }
 
     fn refilter(&mut self, config: &Config, now: Now) -> Result<(), Failure> {

@@ -16,7 +16,7 @@ use super::{
     scrape::{self, Scrape},
     servers::{self, Servers},
     stop::Stop,
-    take_lock,
+    systemd, take_lock,
     trial::Trial,
 };
 use crate::{
@@ -128,7 +128,7 @@ impl Agent {
         };
         agent.follow_drops();
         agent.follow_connections()?;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        systemd::ready(&agent.status_line());
         tracing::info!("ready");
         agent.own.reloaded(true, Wall::now());
         // Who was blocked without an agent.
@@ -160,9 +160,12 @@ struct Prepared {
 impl Prepared {
     async fn new(config: &Config) -> Result<Prepared, Failure> {
         admin::refuse_occupied(&config.admin.socket)?;
+        let addresses = config.server.as_ref().map(|server| server.listen.as_slice()).unwrap_or_default();
+        let handed = systemd::handed(addresses);
         let served = match &config.server {
             Some(server) => {
-                let listeners = listener::open("server.listen", &server.listen, &[]).await?;
+                let listeners = listener::open("server.listen", &server.listen, &handed).await?;
+                systemd::keep(&listeners, &handed);
                 Some(Arc::new(Served { config: child::server_config(config, server)?, listeners }))
             }
             None => None,

@@ -29,6 +29,7 @@ mod signing;
 mod ssh;
 mod stores;
 mod story;
+mod systemd;
 mod takeover;
 mod trial;
 
