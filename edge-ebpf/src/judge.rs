@@ -119,6 +119,7 @@ fn unlisted<A: Address, T: Tables + Lists<A>>(
         return Reason::Malformed;
     }
     let limited = !trust.has(Trust::PROXY);
+    let mut opens_from = None;
     if tables.drops_fragments() || tables.limits_ports() || tables.limits_syns() || tables.caps_connections() {
         let Some(upper) = packet.upper(asked(datagram, end)) else { return Reason::Malformed };
         if tables.drops_fragments() && !matches!(upper.piece, Piece::Whole) {
@@ -127,9 +128,14 @@ fn unlisted<A: Address, T: Tables + Lists<A>>(
         if let Some(reason) = by_upper(packet, datagram, upper, tables, limited) {
             return reason;
         }
+        opens_from = (upper.opens && tables.caps_connections()).then_some(upper.source_port);
     }
     if tables.limits_packets() && limited && !tables.admits_packet(datagram.source) {
         return Reason::PacketRate;
+    }
+    // Of every port: the one that the socket listens on is another where the destination is translated.
+    if let Some(port) = opens_from {
+        tables.note_opening(datagram.source, u16::from_be(port));
     }
     Reason::Passed
 }
@@ -176,10 +182,6 @@ fn by_upper<A: Address, T: Tables + Lists<A>>(
     }
     if upper.opens && tables.limits_syns() && limited && !tables.admits_syn(datagram.source) {
         return Some(Reason::SynRate);
-    }
-    // Of every port: the one that the socket listens on is another where the destination is translated.
-    if upper.opens && tables.caps_connections() {
-        tables.note_opening(datagram.source, u16::from_be(upper.source_port));
     }
     None
 }

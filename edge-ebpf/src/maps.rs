@@ -83,7 +83,7 @@ pub static OPEN: HashMap<u64, Counted, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static SILENCED: SockHash<u64, 1> = SockHash::new();
 #[btf_map]
-pub static OPENING: Array<LineOpening, { 1 << Opening::LINES_LOG2 }> = Array::new();
+pub static OPENING: Array<LineOpening, { 1 << Opening::LINES_LOG2 }, MAPPED> = Array::new();
 #[btf_map]
 pub static EXCESS: RingBuf<Excess, { connection::RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]

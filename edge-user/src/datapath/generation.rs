@@ -13,6 +13,7 @@ use aya::{
 use edge_common::{
     connection::Counted,
     names,
+    opening::{LineOpening, Noted, Opening},
     ports::{Capped, Exposure},
     rate::{Limit, RateGeometry},
     reason::Counters,
@@ -34,7 +35,10 @@ use super::{
     spilled::Spilled,
     table::{Layout, Table},
 };
-use crate::error::{Blame, Context, Failure};
+use crate::{
+    clock::Boot,
+    error::{Blame, Context, Failure},
+};
 
 /// The tables of one generation.
 pub struct Generation {
@@ -89,8 +93,12 @@ impl Generation {
         let result = built.and_then(|object| {
             let mut generation = Generation::of_pins(&directory)?;
             generation.object = Some(object);
-            generation.counts_go_on = adopted.iter().any(|(name, _)| *name == names::OPEN);
+            let has = |map| adopted.iter().any(|(name, _)| *name == map);
+            generation.counts_go_on = has(names::OPEN);
             generation.introduce(plan, before)?;
+            if before.is_some_and(|before| before.connections.is_some()) && !has(names::OPENING) {
+                generation.forget_openings()?;
+            }
             generation.settings = generation.settings.remembering();
             for (name, words) in [(names::PORTS, Exposure::WORDS), (names::PORTS_CAPPED, Capped::WORDS)] {
                 generation.fixed.push(mapping(&directory, name, words as usize)?.remembering());
@@ -124,6 +132,16 @@ impl Generation {
         generation.recall()?;
         generation.connections = Connections::of(&generation)?;
         Ok(Some(generation))
+    }
+
+    /// Whose SYN passed is in a table that this generation does not go on with: whoever is established in the next minutes
+    /// may have come by a filter.
+    fn forget_openings(&self) -> Result<(), Failure> {
+        let openings = mapping(&self.directory, names::OPENING, Opening::WORDS)?;
+        let now = Noted::now(Boot::now().0).bits();
+        let words = size_of::<LineOpening>() / size_of::<u64>();
+        (0..Opening::WORDS).step_by(words).for_each(|line| openings.store(line + LineOpening::FORGOT, now));
+        Ok(())
     }
 
     /// Every other generation is removed; to be called once this one is in force.

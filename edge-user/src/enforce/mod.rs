@@ -338,12 +338,18 @@ impl<T: Tables> Enforcer<T> {
     fn block_held_back(&mut self, now: Now) -> Result<(), Failure> {
         let free: Vec<Target> =
             self.held_back.iter().copied().filter(|target| self.protected.why(*target).is_none()).collect();
+        let mut failed = Ok(());
         for target in free {
-            self.put(vec![(Terms::of(&of_config(target, now.wall)), [target].into_iter().collect())])?;
-            self.held_back.remove(&target);
-            tracing::warn!("{target}, which `filter.block` names, is protected no more and blocked now");
+            match self.put(vec![(Terms::of(&of_config(target, now.wall)), [target].into_iter().collect())]) {
+                Ok(()) => {
+                    self.held_back.remove(&target);
+                    tracing::warn!("{target}, which `filter.block` names, is protected no more and blocked now");
+                }
+                // It is tried again.
+                Err(failure) => failed = Err(failure),
+            }
         }
-        Ok(())
+        failed
     }
 
     fn fill(&mut self) -> Result<(), Failure> {
@@ -401,10 +407,9 @@ impl<T: Tables> Enforcer<T> {
 
     /// Follows what is protected: own addresses, gateways, resolvers, peers of live SSH sessions.
     pub fn follow(&mut self, surroundings: Surroundings, now: Now) -> Result<(), Failure> {
-        if !self.protected.follow(surroundings) && self.trust_written {
-            return Ok(());
+        if self.protected.follow(surroundings) || !self.trust_written {
+            self.write_trust()?;
         }
-        self.write_trust()?;
         self.block_held_back(now)
     }
 

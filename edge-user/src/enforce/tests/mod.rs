@@ -171,8 +171,12 @@ fn what_the_config_names_is_blocked_once_nothing_protects_it_any_more() {
     // Whom the allow list names passes, and is as blocked as who was allowed after it.
     assert_eq!(held(&enforcer), ["198.51.100.7/32"]);
     assert!(!enforcer.is_blocked("198.51.100.7".parse().unwrap(), START));
-    enforcer.follow(Surroundings { resolvers: Vec::new(), ..enforcer.surroundings().clone() }, START).unwrap();
-    assert_eq!(held(&enforcer), ["192.0.2.53/32", "198.51.100.7/32"]);
+    let alone = Surroundings { resolvers: Vec::new(), ..enforcer.surroundings().clone() };
+    enforcer.tables.refuses = Some(target("192.0.2.53"));
+    assert!(enforcer.follow(alone.clone(), START).is_err());
+    enforcer.tables.refuses = None;
+    enforcer.follow(alone, START).unwrap();
+    assert_eq!(held(&enforcer), ["192.0.2.53/32", "198.51.100.7/32"], "it is tried again");
     assert_eq!(enforcer.list(Some(Origin::Config), None, START).parts().len(), 1);
 }
 
