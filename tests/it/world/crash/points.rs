@@ -316,7 +316,7 @@ fn of_a_reload_on_trial() -> Result<()> {
         })
     };
     let (tap, named) = (Tap::new(&lab)?, NAMED.parse()?);
-    without_a_window_but(&mut scene, 8, work, |scene| {
+    without_a_window_but(&mut scene, 4, work, |scene| {
         tap.forget();
         scene.wire.send(&scene.wire.datagram(named, 0, &[0; 22])?)?;
         scene.drops()?;
