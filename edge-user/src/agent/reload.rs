@@ -35,6 +35,11 @@ use crate::{
 
 /// How long an answer waits for the server before to accept nobody more.
 const RETIRED_WITHIN: Duration = Duration::from_secs(1);
+/// What takes longer changes nothing, so that a file that cannot be read through stops no later reload and no revert. A
+/// server may take 10 s, a socket 2 s; callers wait 15 s.
+const PREPARED_WITHIN: Duration = Duration::from_secs(14);
+/// Further commands are refused.
+const WAITING: usize = 16;
 
 /// Who asked for it.
 pub(super) enum Asked {
@@ -185,16 +190,22 @@ fn both<A, B>(one: Result<A, Failure>, other: Result<B, Failure>) -> Result<(A, 
     }
 }
 
+fn too_slow() -> Refusal {
+    let seconds = PREPARED_WITHIN.as_secs();
+    Failure::system(format!("files and server were not ready within {seconds} s; see that each file can be read"))
+        .into()
+}
+
 impl Agent {
     /// Begins with it, or lets it wait for its turn.
     pub(super) fn reload(&mut self, asked: Asked) {
         if self.reloads.asked.is_some() {
-            return self.reloads.waiting.push_back(asked);
+            return self.wait(asked);
         }
         let back_to = match (&asked, self.trial.pending()) {
-            (Asked::Overdue, Some(pending)) => Some(pending.back_to.clone()),
-            // It was kept meanwhile.
-            (Asked::Overdue, None) => return self.reload_next(),
+            (Asked::Overdue, Some(pending)) if pending.is_over => Some(pending.back_to.clone()),
+            // It was kept meanwhile, or another is on trial.
+            (Asked::Overdue, _) => return self.reload_next(),
             (Asked::Command(..) | Asked::Signal, _) => None,
         };
         self.reloads.asked = Some(asked);
@@ -208,10 +219,23 @@ impl Agent {
         };
         let tell = self.reloads.tell.clone();
         tokio::spawn(async move {
-            let next = present.next(back_to).await;
+            let next = timeout(PREPARED_WITHIN, present.next(back_to)).await.unwrap_or_else(|_| Err(too_slow()));
             // An agent that has ended needs none.
             let _ = tell.send(next).await;
         });
+    }
+
+    fn wait(&mut self, asked: Asked) {
+        let waiting = &mut self.reloads.waiting;
+        match asked {
+            // One reads the files as they are then, however many signals came.
+            Asked::Signal if waiting.iter().any(|asked| matches!(asked, Asked::Signal)) => {}
+            Asked::Command(order, _) if waiting.len() >= WAITING => {
+                let refused = Failure::refused("nothing was changed: other reloads wait already; try again");
+                self.answered(order, Err(refused));
+            }
+            asked => waiting.push_back(asked),
+        }
     }
 
     fn reload_next(&mut self) {
@@ -278,7 +302,7 @@ impl Agent {
     }
 
     async fn reverted(&mut self, next: Result<Box<Next>, Refusal>) {
-        if self.trial.pending().is_none() {
+        if !self.trial.pending().is_some_and(|pending| pending.is_over) {
             // It was kept at the last moment.
             return;
         }

@@ -16,6 +16,8 @@ use crate::{
     server::link::ServerConfig,
 };
 
+/// Of a trial: longer ones end by then.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 /// A revert that failed is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,8 @@ pub(super) struct Pending {
     /// When it is over.
     until: Instant,
     pub reverts_at: Wall,
+    /// Its time is over.
+    pub is_over: bool,
     /// Why it could not be reverted, as it was logged.
     pub failed: Option<String>,
 }
@@ -65,7 +69,9 @@ impl Trial {
 
 impl Pending {
     pub fn new(back_to: Former, within: Duration) -> Pending {
-        Pending { back_to, until: Instant::now() + within, reverts_at: Wall::now().plus(within), failed: None }
+        let within = within.min(LONGEST);
+        let (until, reverts_at) = (Instant::now() + within, Wall::now().plus(within));
+        Pending { back_to, until, reverts_at, is_over: false, failed: None }
     }
 
     /// In words for the user.
@@ -109,11 +115,19 @@ impl Record {
 
 /// Forgets what was confirmed: the file says it.
 fn forget(store: &Store) {
+    super::logged("forgetting a former config", forgotten(store));
+}
+
+/// For good: also after a power cut.
+fn forgotten(store: &Store) -> Result<(), Failure> {
     let path = store.confirmed();
-    if let Err(error) = fs::remove_file(&path)
-        && error.kind() != ErrorKind::NotFound
-    {
-        tracing::error!("{} cannot be removed ({error}); a start would go by the config in it", path.display());
+    let synced = || path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all());
+    match fs::remove_file(&path).and_then(|()| synced()) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::system(format!(
+            "{} cannot be removed ({error}), and a start after a crash would go by the config in it",
+            path.display()
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -159,10 +173,13 @@ impl Agent {
     /// `edge reload --keep`.
     pub(super) fn keep(&mut self) -> Answer {
         match std::mem::take(&mut self.trial) {
-            Trial::Pending(_) => {
-                forget(&self.config.store);
-                Ok(Reply::Kept(self.enforcer.reload_state()))
-            }
+            Trial::Pending(pending) => match forgotten(&self.config.store) {
+                Ok(()) => Ok(Reply::Kept(self.enforcer.reload_state())),
+                Err(failure) => {
+                    self.trial = Trial::Pending(pending);
+                    Err(Failure { message: format!("it is not kept: {}", failure.message), ..failure })
+                }
+            },
             other => {
                 self.trial = other;
                 Err(Failure::refused("nothing is to be confirmed: what is in force stays, with or without `--keep`"))
@@ -173,7 +190,7 @@ impl Agent {
     /// The time is over, and nobody has kept it.
     pub(super) fn revert(&mut self) {
         if let Trial::Pending(pending) = &mut self.trial {
-            pending.until = Instant::now() + AGAIN_AFTER;
+            (pending.is_over, pending.until) = (true, Instant::now() + AGAIN_AFTER);
             if !self.reloads.is_reverting() {
                 self.reload(Asked::Overdue);
             }

@@ -35,7 +35,15 @@ impl<T: Tables> Enforcer<T> {
             Command::Import(import) => {
                 return Ok(Reply::Imported(Box::new(self.import(import, request.caller, now)?)));
             }
-            Command::Backup { .. } => return Ok(Reply::State(self.state(now))),
+            Command::Backup { .. } => {
+                return match self.memory.lack() {
+                    Some(problem) => Err(Failure::system(format!(
+                        "no backup is made, for it would lack what the store has: {problem}; mend that, or \
+                         `edge restore` an earlier one"
+                    ))),
+                    None => Ok(Reply::State(self.state(now))),
+                };
+            }
             Command::Restore(restore) => {
                 return Ok(Reply::Restored(Box::new(self.restore_state(&restore.state, request.caller, now)?)));
             }

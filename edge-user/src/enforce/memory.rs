@@ -243,6 +243,11 @@ impl Memory {
         Some(format!("the store {} {trouble}; {undone} what is changed meanwhile", self.path.display()))
     }
 
+    /// Why not all of the store is known here; `None`: it is.
+    pub fn lack(&self) -> Option<String> {
+        if self.is_complete { None } else { self.problem() }
+    }
+
     fn fell_behind(&mut self, error: &StoreError) {
         if self.behind.is_none() {
             tracing::error!("{error}; enforcement goes on, the store is written again when it can be");

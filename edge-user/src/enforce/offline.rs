@@ -65,9 +65,6 @@ fn on_store(config: &Config, request: &Request) -> Answer {
     let memory = Memory::open(config.store.path.clone())?;
     let mut enforcer = enforcer(config, memory, Nowhere, now)?;
     enforcer.recall(|_| Held::default(), now)?;
-    if let (Command::Backup { .. }, Some(problem)) = (&request.command, enforcer.memory.problem()) {
-        return Err(Failure::system(format!("there is nothing to make a backup of: {problem}")));
-    }
     let answer = execute(&mut enforcer, request, now)?;
     match (&request.command, enforcer.memory.problem()) {
         (Command::Restore(_), Some(problem)) => Err(Failure::system(format!("nothing was restored: {problem}"))),

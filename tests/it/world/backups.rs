@@ -1,14 +1,14 @@
 //! `edge backup` and `edge restore`: with and without the agent, on another machine, and out of stores that cannot be
 //! read; and what is refused changes nothing.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::{Edge, PASSWORD, USER},
     client::Client,
     net::{ATTACKER4, ATTACKER6, Lab, NEIGHBOUR4, NEIGHBOUR6},
-    wait_for,
+    run, wait_for,
 };
 use serde_json::{Value, json};
 
@@ -205,8 +205,10 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() -> Result<()> {
     ensure!(listed(&edge)? == json!([]));
 
     // Nor is a file replaced by half of one.
-    ensure!(edge.cli(&["backup", "/dev/full"])?.code == 1);
-    ensure!(fs::metadata("/dev/full")?.permissions().mode() & 0o170_000 == 0o020_000, "a device was replaced");
+    let pipe = edge.path("pipe");
+    run(Command::new("mkfifo").arg(&pipe), b"")?.good()?;
+    ensure!(edge.cli(&["backup", &pipe.display().to_string()])?.code == 1);
+    ensure!(fs::metadata(&pipe)?.permissions().mode() & 0o170_000 == 0o010_000, "a pipe was replaced");
     Ok(())
 }
 

@@ -30,10 +30,22 @@ impl Kept {
     pub fn check(&self) -> Result<(), Failure> {
         check_name(&self.name)?;
         check_roles(&self.roles)?;
-        PasswordHash::new(&self.hash)
-            .map(drop)
-            .map_err(|error| Failure::usage(format!("the password hash of the user {:?} is none: {error}", self.name)))
+        check_hash(&self.hash)
+            .map_err(|why| Failure::usage(format!("the password hash of the user {:?} {why}", self.name)))
     }
+}
+
+/// A hash says itself what it costs to try: what no edge wrote could cost all memory at a login, or nothing to guess.
+fn check_hash(text: &str) -> Result<(), String> {
+    let hash = PasswordHash::new(text).map_err(|error| format!("is none: {error}"))?;
+    let cost = argon2::Params::try_from(&hash).map_err(|error| format!("has no good parameters: {error}"))?;
+    let is_ours = hash.algorithm == argon2::ARGON2ID_IDENT && hash.version == Some(argon2::Version::V0x13.into());
+    let is_whole = hash.salt.is_some() && hash.hash.is_some();
+    let least = argon2::Params::default();
+    let costs = [(cost.m_cost(), least.m_cost()), (cost.t_cost(), least.t_cost()), (cost.p_cost(), least.p_cost())];
+    // Of an edge with other parameters, within reason.
+    let is_priced = costs.iter().all(|(cost, ours)| cost.saturating_mul(4) >= *ours && *cost <= ours.saturating_mul(4));
+    if is_ours && is_whole && is_priced { Ok(()) } else { Err("is not one that edge makes (argon2id)".to_owned()) }
 }
 
 /// All users of the store in `directory`; none where there is no store.
@@ -264,6 +276,10 @@ mod tests {
             Kept { name: "a:b".to_owned(), ..good.clone() },
             Kept { roles: vec!["a b".to_owned()], ..good.clone() },
             Kept { hash: "secret".to_owned(), ..good.clone() },
+            Kept { hash: good.hash.replace("m=19456", "m=4294967295"), ..good.clone() },
+            Kept { hash: good.hash.replace("m=19456,t=2", "m=8,t=1"), ..good.clone() },
+            Kept { hash: good.hash.replace("argon2id", "argon2d"), ..good.clone() },
+            Kept { hash: good.hash.rsplit_once('$').unwrap().0.to_owned(), ..good.clone() },
         ];
         for user in bad {
             assert!(Replacement::prepare(directory.path(), &[user]).is_err());
