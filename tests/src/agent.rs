@@ -110,8 +110,6 @@ pub struct Edge {
     pub arguments: Vec<String>,
     /// What `edge run` is started by, as `strace` that becomes it.
     pub wrapper: Vec<String>,
-    /// Variables that `edge run` finds.
-    pub environment: Vec<(String, PathBuf)>,
     /// What the next start has as its standard input, and as its standard output.
     pub inherits: Vec<OwnedFd>,
     /// The mount namespace that all of it runs in, as `/proc/PID/ns/mnt`; `None`: that of the test.
@@ -153,7 +151,6 @@ impl Edge {
             config,
             arguments: Vec::new(),
             wrapper: Vec::new(),
-            environment: Vec::new(),
             inherits: Vec::new(),
             mounts: None,
             environment: Vec::new(),
@@ -224,7 +221,6 @@ impl Edge {
             .args(["run", "--config"])
             .arg(self.path("edge.toml"))
             .args(&self.arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(inherits.next().map_or_else(Stdio::null, Stdio::from))
             .stdout(inherits.next().map_or_else(|| log.try_clone(), |inherited| Ok(File::from(inherited)))?)
             .stderr(log)

@@ -44,9 +44,9 @@ impl Manager {
         let path = edge.path("notify.sock");
         let socket = UnixDatagram::bind(&path)?;
         socket.set_nonblocking(true)?;
-        edge.environment.push(("NOTIFY_SOCKET".to_owned(), path.clone()));
+        edge.environment.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
         if let Some(period) = watchdog {
-            edge.environment.push(("WATCHDOG_USEC".to_owned(), period.as_micros().to_string().into()));
+            edge.environment.push(("WATCHDOG_USEC".to_owned(), period.as_micros().to_string()));
         }
         Ok(Manager { socket, path, heard: Vec::new(), stored: Vec::new() })
     }
@@ -82,8 +82,8 @@ impl Manager {
         ensure!(self.stored.len() <= 2, "too many to hand over: {:?}", self.names());
         edge.wrapper = ["sh", "-c", HANDS_OVER, "sh"].map(str::to_owned).to_vec();
         edge.environment.retain(|(key, _)| !key.starts_with("LISTEN_"));
-        edge.environment.push(("LISTEN_FDS".to_owned(), self.stored.len().to_string().into()));
-        edge.environment.push(("LISTEN_FDNAMES".to_owned(), self.names().join(":").into()));
+        edge.environment.push(("LISTEN_FDS".to_owned(), self.stored.len().to_string()));
+        edge.environment.push(("LISTEN_FDNAMES".to_owned(), self.names().join(":")));
         edge.inherits = self.stored.iter().map(|(_, stored)| stored.try_clone()).collect::<Result<_, _>>()?;
         Ok(())
     }
