@@ -58,8 +58,15 @@ pub fn make_file(path: &Path) -> Result<(), StoreError> {
 /// What root makes before the first start is the agent's, whoever that runs as.
 fn give_to_owner_of_directory(file: &fs::File, path: &Path) -> std::io::Result<()> {
     let Some(directory) = path.parent().filter(|_| nix::unistd::Uid::effective().is_root()) else { return Ok(()) };
-    let owner = directory.metadata()?;
-    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
+    let (owner, own) = (directory.metadata()?, file.metadata()?);
+    if (owner.uid(), owner.gid()) == (own.uid(), own.gid()) {
+        return Ok(());
+    }
+    match std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid())) {
+        // An agent that runs as root without this right is the one that uses it.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
 }
 
 /// What SQLite keeps beside the file goes along, since it belongs to no other.

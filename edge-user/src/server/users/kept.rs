@@ -4,6 +4,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -132,6 +133,13 @@ fn is_damaged(path: &Path) -> Result<bool, Failure> {
 }
 
 fn new_beside(directory: &Path, path: &Path) -> Result<PathBuf, Failure> {
+    let (uid, owner) = (nix::unistd::Uid::effective(), directory.metadata().map(|data| data.uid()));
+    if !uid.is_root() && owner.map_err(|error| unopened(directory, &error))? != uid.as_raw() {
+        return Err(Failure::forbidden(format!(
+            "the store of users {} is damaged, and only root can make one anew that is the server's; run this as root",
+            path.display()
+        )));
+    }
     let beside = path.with_extension("db-new");
     for stale in [&beside, &beside.with_extension("db-new-wal"), &beside.with_extension("db-new-shm")] {
         remove(stale).map_err(|error| unopened(stale, &error))?;
