@@ -39,6 +39,8 @@ use super::{
 const MAX_HEAD_READ: usize = 4 * MAX_HEAD;
 /// After it was told to end, a connection may finish its answer for so long.
 const LAST_ANSWER: Duration = Duration::from_millis(900);
+/// Of more that wait, the rest is left to whoever takes over.
+const BACKLOG: usize = 4_096;
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
 /// What all connections share.
@@ -73,22 +75,26 @@ impl Shared {
     }
 }
 
-/// Accepts until the server retires or ends. Who was accepted is not let go for that, but while there is no turn for him.
+/// Accepts until the server retires or ends. Who has come by then is served by one that retires: the socket may close with it.
 pub async fn serve(listener: TcpListener, door: Door, shared: Arc<Shared>) {
     let _door = door;
+    tokio::select! {
+        () = shared.reached(Phase::Ending) => {}
+        () = admit(listener, &shared) => {}
+    }
+}
+
+async fn admit(listener: TcpListener, shared: &Arc<Shared>) {
     let mut pause = BACK_OFF[0];
     loop {
         let accepted = tokio::select! {
-            () = shared.reached(Phase::Retiring) => return,
-            accepted = accept(&listener, &shared) => accepted,
+            () = shared.reached(Phase::Retiring) => break,
+            accepted = accept(&listener, shared) => accepted,
         };
         match accepted {
             Ok(stream) => {
                 pause = BACK_OFF[0];
-                tokio::select! {
-                    () = shared.reached(Phase::Ending) => return,
-                    () = enter(stream, &shared) => {}
-                }
+                enter(stream, shared).await;
             }
             Err(error) => {
                 tracing::warn!("accepting a connection: {error}; going on in {pause:?}");
@@ -97,6 +103,20 @@ pub async fn serve(listener: TcpListener, door: Door, shared: Arc<Shared>) {
             }
         }
     }
+    for stream in waiting(listener) {
+        match TcpStream::from_std(stream) {
+            Ok(stream) if is_excess(&stream) => reset(stream),
+            Ok(stream) => enter(stream, shared).await,
+            Err(error) => tracing::warn!("taking over a connection: {error}"),
+        }
+    }
+}
+
+/// Those in its backlog, as many as are there now.
+fn waiting(listener: TcpListener) -> Vec<std::net::TcpStream> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let waiting = listener.incoming().map_while(Result::ok).filter(|stream| stream.set_nonblocking(true).is_ok());
+    waiting.take(BACKLOG).collect()
 }
 
 async fn accept(listener: &TcpListener, shared: &Shared) -> io::Result<TcpStream> {

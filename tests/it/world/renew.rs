@@ -15,7 +15,7 @@ use edge_tests::{
     Output,
     agent::{Edge, PASSWORD, USER, certificate},
     client::{Client, Metrics, Seen, connect, scrape},
-    net::{ATTACKER4, ATTACKER6, HOST4, Lab, NEIGHBOUR4, NEIGHBOUR6},
+    net::{ATTACKER4, ATTACKER6, HOST4, HOST6, Lab, NEIGHBOUR4, NEIGHBOUR6},
     run, wait_for,
 };
 use nix::{
@@ -231,6 +231,42 @@ fn who_has_come_is_served_to_the_end_and_judged_as_ever() -> Result<()> {
         reload(&edge)?.good()?;
     }
     shut_out(&attacker)
+}
+
+#[test]
+fn who_waits_at_a_listener_that_goes_away_is_served() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::new(&lab)?;
+    let listen = format!("\"{HOST4}:443\", \"[{HOST6}]:443\"");
+    edge.config.set("server", "max_handshakes", "2");
+    edge.config.set("server", "listen", &format!("[{listen}, \"{HOST4}:8443\"]"));
+    edge.run()?;
+    // They have all turns, so that of the two who come now one is in the server's hand and the other in the backlog.
+    let greets_never = |from| super::connect(&lab, from, SocketAddr::new(HOST6, 443));
+    let turns = [greets_never(ATTACKER6)?, greets_never(NEIGHBOUR6)?];
+    let lab = &lab;
+    let waits = |from: IpAddr| {
+        let mut curl = lab.client.command("curl");
+        curl.args(["--silent", "--insecure", "--max-time", "20", "--interface", &from.to_string()]);
+        curl.args(["--output", "/dev/null", "--write-out", "%{http_code}", &format!("https://{HOST4}:8443/health")]);
+        run(&mut curl, b"")
+    };
+    thread::scope(|scope| {
+        let waiting = [ATTACKER4, NEIGHBOUR4].map(|from| scope.spawn(move || waits(from)));
+        wait_for("them to have come", SOON, || {
+            let mut ss = lab.client.command("ss");
+            ss.args(["--no-header", "--tcp", "state", "established", "dport = :8443"]);
+            Ok((run(&mut ss, b"")?.good()?.lines().count() == 2).then_some(()))
+        })?;
+        edge.config.set("server", "listen", &format!("[{listen}]"));
+        reload(&edge)?.good()?;
+        drop(turns);
+        for one in waiting {
+            let output = one.join().map_err(|_| anyhow!("a client panicked"))??;
+            ensure!(output.stdout == "200", "{output:?}\n{}", edge.log());
+        }
+        Ok(())
+    })
 }
 
 /// What clients met who came again and again.
