@@ -88,6 +88,7 @@ async fn admit(listener: TcpListener, shared: &Arc<Shared>) {
     let mut pause = BACK_OFF[0];
     loop {
         let accepted = tokio::select! {
+            biased;
             () = shared.reached(Phase::Retiring) => break,
             accepted = accept(&listener, shared) => accepted,
         };
