@@ -175,6 +175,7 @@ pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerC
         audience: auth.audience.clone(),
         algorithm: auth.algorithm,
         signing_key: config::read_signing_key(auth)?.expose_secret().to_owned(),
+        former_keys: Vec::new(),
         access_ttl: auth.access_ttl,
         refresh_ttl: auth.refresh_ttl,
         leeway: auth.leeway,

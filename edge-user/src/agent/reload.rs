@@ -30,7 +30,7 @@ use crate::{
     error::Failure,
     logging::Logging,
     metrics::Lost,
-    server::{link::ServerConfig, spawn::Identity},
+    server::{jws::Algorithm, link::ServerConfig, spawn::Identity},
 };
 
 /// How long an answer waits for the server before to accept nobody more.
@@ -156,7 +156,10 @@ impl Present {
         let Some(server) = &config.server else { return Ok(None) };
         let held = self.served.as_ref().map(|served| served.listeners.as_slice()).unwrap_or_default();
         let listeners = listener::open("server.listen", &server.listen, held).await?;
-        let config = as_it_was.map_or_else(|| child::server_config(config, server), Ok)?;
+        let mut config = as_it_was.map_or_else(|| child::server_config(config, server), Ok)?;
+        if let Some(before) = &self.served {
+            config.former_keys = former_keys(&before.config, &config);
+        }
         Ok(Some(Served { config, listeners }))
     }
 
@@ -166,6 +169,14 @@ impl Present {
             None => Ok(None),
         }
     }
+}
+
+/// The last few that signed, but for the one that signs now: clients go on with their tokens for a while.
+fn former_keys(before: &ServerConfig, now: &ServerConfig) -> Vec<(Algorithm, String)> {
+    const KEPT: usize = 4;
+    let last = [(before.algorithm, before.signing_key.clone())];
+    let all = last.into_iter().chain(before.former_keys.iter().cloned());
+    all.filter(|key| *key != (now.algorithm, now.signing_key.clone())).take(KEPT).collect()
 }
 
 /// Files that hold something else than before, under the keys that name them.

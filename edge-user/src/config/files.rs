@@ -18,7 +18,7 @@ use crate::{
 };
 
 const SECRET_VARIABLE: &str = "EDGE_AUTH_SECRET";
-const MAX_SECRET_BYTES: u64 = 64 << 10;
+const MAX_BYTES: u64 = 1 << 20;
 /// RFC 7518, section 3.2: a key for HS256 has at least the size of the hash.
 const MIN_SECRET_BYTES: usize = 32;
 
@@ -117,7 +117,7 @@ fn check_pair(cert_file: &Path, key_file: &Path, places: &Places, problems: &mut
 }
 
 fn read_pem(file: &Path) -> Result<Zeroizing<String>, String> {
-    fs::read_to_string(file).map(Zeroizing::new).map_err(|error| format!("{} cannot be read: {error}", file.display()))
+    read_small(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
 }
 
 /// Whether it could be guessed; the error says what would be right.
@@ -175,10 +175,15 @@ fn signing_path(auth: &Auth) -> PathBuf {
     }
 }
 
+/// Only of a file: what else has a name may never end, or never begin.
 fn read_small(file: &Path) -> std::io::Result<Zeroizing<String>> {
-    let length = fs::metadata(file)?.len();
-    if length > MAX_SECRET_BYTES {
-        return Err(std::io::Error::other(format!("it has {length} bytes, over {MAX_SECRET_BYTES}")));
+    let data = fs::metadata(file)?;
+    if !data.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    let length = data.len();
+    if length > MAX_BYTES {
+        return Err(std::io::Error::other(format!("it has {length} bytes, over {MAX_BYTES}")));
     }
     fs::read_to_string(file).map(Zeroizing::new)
 }

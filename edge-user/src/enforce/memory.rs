@@ -226,7 +226,7 @@ impl Memory {
     fn trouble(&self) -> Option<(&str, &str)> {
         match (self.is_ok(), self.is_complete) {
             (true, _) => None,
-            (false, true) => Some(("cannot be written", "a reboot would undo")),
+            (false, true) => Some(("cannot be written", "the next start would undo")),
             (false, false) => Some(("cannot be read", "the next start may undo")),
         }
     }

@@ -137,6 +137,8 @@ pub struct ServerConfig {
     pub algorithm: Algorithm,
     /// The signing secret, or the private key in PEM.
     pub signing_key: String,
+    /// Those that were in force before: what they signed is refused, and is no guess.
+    pub former_keys: Vec<(Algorithm, String)>,
     pub access_ttl: Duration,
     pub refresh_ttl: Duration,
     pub leeway: Duration,

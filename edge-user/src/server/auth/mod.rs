@@ -221,9 +221,12 @@ impl Auth {
         let (issuer, audience) = (config.issuer.clone(), config.audience.clone());
         let key = SigningKey::new(config.algorithm, &config.signing_key)
             .map_err(|why| Failure::refused(format!("the signing key {why}")))?;
+        // Each was good when it signed.
+        let former = config.former_keys.iter().filter_map(|(algorithm, key)| SigningKey::new(*algorithm, key).ok());
+        let former = former.map(|key| key.verifying().clone()).collect();
         Ok(Auth {
             production: config.production,
-            tokens: Tokens::new(key, issuer, audience, config.access_ttl, config.leeway),
+            tokens: Tokens::new(key, former, issuer, audience, config.access_ttl, config.leeway),
             store: Arc::new(Store::new(config.auth_store.clone())),
             hashing: Hashing::new(config.hashes_in_flight),
             ipv6_unit: config.ipv6_unit,

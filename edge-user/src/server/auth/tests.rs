@@ -42,6 +42,7 @@ fn world() -> World {
         audience: "api".to_owned(),
         algorithm: Algorithm::HS256,
         signing_key: "9lWjO0cQ2nVwXhT5sUeR7yBzKdMfGaLp".to_owned(),
+        former_keys: Vec::new(),
         access_ttl: Duration::from_secs(3600),
         refresh_ttl: Duration::from_secs(7200),
         leeway: Duration::from_secs(30),

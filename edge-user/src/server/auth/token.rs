@@ -9,12 +9,13 @@ use serde_json::Value;
 use crate::{
     clock::Wall,
     error::Failure,
-    server::jws::{Members, NotSigned, Signed, SigningKey},
+    server::jws::{Members, NotSigned, Signed, SigningKey, VerifyingKey},
 };
 
 /// The signing key and what its tokens say.
 pub struct Tokens {
     key: SigningKey,
+    former: Vec<VerifyingKey>,
     issuer: String,
     audience: String,
     ttl: Duration,
@@ -78,8 +79,15 @@ enum Audience {
 }
 
 impl Tokens {
-    pub fn new(key: SigningKey, issuer: String, audience: String, ttl: Duration, leeway: Duration) -> Tokens {
-        Tokens { key, issuer, audience, ttl, leeway }
+    pub fn new(
+        key: SigningKey,
+        former: Vec<VerifyingKey>,
+        issuer: String,
+        audience: String,
+        ttl: Duration,
+        leeway: Duration,
+    ) -> Tokens {
+        Tokens { key, former, issuer, audience, ttl, leeway }
     }
 
     pub fn ttl(&self) -> Duration {
@@ -104,7 +112,10 @@ impl Tokens {
     }
 
     pub fn verify(&self, token: &str, now: Wall) -> Result<Caller, Bad> {
-        let signed = self.key.verifying().verify(token).map_err(|NotSigned| Bad::Foreign)?;
+        let signed = self.key.verifying().verify(token).map_err(|NotSigned| {
+            let was_issued = self.former.iter().any(|key| key.verify(token).is_ok());
+            if was_issued { Bad::Issued } else { Bad::Foreign }
+        })?;
         self.read(&signed, now).ok_or(Bad::Issued)
     }
 
@@ -169,7 +180,7 @@ mod tests {
     fn tokens_of(secret: &str, issuer: &str, audience: &str) -> Tokens {
         let (ttl, leeway) = (Duration::from_secs(3600), Duration::from_secs(30));
         let key = SigningKey::new(crate::server::jws::Algorithm::HS256, secret).unwrap();
-        Tokens::new(key, issuer.to_owned(), audience.to_owned(), ttl, leeway)
+        Tokens::new(key, Vec::new(), issuer.to_owned(), audience.to_owned(), ttl, leeway)
     }
 
     fn claims() -> Value {
@@ -236,6 +247,15 @@ mod tests {
         ] {
             assert_eq!(tokens().verify(&with(key, value.clone()), NOW), Err(Bad::Issued), "{key} {value}");
         }
+    }
+
+    #[test]
+    fn what_a_former_key_signed_is_refused_and_no_guess() {
+        let former = tokens_of("another secret of thirty two bytes", "https://a.test", "api");
+        let token = former.issue("alice", Stamp { generation: 1, family: 1 }, NOW).unwrap();
+        assert_eq!(tokens().verify(&token, NOW), Err(Bad::Foreign));
+        let now = Tokens { former: vec![former.key.verifying().clone()], ..tokens() };
+        assert_eq!(now.verify(&token, NOW), Err(Bad::Issued));
     }
 
     #[test]

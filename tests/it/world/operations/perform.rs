@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, net::IpAddr, thread::sleep, time::Duration}
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     Output,
-    client::Client,
+    client::{Client, scrape},
     decisions::{Between, Decisions, End, Holds},
     wait_for,
 };
@@ -169,9 +169,13 @@ impl World<'_> {
 
     /// Somebody else's write is undone.
     fn wipe(&mut self, table: &str) -> Result<()> {
+        let repaired = || Ok::<f64, anyhow::Error>(scrape(self.lab)?.sum("edge_drift_repaired_total", &[]));
+        let before = repaired()?;
         if drift::wipe(self.lab, table)? == 0 {
             return Ok(());
         }
+        // Who is allowed hides what is wiped of the blocks.
+        wait_for("the agent to notice it", UNDONE, || Ok((repaired()? > before).then_some(())))?;
         let mut last = None;
         let undone = wait_for("what was changed from outside to be undone", UNDONE, || {
             last = self.kernel_agrees().err();
