@@ -1,12 +1,18 @@
 //! A store that could not be read at the start and can be now: what it holds joins what was decided meanwhile, which
 //! counts more.
 
-use std::{collections::BTreeSet, mem};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
-use super::{Enforcer, RECOVERED, memory::Remembered, write::Gone};
+use edge_common::time::Until;
+
+use super::{Enforcer, Held, RECOVERED, memory::Remembered, write::Gone};
 use crate::{
     batch::Terms,
     block::{Origin, Target},
+    clock::Now,
     control::protocol::UnblockRequest,
     datapath::Tables,
     error::Failure,
@@ -47,6 +53,28 @@ impl<T: Tables> Enforcer<T> {
         if !self.memory.is_complete() {
             self.meanwhile.disallowed.extend(targets);
         }
+    }
+
+    /// The store lacks what was changed last, since nothing could be written any more: the kernel has it.
+    pub(super) fn catch_up(&mut self, held: Held, now: Now) {
+        let Held { blocks, allowed } = held;
+        let held: BTreeMap<Target, Until> =
+            blocks.into_iter().filter(|(_, until)| until.holds_at(now.boot.0)).collect();
+        let is_named = |target: &Target| self.named.contains(target);
+        let known: Vec<Target> = self.ledger.wanted_all().map(|(target, _)| target).collect();
+        let other = |target: &&Target| self.ledger.wanted(**target) != held.get(target).copied();
+        let other: Vec<Target> = known.iter().filter(other).copied().filter(|target| !is_named(target)).collect();
+        for target in &other {
+            self.ledger.origins(*target).into_iter().for_each(|origin| drop(self.ledger.remove(*target, origin)));
+        }
+        let new = held.into_iter().filter(|(target, _)| !is_named(target) && !self.ledger.contains(*target));
+        let new: Vec<(Target, Until)> = new.collect();
+        tracing::warn!(
+            "the store lacked what was changed last; of the kernel {} blocks are taken over, {} others are over",
+            new.len(),
+            other.len()
+        );
+        self.adopt(Held { blocks: new, allowed }, now);
     }
 
     /// What does not fit in, as into a full table, stays where it is, and is tried again.

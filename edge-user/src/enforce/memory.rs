@@ -3,6 +3,7 @@
 //! or was changed or removed by others, is set aside and made anew from what the agent knows, if that is all there was.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,6 +32,8 @@ pub struct Memory {
     is_spoilt: bool,
     /// Since when the store lacks something.
     behind: Option<Boot>,
+    /// A directory among the pins that is there while the kernel has what the store lacks.
+    mark: Option<PathBuf>,
     /// Where a store lies that was spoilt, until it is told.
     aside: Option<PathBuf>,
     /// When the store was told the time.
@@ -66,7 +69,27 @@ impl Memory {
             Err(error) => tracing::error!("{error}; enforcement goes on without the store"),
         }
         let behind = store.is_err().then(Boot::now);
-        Ok(Memory { store: store.ok(), path, is_complete: false, is_spoilt: false, behind, aside: None, seen: None })
+        let store = store.ok();
+        Ok(Memory { store, path, is_complete: false, is_spoilt: false, behind, mark: None, aside: None, seen: None })
+    }
+
+    /// A disk that takes nothing cannot say that it lacks something: the pins can, as long as the kernel has it.
+    pub fn marking(mut self, pin_path: &Path) -> Memory {
+        self.mark = Some(pin_path.join("store-behind"));
+        self
+    }
+
+    pub fn is_marked(&self) -> bool {
+        self.mark.as_ref().is_some_and(|mark| mark.is_dir())
+    }
+
+    fn mark(&self) {
+        // Once it is there, or where nothing is pinned, there is nothing to do.
+        let _ = self.mark.as_ref().map(fs::create_dir);
+    }
+
+    fn unmark(&self) {
+        let _ = self.mark.as_ref().map(fs::remove_dir);
     }
 
     /// `None` where there is nothing to remember: the store cannot be read, or was made just now.
@@ -134,7 +157,7 @@ impl Memory {
     }
 
     pub fn write(&mut self, write: impl FnOnce(&mut Store) -> Result<(), StoreError>) {
-        let Some(store) = &mut self.store else { return };
+        let Some(store) = &mut self.store else { return self.mark() };
         if let Err(error) = write(store) {
             self.fell_behind(&error);
         }
@@ -152,6 +175,9 @@ impl Memory {
             return;
         }
         let written = self.usable().and_then(|store| store.replace(now, blocked, allowed, history));
+        if written.is_ok() {
+            self.unmark();
+        }
         match written {
             Ok(()) if self.behind.take().is_some() => {
                 let aside = self.aside.as_deref().map(|aside| format!("; {}", lies_at(aside))).unwrap_or_default();
@@ -252,6 +278,7 @@ impl Memory {
         if self.behind.is_none() {
             tracing::error!("{error}; enforcement goes on, the store is written again when it can be");
         }
+        self.mark();
         self.behind = Some(Boot::now());
         if error.is_spoilt() {
             self.is_spoilt = true;

@@ -128,7 +128,8 @@ impl Enforcer {
         metrics: Own,
         now: Now,
     ) -> Result<Enforcer, Failure> {
-        let mut memory = Memory::open(config.store.path.clone())?;
+        let mut memory = Memory::open(config.store.path.clone())?.marking(lock.path());
+        let is_marked = memory.is_marked();
         let remembered = memory.recall(now);
         let before = Generation::live(lock).unwrap_or_else(|failure| {
             tracing::warn!("{failure}; blocks come from the store, their counts begin anew");
@@ -142,6 +143,9 @@ impl Enforcer {
         let mut enforcer = Enforcer::new(config, memory, tables, surroundings, metrics, now);
         let held = |_: &Generation| before.as_ref().map(Held::by).unwrap_or_default();
         enforcer.restore(remembered, held, now).inspect_err(|_| enforcer.tables.discard())?;
+        if let Some(before) = before.as_ref().filter(|_| is_marked) {
+            enforcer.catch_up(Held::by(before), now);
+        }
         enforcer.unread = before.as_ref().and_then(|before| before.events().ok());
         enforcer.put_into_force(lock, links, config.filter.attach, before.as_ref())?;
         Ok(enforcer)

@@ -42,9 +42,13 @@ pub fn offline(config: &Config, request: &Request) -> Answer {
 
 fn on_tables(config: &Config, request: &Request, tables: Generation) -> Answer {
     let now = Now::read();
-    let memory = Memory::open(config.store.path.clone())?;
+    let memory = Memory::open(config.store.path.clone())?.marking(&config.filter.pin_path);
+    let held = memory.is_marked().then(|| Held::by(&tables));
     let mut enforcer = enforcer(config, memory, tables, now)?;
     enforcer.recall(Held::by, now)?;
+    if let Some(held) = held {
+        enforcer.catch_up(held, now);
+    }
     enforcer.go_without_agent();
     let answer = execute(&mut enforcer, request, now)?;
     let blocks = matches!(

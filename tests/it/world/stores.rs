@@ -145,6 +145,41 @@ fn a_full_disk_holds_up_nothing_and_what_was_decided_meanwhile_is_written_when_t
     served(&attacker)
 }
 
+/// Nothing of it is on the disk, so it is the kernel that knows it: through a crash, a command without an agent, a stop.
+#[test]
+fn what_was_decided_on_a_full_disk_outlives_the_agent() -> Result<()> {
+    let lab = Lab::new()?;
+    let (mut edge, disk) = on_disk(&lab)?;
+    edge.run()?;
+    edge.cli(&["block", "10.77.0.3", "203.0.113.7"])?.good()?;
+    disk.fill()?;
+    edge.cli_with(&["import", "-", "--origin", "feed"], &many())?.good()?;
+    edge.cli(&["unblock", "--all", "--origin", "feed"])?.good()?;
+    edge.cli(&["block", "10.77.0.2", "--for", "1h"])?.good()?;
+    edge.cli(&["unblock", "10.77.0.3"])?.good()?;
+    edge.cli(&["allow", "192.0.2.77"])?.good()?;
+    let mut decided = BTreeSet::from(["203.0.113.7/32".to_owned(), "10.77.0.2/32".to_owned()]);
+    let [attacker, neighbour] = [ATTACKER4, NEIGHBOUR4].map(|address| Client::new(&lab, &edge, address));
+    edge.kill()?;
+    ensure!(blocked(&edge)? == decided, "without an agent: {:?}", blocked(&edge)?);
+    edge.cli(&["block", "203.0.113.9"])?.good()?;
+    decided.insert("203.0.113.9/32".to_owned());
+    for ends in [Edge::kill as fn(&mut Edge) -> Result<()>, |edge: &mut Edge| edge.stop().map(drop)] {
+        edge.run()?;
+        ensure!(blocked(&edge)? == decided, "{:?}; {}", blocked(&edge)?, edge.log());
+        ensure!(edge.json(&["status"])?["drift"] == 0 && edge.json(&["why", "192.0.2.77"])?["allowed"] == true);
+        shut_out(&attacker)?;
+        served(&neighbour)?;
+        ends(&mut edge)?;
+    }
+    edge.run()?;
+    disk.free()?;
+    alarm(&lab, &edge, true)?;
+    after_a_reboot(&mut edge)?;
+    ensure!(blocked(&edge)? == decided, "{:?}", blocked(&edge)?);
+    Ok(())
+}
+
 /// The store can be read, so all of it is in force; and it is written once it can be.
 #[test]
 fn a_start_on_a_full_or_read_only_disk_enforces_what_the_store_holds() -> Result<()> {
