@@ -211,6 +211,29 @@ impl<'i> Section<'i> {
         }
     }
 
+    /// The tables of `[[key]]`, in their order.
+    pub fn sections(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<Section<'i>> {
+        self.asked.push(key);
+        let name = self.dotted(key);
+        let Some((found, value)) = self.entries.remove_entry(key) else { return Vec::new() };
+        let right = format!("write tables, each as [[{name}]]");
+        let DeValue::Array(elements) = value.into_inner() else {
+            problems.add(found.span().start, name, format!("is no list; {right}"));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for element in elements {
+            let offset = element.span().start;
+            match element.into_inner() {
+                DeValue::Table(entries) => {
+                    sections.push(Section { name: name.clone(), offset, present: true, entries, asked: Vec::new() });
+                }
+                other => problems.add(offset, name.clone(), format!("is {}; {right}", kind(&other))),
+            }
+        }
+        sections
+    }
+
     /// What `read` makes of `key`; `default` where it is absent or wrong.
     pub fn read<T>(
         &mut self,
@@ -406,6 +429,23 @@ pub fn distance(one: &str, other: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_of_one_name_are_read_each_at_its_place() {
+        let text = "[x]\n[[x.one]]\na = 1\n[[x.one]]\nb = 2\n[y]\none = [7, {}]\n[z]\none = 7\n";
+        let mut problems = Problems::of(text);
+        let mut document = Section::document(text, &mut problems);
+        for (of, count) in [("x", 2), ("y", 1), ("z", 0)] {
+            let mut section = document.section(of, &mut problems);
+            let tables = section.sections("one", &mut problems);
+            assert_eq!(tables.len(), count, "{of}");
+            tables.into_iter().for_each(|table| table.finish(&mut problems));
+            section.finish(&mut problems);
+        }
+        let (found, _) = problems.into_sorted();
+        let found: Vec<_> = found.iter().map(|one| (one.line, one.key.as_str())).collect();
+        assert_eq!(found, [(3, "x.one.a"), (5, "x.one.b"), (7, "y.one"), (9, "z.one")]);
+    }
 
     #[test]
     fn a_slip_of_the_pen_is_recognised() {
