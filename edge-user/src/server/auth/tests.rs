@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use hyper::header::{ALLOW, WWW_AUTHENTICATE};
+use http_body_util::BodyExt;
+use hyper::header::{ALLOW, AUTHORIZATION, WWW_AUTHENTICATE};
 use serde_json::Value;
 use tokio::sync::mpsc;
 

@@ -12,7 +12,11 @@ use argon2::password_hash::phc::PasswordHash;
 use rusqlite::{Connection, ErrorCode, params};
 use serde::{Deserialize, Serialize};
 
-use super::{UserStore, check_name, check_roles, create_file, failure, joined, random_id, split, unopened};
+use super::{
+    UserStore,
+    accounts::{check_name, check_roles, joined, split},
+    create_file, failure, random_id, unopened,
+};
 use crate::{clock::Wall, error::Failure};
 
 /// One user, without what a session or a token could be bound to.

@@ -1,6 +1,9 @@
 //! The store of users: who is in it, who signs in, which sessions last.
 
+use argon2::password_hash::phc::PasswordHash;
+
 use super::*;
+use crate::clock::Wall;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -107,7 +110,8 @@ fn what_is_removed_is_gone_from_the_files() {
 
 #[test]
 fn nobody_costs_what_somebody_does() {
-    let (nobody, somebody) = (PasswordHash::new(NOBODYS_HASH).unwrap(), hash_password("correct horse").unwrap());
+    let (nobody, somebody) =
+        (PasswordHash::new(password::NOBODYS_HASH).unwrap(), password::hash("correct horse").unwrap());
     let somebody = PasswordHash::new(&somebody).unwrap();
     assert_eq!(nobody.params, somebody.params);
     assert_eq!((nobody.algorithm, nobody.version), (somebody.algorithm, somebody.version));

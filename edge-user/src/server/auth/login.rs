@@ -1,0 +1,93 @@
+//! Signing in with a password, what goes on from it, and signing out.
+
+use bytes::Bytes;
+use hyper::{HeaderMap, Request, Response, StatusCode, body::Body};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    Auth, Good,
+    answer::{Denial, json_answer},
+    credential::Kind,
+    hashing::Busy,
+    token::Stamp,
+};
+use crate::{
+    clock::Wall,
+    server::{
+        report::Ends,
+        users::{Refreshed, Session, password_matches},
+    },
+};
+
+#[derive(Deserialize)]
+struct Login {
+    username: String,
+    password: String,
+}
+
+#[derive(Deserialize)]
+struct Refresh {
+    refresh_token: String,
+}
+
+impl Auth {
+    pub(super) async fn login<B>(&self, ends: Ends, request: Request<B>) -> Result<Good, Denial>
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let Login { username, password } = self.json(request).await?;
+        let permit = self.hashing.turn(self.client(ends.peer.ip())).await.map_err(|Busy| Denial::Busy)?;
+        let account = self.store.read(|store| store.lookup(&username))?;
+        let hashed = tokio::task::spawn_blocking(move || {
+            let matches = password_matches(account.as_ref(), &password);
+            drop((permit, zeroize::Zeroizing::new(password)));
+            account.filter(|_| matches)
+        });
+        let refused = || Denial::Login { account: username.clone() };
+        let account = hashed.await.map_err(|_| Denial::Unavailable)?.ok_or_else(refused)?;
+        let (now, ttl) = (Wall::now(), self.refresh_ttl);
+        let begun = self.store.write(move |store| store.begin_session(&account, now, ttl)).await?;
+        let session = begun.ok_or_else(refused)?;
+        self.report.signed_in(ends, &session.user).await;
+        self.tokens_for(session, now)
+    }
+
+    pub(super) async fn refresh<B>(&self, request: Request<B>) -> Result<Good, Denial>
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let Refresh { refresh_token } = self.json(request).await?;
+        let (now, ttl) = (Wall::now(), self.refresh_ttl);
+        match self.store.write(move |store| store.refresh(&refresh_token, now, ttl)).await? {
+            Refreshed::Good(session) => self.tokens_for(session, now),
+            Refreshed::Spent => Err(Denial::Token { guessed: false, account: None }),
+            Refreshed::Unknown => Err(Denial::Token { guessed: true, account: None }),
+        }
+    }
+
+    pub(super) async fn logout(&self, headers: &HeaderMap) -> Result<Good, Denial> {
+        let caller = self.identify(headers)?;
+        if let Kind::User { session: Some(session) } = caller.kind {
+            self.store.write(move |store| store.end_session(session)).await?;
+        }
+        let mut response = Response::default();
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        Ok(Good::of(response, caller.name))
+    }
+
+    fn tokens_for(&self, session: Session, now: Wall) -> Result<Good, Denial> {
+        let stamp = Stamp { generation: session.generation, family: session.family };
+        let access_token = self.tokens.issue(&session.user, stamp, now).map_err(|failure| {
+            tracing::error!("{failure}");
+            Denial::Unavailable
+        })?;
+        let body = json!({
+            "access_token": access_token,
+            "token_type": "bearer",
+            "expires_in": self.tokens.ttl().as_secs(),
+            "refresh_token": session.refresh_token,
+        });
+        Ok(Good::of(json_answer(StatusCode::OK, &body), session.user))
+    }
+}

@@ -1,0 +1,32 @@
+//! Who a caller is, told to the caller itself and to a proxy that asks before it passes a request on.
+
+use hyper::{HeaderMap, StatusCode, header::HeaderValue};
+use serde_json::json;
+
+use super::{
+    Auth, Good,
+    answer::{Denial, json_answer},
+    credential::Identity,
+    query::required_roles,
+};
+
+impl Auth {
+    pub(super) fn me(&self, headers: &HeaderMap) -> Result<Good, Denial> {
+        let Identity { name, roles, .. } = self.identify(headers)?;
+        let response = json_answer(StatusCode::OK, &json!({"username": name, "roles": roles}));
+        Ok(Good::of(response, name))
+    }
+
+    pub(super) fn verify(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Good, Denial> {
+        let Identity { name, roles, .. } = self.identify(headers)?;
+        if !required_roles(query.unwrap_or_default()).all(|role| roles.contains(&role)) {
+            return Err(Denial::Forbidden { account: name });
+        }
+        let mut response = json_answer(StatusCode::OK, &json!({"username": name, "roles": roles}));
+        for (header, value) in [("x-auth-request-user", &name), ("x-auth-request-groups", &roles.join(","))] {
+            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Denial::Unavailable)?;
+            response.headers_mut().insert(header, value);
+        }
+        Ok(Good::of(response, name))
+    }
+}

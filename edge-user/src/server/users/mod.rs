@@ -1,0 +1,192 @@
+//! Users and their sessions: one SQLite file in the server's directory. The server reads it at every request and the
+//! CLI writes it beside a running server, so what either changes is in force for the next request. Passwords are kept
+//! as argon2id, refresh tokens as their SHA-256; what is removed is gone from the files too.
+
+mod accounts;
+mod kept;
+mod password;
+mod sessions;
+
+use std::{
+    fs::{File, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig};
+
+pub use self::{
+    accounts::{Account, User, check_name},
+    kept::{Kept, Replacement, kept},
+    password::matches as password_matches,
+    sessions::{Refreshed, Session},
+};
+use super::spawn::{Identity, prepare_auth_directory};
+use crate::error::{Blame, Failure};
+
+/// Written to the file; a file with a higher one was made by a newer edge.
+const SCHEMA: i64 = 1;
+const TABLES: &str = "
+    CREATE TABLE users(
+        name TEXT PRIMARY KEY, hash TEXT NOT NULL, roles TEXT NOT NULL, disabled INTEGER NOT NULL,
+        generation INTEGER NOT NULL, not_before INTEGER NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE families(
+        id INTEGER PRIMARY KEY, user TEXT NOT NULL, generation INTEGER NOT NULL, ended INTEGER NOT NULL,
+        created INTEGER NOT NULL, expires INTEGER NOT NULL);
+    CREATE INDEX families_of_user ON families(user);
+    CREATE TABLE refresh(
+        hash BLOB PRIMARY KEY, family INTEGER NOT NULL, used INTEGER NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE INDEX refresh_of_family ON refresh(family);
+    CREATE TABLE removal(last INTEGER NOT NULL);
+    INSERT INTO removal VALUES(0);
+    PRAGMA user_version = 1;";
+
+/// The open file.
+#[derive(Debug)]
+pub struct UserStore {
+    db: Connection,
+    path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
+}
+
+impl UserStore {
+    /// Opens the store in `directory`, creating the file where it is missing.
+    pub fn open(directory: &Path) -> Result<UserStore, Failure> {
+        let path = directory.join("users.db");
+        create_file(directory, &path)?;
+        UserStore::connect(&path).map_err(|error| failure(&path, &error))
+    }
+
+    /// The same for a command that may come before the first start: root makes the directory too.
+    pub fn open_or_create(directory: &Path) -> Result<UserStore, Failure> {
+        if nix::unistd::Uid::effective().is_root() && !directory.exists() {
+            if let Some(parent) = directory.parent() {
+                std::fs::create_dir_all(parent).map_err(|error| unopened(parent, &error))?;
+            }
+            prepare_auth_directory(directory, &Identity::find()?)?;
+        }
+        UserStore::open(directory)
+    }
+
+    fn connect(path: &Path) -> rusqlite::Result<UserStore> {
+        let mut db = Connection::open(path)?;
+        db.busy_timeout(Duration::from_secs(5))?;
+        // Whoever closes a file that another took the place of would remove what SQLite keeps beside that one.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.pragma_update(None, "synchronous", "NORMAL")?;
+        db.pragma_update(None, "secure_delete", true)?;
+        db.pragma_update(None, "cache_size", -512)?;
+        let version = |db: &Connection| db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+        if version(&db)? == 0 {
+            let write = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if version(&write)? == 0 {
+                write.execute_batch(TABLES)?;
+            }
+            write.commit()?;
+        }
+        match version(&db)? {
+            SCHEMA => Ok(UserStore { db, path: path.to_owned(), file: file_at(path) }),
+            other => Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
+        }
+    }
+
+    /// Whether what it has open is still what lies at its path.
+    pub fn is_current(&self) -> bool {
+        file_at(&self.path) == self.file
+    }
+
+    /// Whether the disk let it be opened for reading alone.
+    pub fn is_read_only(&self) -> bool {
+        self.db.is_readonly("main").unwrap_or(false)
+    }
+
+    /// Whether it can be written.
+    pub fn touch(&mut self) -> Result<(), Failure> {
+        self.transact(|db| db.execute("UPDATE removal SET last = last", [])).map(drop)
+    }
+
+    /// A change that an operator made: whole, on the disk, and what it replaced gone from the write-ahead log.
+    fn write<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, Failure> {
+        let result = self.transact(change)?;
+        self.forget_replaced()?;
+        Ok(result)
+    }
+
+    fn forget_replaced(&self) -> Result<(), Failure> {
+        for _ in 0..3 {
+            let busy = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+            if busy.map_err(|error| self.failure(&error))? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn transact<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, Failure> {
+        let run = |db: &mut Connection| {
+            let write = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let result = change(&write)?;
+            write.commit()?;
+            Ok(result)
+        };
+        run(&mut self.db).map_err(|error| self.failure(&error))
+    }
+
+    fn failure(&self, error: &rusqlite::Error) -> Failure {
+        failure(Path::new(self.db.path().unwrap_or("users.db")), error)
+    }
+}
+
+/// Zeroes where there is none.
+fn file_at(path: &Path) -> (u64, u64) {
+    std::fs::metadata(path).map_or((0, 0), |data| (data.dev(), data.ino()))
+}
+
+fn random_id() -> Result<i64, Failure> {
+    let number = getrandom::u64().map_err(|error| Failure::system(format!("no random bytes: {error}")))?;
+    Ok((number >> 1) as i64)
+}
+
+/// The file has to be the directory's owner's whoever is first: SQLite gives its companions the same owner and mode.
+fn create_file(directory: &Path, path: &Path) -> Result<(), Failure> {
+    let options = |options: &mut OpenOptions| options.write(true).create_new(true).mode(0o660).open(path);
+    let file: File = match options(&mut OpenOptions::new()) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(unopened(path, &error)),
+    };
+    let owner = directory.metadata().map_err(|error| unopened(directory, &error))?;
+    let arrange = || {
+        if nix::unistd::Uid::effective().is_root() {
+            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        file.set_permissions(Permissions::from_mode(0o660))
+    };
+    arrange().map_err(|error| unopened(path, &error))
+}
+
+fn unopened(path: &Path, error: &io::Error) -> Failure {
+    let blame = if error.kind() == io::ErrorKind::PermissionDenied { Blame::Forbidden } else { Blame::System };
+    Failure::new(blame, format!("the store of users {} cannot be opened: {error}", path.display()))
+}
+
+fn failure(path: &Path, error: &rusqlite::Error) -> Failure {
+    let path = path.display();
+    if let rusqlite::Error::IntegralValueOutOfRange(_, version) = error {
+        return Failure::refused(format!(
+            "the store of users {path} has layout {version}, which this edge does not know ({SCHEMA}); use the newer edge"
+        ));
+    }
+    let blame = match error.sqlite_error_code() {
+        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => Blame::Forbidden,
+        _ => Blame::System,
+    };
+    Failure::new(blame, format!("the store of users {path} cannot be used: {error}"))
+}
+
+#[cfg(test)]
+mod tests;
