@@ -64,6 +64,15 @@ pub fn steps(counts: &Counts) -> Vec<Step> {
     steps.into_iter().map(|(_, step)| step).collect()
 }
 
+/// The calls that both have, each as often as the one with fewer.
+pub fn in_both(one: &Counts, other: &Counts) -> Counts {
+    let fewer = |(call, count): (&String, &usize)| {
+        let count = (*count).min(other.get(call).copied().unwrap_or(0));
+        (count > 0).then(|| (call.clone(), count))
+    };
+    one.iter().filter_map(fewer).collect()
+}
+
 /// As many of these, spread evenly over all, the last among them.
 pub fn spread<T: Clone>(all: &[T], count: usize) -> Vec<T> {
     let count = count.min(all.len());
@@ -175,6 +184,8 @@ mod tests {
         let all = steps(&counts);
         assert_eq!(all.len(), 4);
         assert_eq!(all[2..], [("bpf", 3), ("unlink", 1)].map(|(call, nth)| Step { call: call.to_owned(), nth }));
+        let other = Counts::from([("bpf".to_owned(), 2), ("mkdir".to_owned(), 1)]);
+        assert_eq!(in_both(&counts, &other), Counts::from([("bpf".to_owned(), 2)]));
         assert_eq!(spread(&[1, 2, 3, 4, 5, 6], 3), [2, 4, 6]);
         assert_eq!(spread(&[1, 2], 5), [1, 2]);
         assert_eq!(spread::<u8>(&[], 5), [0; 0]);

@@ -27,8 +27,9 @@ fn listed(edge: &Edge) -> Result<Listed> {
 fn in_step(edge: &Edge) -> Result<()> {
     let status = edge.json(&["status"])?;
     ensure!(status["drift"] == 0, "{status}");
+    let total = |of: &str| status[of]["total"].as_u64().with_context(|| format!("no {of} in {status}"));
     // What has ended is in the tables for at most a second more.
-    ensure!(status["enforced"]["total"].as_u64() >= status["blocked"]["total"].as_u64(), "{status}");
+    ensure!(total("enforced")? >= total("blocked")?, "{status}");
     Ok(())
 }
 
