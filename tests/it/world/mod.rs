@@ -1,5 +1,6 @@
 //! The real binary between real clients, as a user, an operator and an attacker meet it.
 
+mod attacks;
 mod audit;
 mod backups;
 mod beside;

@@ -17,7 +17,7 @@ use super::log_in;
 const METADATA: &str = "/.well-known/openid-configuration";
 
 /// Algorithm, key type, and what `openssl genpkey` makes its key with.
-const KINDS: [(&str, &str, &str); 4] = [
+pub(super) const KINDS: [(&str, &str, &str); 4] = [
     ("RS256", "RSA", "-algorithm RSA -pkeyopt rsa_keygen_bits:2048"),
     ("PS256", "RSA", "-algorithm RSA -pkeyopt rsa_keygen_bits:2048"),
     ("ES256", "EC", "-algorithm EC -pkeyopt ec_paramgen_curve:P-256"),
@@ -72,7 +72,7 @@ fn a_key_of_another_kind_is_told_with_its_place() -> Result<()> {
 }
 
 /// Writes a new key and the config that names it.
-fn sign_with(edge: &mut Edge, algorithm: &str, made_with: &str) -> Result<()> {
+pub(super) fn sign_with(edge: &mut Edge, algorithm: &str, made_with: &str) -> Result<()> {
     let key = edge.path("signing.pem");
     let mut command = Command::new("openssl");
     command.arg("genpkey").args(made_with.split(' ')).arg("-out").arg(&key);

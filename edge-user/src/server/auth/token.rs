@@ -12,6 +12,9 @@ use crate::{
     server::jws::{Members, NotSigned, Signed, SigningKey, VerifyingKey},
 };
 
+/// The last second that RFC 3339 can write. A later one is no time, and a sum with it may be none.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// The signing key and what its tokens say.
 pub struct Tokens {
     key: SigningKey,
@@ -126,7 +129,9 @@ impl Tokens {
         let Members(claims) = serde_json::from_slice(&signed.payload).ok()?;
         let claims: Read = serde_json::from_value(Value::Object(claims.into_iter().collect())).ok()?;
         let (now, leeway) = (u64::try_from(now.0 / 1000).ok()?, self.leeway.as_secs());
-        let in_time = now < claims.exp.saturating_add(leeway) && claims.nbf <= now.saturating_add(leeway);
+        // A token of tomorrow would outlive a revocation of today, which goes by `iat`.
+        let has_begun = claims.nbf.max(claims.iat) <= now.saturating_add(leeway);
+        let in_time = now < claims.exp.saturating_add(leeway) && claims.exp <= LAST_SECOND && has_begun;
         let is_for_us = claims.iss == self.issuer && claims.aud.has(&self.audience);
         let stamp = Stamp::parse(&claims.jti);
         let issued = i64::try_from(claims.iat).ok()?;
@@ -237,7 +242,9 @@ mod tests {
             ("exp", json!(now as f64 + 60.5)),
             ("exp", json!(now - 31)),
             ("exp", json!(-1)),
+            ("exp", json!(u64::MAX)),
             ("nbf", json!(now + 31)),
+            ("iat", json!(now + 31)),
             ("iat", json!(now.to_string())),
             ("iss", json!("https://b.test")),
             ("aud", json!("other")),
