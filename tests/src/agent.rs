@@ -409,7 +409,12 @@ fn default_config(folder: &Path, pin_path: &Path) -> Config {
 
 /// A certificate for the lab's host addresses that signs itself, so that a client can trust it by name.
 pub fn certificate(cert: &Path, key: &Path) -> Result<()> {
-    let names = format!("subjectAltName=DNS:edge.test,IP:{HOST4},IP:{HOST6}");
+    certificate_of(&format!("DNS:edge.test,IP:{HOST4},IP:{HOST6}"), cert, key)
+}
+
+/// The same for other names, as openssl writes them: `DNS:*.example.org,IP:192.0.2.1`.
+pub fn certificate_of(names: &str, cert: &Path, key: &Path) -> Result<()> {
+    let names = format!("subjectAltName={names}");
     let mut command = Command::new("openssl");
     command
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])

@@ -33,7 +33,7 @@ enum Layer {
     Fuzz,
     /// Connection caps: a million connections, ten million forged packets, a hundred rounds of a thousand connects at once;
     /// ten thousand operations at random; a thousand kills, two thousand replacements under a flood,
-    /// a death at every step; only where it is named
+    /// a death at every step; two hundred reloads of certificates under load; only where it is named
     Soak,
 }
 
@@ -46,7 +46,7 @@ impl Layer {
             Layer::World => "package(edge-tests) & !test(/^(bytecode|packets?|model|generate|scene)::/)",
             Layer::Fuzz => "package(edge-tests) & test(/^packets::differential::/)",
             Layer::Soak => {
-                "package(edge-tests) & test(/^world::(caps::(endings|forged|bursts|replacements)|crash|operations)::/)"
+                "package(edge-tests) & test(/^world::((caps::(endings|forged|bursts|replacements)|crash|operations)::|renew::nobody)/)"
             }
         }
     }
@@ -65,6 +65,7 @@ impl Layer {
                     ("EDGE_OPERATIONS", "10000"),
                     ("EDGE_KILLS", "1000"),
                     ("EDGE_REPLACEMENTS", "2000"),
+                    ("EDGE_RELOADS", "200"),
                     ("EDGE_STEPS", "100000"),
                 ],
             }),

@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{certificate, listener::Listener, servers::Heard};
 use crate::{
+    clock::Wall,
     config::{self, Config, Mode},
     error::Failure,
     logging::Logging,
@@ -19,6 +20,7 @@ use crate::{
         counters,
         link::{self, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
         spawn::{self, Identity},
+        x509,
     },
 };
 
@@ -37,6 +39,13 @@ pub struct Id(pub u64);
 pub struct Served {
     pub config: ServerConfig,
     pub listeners: Vec<Listener>,
+}
+
+impl Served {
+    /// The first name of each certificate, and when it ends.
+    pub fn certificates(&self) -> Vec<(String, Wall)> {
+        self.config.certificates.iter().filter_map(|pem| x509::name_and_end(&pem.chain)).collect()
+    }
 }
 
 /// A server that is ready, and does not accept yet. Dropped, it ends.
@@ -160,13 +169,11 @@ async fn fate(mut process: tokio::process::Child) -> String {
 
 /// All that the server needs; the agent reads the files.
 pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerConfig, Failure> {
-    let (certificate_pem, key_pem) = certificate::pair(config, server)?;
     let auth = &server.auth;
     Ok(ServerConfig {
         logging: Logging::of(&config.log),
         production: config.mode == Mode::Production,
-        certificate_pem,
-        key_pem,
+        certificates: certificate::all(config, server)?,
         header_timeout: server.header_timeout,
         idle_timeout: server.idle_timeout,
         max_handshakes: server.max_handshakes,

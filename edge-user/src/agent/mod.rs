@@ -12,6 +12,7 @@ mod keep;
 mod listener;
 mod pause;
 mod reload;
+mod renewal;
 mod scrape;
 mod servers;
 mod start;
@@ -36,6 +37,7 @@ use self::{
     growth::Growth,
     interfaces::Interfaces,
     reload::{Asked, Reloads},
+    renewal::Renewals,
     scrape::{Asks, Scrape},
     servers::{Heard, Servers},
     stop::{HangUp, Stop},
@@ -115,6 +117,7 @@ struct Agent {
     servers: Servers,
     heard: mpsc::Receiver<Heard>,
     reloads: Reloads,
+    renewals: Renewals,
     trial: Trial,
     orders: mpsc::Receiver<Order>,
     /// What is answered when the audit log is written: whoever waits for a disk is not the agent.
@@ -144,6 +147,7 @@ impl Agent {
                 () = stop.asked() => return self.end("what is blocked stays blocked").await,
                 () = self.interfaces.changed() => self.mend(),
                 () = hang_up.asked() => self.reload(Asked::Signal),
+                () = self.renewals.changed() => self.reload(Asked::Renewal),
                 () = self.trial.over() => self.revert(),
                 next = self.reloads.prepared() => self.reload_prepared(next).await,
                 Some(order) = self.orders.recv() => {
@@ -361,6 +365,7 @@ impl Agent {
         let now = Now::read();
         let connected = self.enforcer.connected();
         let server = self.servers.metrics();
+        let certificates = self.servers.served().map(|served| served.certificates()).unwrap_or_default();
         let links = self.enforcer.links();
         let attached = links.attached().map(|one| (one.name.clone(), one.mode().to_owned(), true));
         let unfiltered = links.unfiltered().iter().map(|one| (one.name.clone(), one.mode().to_owned(), false));
@@ -379,6 +384,7 @@ impl Agent {
             audit_ok: self.audit.is_ok(),
             store_ok: self.enforcer.store_is_ok() && !server.store_failed,
             server,
+            certificates,
             dry_run: self.config.filter.dry_run,
         })
     }

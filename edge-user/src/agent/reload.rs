@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    Agent,
+    Agent, certificate,
     child::{self, Running, Served},
     listener::{self, Listener},
     logged,
@@ -46,8 +46,19 @@ pub(super) enum Asked {
     /// By the CLI; it is on trial for so long.
     Command(Order, Option<Duration>),
     Signal,
+    /// Files of certificates changed: what is in force with those that are there now.
+    Renewal,
     /// Nobody confirmed what is in force.
     Overdue,
+}
+
+/// What is to come.
+enum Aim {
+    /// What the files say.
+    File,
+    /// What is in force, with the certificates that are there now.
+    Renewed,
+    Former(Box<Former>),
 }
 
 /// Those that were asked for: one after the other.
@@ -118,19 +129,21 @@ struct Present {
 }
 
 impl Present {
-    async fn next(self, back_to: Option<Former>) -> Result<Box<Next>, Refusal> {
-        let (config, mut difference, server) = match back_to {
-            Some(Former { config, server }) => {
+    async fn next(self, aim: Aim) -> Result<Box<Next>, Refusal> {
+        let (config, mut difference, server) = match aim {
+            Aim::Former(former) => {
+                let Former { config, server } = *former;
                 let difference = Difference::between(&self.config, &config);
-                (config, difference, Some(server))
+                (config, difference, server)
             }
-            None => {
+            Aim::Renewed => (self.config.clone(), Difference::default(), self.with_certificates()?),
+            Aim::File => {
                 let (config, difference) = self.read_again().await?;
                 (config, difference, None)
             }
         };
         let metrics = (config.metrics.listen != self.config.metrics.listen).then_some(config.metrics.listen);
-        let (served, metrics) = tokio::join!(self.served(&config, server.flatten()), self.metrics(metrics));
+        let (served, metrics) = tokio::join!(self.served(&config, server), self.metrics(metrics));
         let (served, metrics) = both(served, metrics)?;
         let server = match served {
             served if self.served.as_deref() == served.as_ref() => NextServer::AsItIs,
@@ -143,6 +156,13 @@ impl Present {
             }
         };
         Ok(Box::new(Next { config, difference, server, metrics }))
+    }
+
+    /// What is in force, with those that the files hold now.
+    fn with_certificates(&self) -> Result<Option<ServerConfig>, Failure> {
+        let (Some(server), Some(served)) = (&self.config.server, &self.served) else { return Ok(None) };
+        let certificates = certificate::all(&self.config, server)?;
+        Ok(Some(ServerConfig { certificates, ..served.config.clone() }))
     }
 
     async fn read_again(&self) -> Result<(Config, Difference), Refusal> {
@@ -182,9 +202,9 @@ fn former_keys(before: &ServerConfig, now: &ServerConfig) -> Vec<(Algorithm, Str
 /// Files that hold something else than before, under the keys that name them.
 fn renewed(difference: &mut Difference, before: Option<&ServerConfig>, after: &ServerConfig) {
     let Some(before) = before else { return };
-    let pair = |config: &ServerConfig| (config.certificate_pem.clone(), config.key_pem.clone());
     let key = if after.algorithm.is_symmetric() { "auth.secret_file" } else { "auth.key_file" };
-    let files = [("server.tls", pair(before) != pair(after)), (key, before.signing_key != after.signing_key)];
+    let files =
+        [("server.tls", before.certificates != after.certificates), (key, before.signing_key != after.signing_key)];
     for (key, _) in files.into_iter().filter(|(_, differs)| *differs) {
         if !difference.reloaded.contains(&key) {
             difference.reloaded.push(key);
@@ -213,11 +233,12 @@ impl Agent {
         if self.reloads.asked.is_some() {
             return self.wait(asked);
         }
-        let back_to = match (&asked, self.trial.pending()) {
-            (Asked::Overdue, Some(pending)) if pending.is_over => Some(pending.back_to.clone()),
+        let aim = match (&asked, self.trial.pending()) {
+            (Asked::Overdue, Some(pending)) if pending.is_over => Aim::Former(Box::new(pending.back_to.clone())),
             // It was kept meanwhile, or another is on trial.
             (Asked::Overdue, _) => return self.reload_next(),
-            (Asked::Command(..) | Asked::Signal, _) => None,
+            (Asked::Renewal, _) => Aim::Renewed,
+            (Asked::Command(..) | Asked::Signal, _) => Aim::File,
         };
         self.reloads.asked = Some(asked);
         systemd::reloading();
@@ -230,7 +251,7 @@ impl Agent {
         };
         let tell = self.reloads.tell.clone();
         tokio::spawn(async move {
-            let next = timeout(PREPARED_WITHIN, present.next(back_to)).await.unwrap_or_else(|_| Err(too_slow()));
+            let next = timeout(PREPARED_WITHIN, present.next(aim)).await.unwrap_or_else(|_| Err(too_slow()));
             // An agent that has ended needs none.
             let _ = tell.send(next).await;
         });
@@ -240,6 +261,8 @@ impl Agent {
         let waiting = &mut self.reloads.waiting;
         match asked {
             // One reads the files as they are then, however many signals came.
+            // The next one reads them anyway.
+            Asked::Renewal if !waiting.is_empty() => {}
             Asked::Signal if waiting.iter().any(|asked| matches!(asked, Asked::Signal)) => {}
             Asked::Command(order, _) if waiting.len() >= WAITING => {
                 let refused = Failure::refused("nothing was changed: other reloads wait already; try again");
@@ -267,6 +290,7 @@ impl Agent {
                 let (answer, _) = self.reloaded(next, None).await;
                 self.tell_of_signal(answer);
             }
+            Some(Asked::Renewal) => self.renewed(next).await,
             Some(Asked::Overdue) => self.reverted(next).await,
             None => {}
         }
@@ -310,6 +334,30 @@ impl Agent {
             reloaded.warnings.push(pending.told());
         }
         Ok((reloaded, retired))
+    }
+
+    /// The config stays as it is, and with it what is told of reloads.
+    async fn renewed(&mut self, next: Result<Box<Next>, Refusal>) {
+        let failed = match next {
+            Ok(next) => {
+                let NextServer::Another(..) = next.server else { return };
+                self.serve_by(next.server).await;
+                tracing::info!("certificates changed on disk and are served");
+                None
+            }
+            Err(Refusal::Errors(errors)) => Some(Failure::from(errors)),
+            Err(Refusal::Failure(failure)) => Some(failure),
+        };
+        if let Some(failure) = &failed {
+            tracing::error!("certificates changed on disk and cannot be served, so what was served stays: {failure}");
+        }
+        let told = failed.as_ref().map_or_else(|| "server.tls".to_owned(), |failure| failure.message.clone());
+        self.audit.done(
+            Name::Reload,
+            Some(format!("certificates changed on disk, {told}")),
+            failed.is_some(),
+            Now::read(),
+        );
     }
 
     async fn reverted(&mut self, next: Result<Box<Next>, Refusal>) {
@@ -398,6 +446,7 @@ impl Agent {
             Logging::of(&config.log).change();
         }
         self.config = config;
+        self.renewals.of(&self.config, result == LastResult::Reverted);
         let retired = self.serve_by(server).await;
         self.protect();
         if difference.is_in("filter") {

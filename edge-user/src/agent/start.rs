@@ -13,6 +13,7 @@ use super::{
     interfaces::Interfaces,
     listener::{self, Listener},
     reload::Reloads,
+    renewal::Renewals,
     scrape::{self, Scrape},
     servers::{self, Servers},
     stop::Stop,
@@ -99,6 +100,8 @@ impl Agent {
         let mut audit = audit;
         audit.started(Now::read());
         let events = enforcer.unread().map_or_else(|| enforcer.events(), Ok)?;
+        let renewals = Renewals::start();
+        renewals.of(&config, false);
         let mut agent = Agent {
             audit,
             events,
@@ -114,6 +117,7 @@ impl Agent {
             servers,
             heard,
             reloads: Reloads::default(),
+            renewals,
             trial: Trial::None,
             orders,
             later,

@@ -9,12 +9,12 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::{AuditTo, Auth, Config, Mode, Tls, raw::Problems, validate::Places};
+use super::{AuditTo, Auth, CertificateFiles, Config, Mode, raw::Problems, tls::CertificatePlaces, validate::Places};
 use crate::{
     audit,
     clock::Wall,
     error::{Blame, Failure},
-    server::{jws::SigningKey, tls, x509},
+    server::{jws::SigningKey, tls::Certificate, x509},
 };
 
 const SECRET_VARIABLE: &str = "EDGE_AUTH_SECRET";
@@ -65,15 +65,7 @@ pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
     let Some(server) = &config.server else { return };
     let production = config.mode == Mode::Production;
     check_signing_key(&server.auth, production, places, problems);
-    if let Tls::Files { cert_file, key_file } = &server.tls {
-        check_pair(cert_file, key_file, places, problems);
-        if let Some(place) = &places.key
-            && production
-            && open_to_others(key_file)
-        {
-            problems.at(place, readable(key_file));
-        }
-    }
+    check_certificates(&server.tls.files, &places.certificates, production, problems);
 }
 
 fn check_signing_key(auth: &Auth, production: bool, places: &Places, problems: &mut Problems<'_>) {
@@ -94,7 +86,55 @@ fn check_signing_key(auth: &Auth, production: bool, places: &Places, problems: &
     }
 }
 
-fn check_pair(cert_file: &Path, key_file: &Path, places: &Places, problems: &mut Problems<'_>) {
+fn check_certificates(
+    files: &[CertificateFiles],
+    places: &[CertificatePlaces],
+    production: bool,
+    problems: &mut Problems<'_>,
+) {
+    let mut good: Vec<(&Path, Certificate)> = Vec::new();
+    for (pair, places) in files.iter().zip(places) {
+        if let (Some(certificate), Some(place)) = (check_pair(pair, places, problems), &places.cert) {
+            let before = good.iter().map(|(path, before)| (*path, before));
+            if let Some(warning) = never_chosen(&certificate, before) {
+                problems.warn(place, format!("{}: {warning}", pair.cert_file.display()));
+            }
+            good.push((&pair.cert_file, certificate));
+        }
+        if let Some(place) = &places.key
+            && production
+            && open_to_others(&pair.key_file)
+        {
+            problems.at(place, readable(&pair.key_file));
+        }
+    }
+}
+
+/// Why clients do not get this certificate, for all or one of its names, where others go `before`.
+fn never_chosen<'a>(
+    certificate: &Certificate,
+    mut before: impl Iterator<Item = (&'a Path, &'a Certificate)> + Clone,
+) -> Option<String> {
+    // The first needs no name.
+    before.clone().next()?;
+    if certificate.names.is_empty() {
+        return Some(
+            "it names no host in subjectAltName, so that no client gets it; name a certificate that does".into(),
+        );
+    }
+    before.find_map(|(path, other)| {
+        let name = certificate.names.iter().find(|name| other.names.contains(name))?;
+        let right = "leave one of the two out";
+        (other.kind == certificate.kind)
+            .then(|| format!("{name} is in {} too, which goes before; {right}", path.display()))
+    })
+}
+
+fn check_pair(
+    CertificateFiles { cert_file, key_file }: &CertificateFiles,
+    places: &CertificatePlaces,
+    problems: &mut Problems<'_>,
+) -> Option<Certificate> {
     let cert = places.cert.as_ref().and_then(|place| {
         read_pem(cert_file)
             .map_err(|error| problems.at(place, format!("{error}; write a certificate chain in PEM")))
@@ -103,17 +143,17 @@ fn check_pair(cert_file: &Path, key_file: &Path, places: &Places, problems: &mut
     let key = places.key.as_ref().and_then(|place| {
         read_pem(key_file).map_err(|error| problems.at(place, format!("{error}; write its private key in PEM"))).ok()
     });
-    if let (Some(place), Some(cert), Some(key)) = (&places.cert, &cert, &key)
-        && let Err(message) = tls::check_pair(cert, key)
-    {
-        let right = "name a certificate chain and its private key, both in PEM";
-        problems.at(place, format!("{} with {}: {message}; {right}", cert_file.display(), key_file.display()));
-    }
-    if let (Some(place), Some(cert)) = (&places.cert, &cert)
-        && let Some(warning) = x509::out_of_date(cert, Wall::now())
-    {
+    let (place, cert) = (places.cert.as_ref()?, cert?);
+    if let Some(warning) = x509::out_of_date(&cert, Wall::now()) {
         problems.warn(place, format!("{}: {warning}", cert_file.display()));
     }
+    let checked = Certificate::from_pem(&cert, &key?);
+    checked
+        .map_err(|message| {
+            let right = "name a certificate chain and its private key, both in PEM";
+            problems.at(place, format!("{} with {}: {message}; {right}", cert_file.display(), key_file.display()));
+        })
+        .ok()
 }
 
 fn read_pem(file: &Path) -> Result<Zeroizing<String>, String> {
@@ -206,6 +246,7 @@ fn readable(file: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::tls;
 
     #[test]
     fn weak_secrets_are_told_from_random_ones() {
@@ -264,5 +305,54 @@ mod tests {
             told[0].contains(":5:1: server.tls.cert_file: ") && told[0].contains("2020-01-02T00:00:00"),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn each_certificate_is_judged_at_its_line_and_what_no_client_gets_is_warned_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let pair = |file: &str, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let (cert, key) = tls::self_signed(&names).unwrap();
+            fs::write(path(&format!("{file}.pem")), cert).unwrap();
+            fs::write(path(&format!("{file}.key")), key).unwrap();
+        };
+        pair("one", &["one.test", "*.one.test"]);
+        pair("again", &["two.test", "one.test"]);
+        pair("address", &["192.0.2.1"]);
+        fs::write(path("jwt"), "k3JX0vQm1d9yR7sT5uW2xZ8aBcDeFgHi4jKlMnOpQrS").unwrap();
+        let table = |cert: &str, key: &str| {
+            format!(
+                "[[server.tls.certificate]]\ncert_file = {:?}\nkey_file = {:?}\n",
+                path(&format!("{cert}.pem")),
+                path(&format!("{key}.key"))
+            )
+        };
+        let text = format!(
+            "mode = \"development\"\n[filter]\ninterfaces = [\"eth0\"]\n[server]\n{}{}{}{}{}[auth]\nsecret_file = {:?}\n",
+            table("one", "one"),
+            table("again", "again"),
+            table("address", "address"),
+            table("one", "again"),
+            table("gone", "one"),
+            path("jwt"),
+        );
+        fs::write(path("edge.toml"), text).unwrap();
+        let errors = Config::load_with_files(&path("edge.toml"), &super::super::Overrides::default()).unwrap_err();
+        let told = |found: &[super::super::Problem]| -> Vec<(usize, String)> {
+            found.iter().map(|one| (one.line, format!("{}: {}", one.key, one.message))).collect()
+        };
+        let (problems, warnings) = (told(&errors.problems), told(&errors.warnings));
+        assert!(
+            matches!(&problems[..], [(15, mismatch), (18, gone)]
+            if mismatch.contains("does not belong") && gone.contains("gone.pem cannot be read")),
+            "{problems:?}"
+        );
+        assert!(
+            matches!(&warnings[..], [(9, twice), (12, nameless)]
+            if twice.contains("one.test is in") && nameless.contains("names no host")),
+            "{warnings:?}"
+        );
+        assert!(problems[0].1.starts_with("server.tls.certificate.cert_file: "));
     }
 }

@@ -11,6 +11,7 @@ mod raw;
 mod readme;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod validate;
 
 use std::{
@@ -266,14 +267,19 @@ pub fn listens_on(addresses: &[SocketAddr], local: SocketAddr) -> bool {
     addresses.iter().any(|listen| listen.port() == local.port() && takes(listen.ip()))
 }
 
+/// What the listeners prove themselves with. The first certificate answers whoever asks for a name that none has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tls {
-    Files {
-        cert_file: PathBuf,
-        key_file: PathBuf,
-    },
+pub struct Tls {
+    pub files: Vec<CertificateFiles>,
     /// Made by edge and kept beside the store; development only.
-    SelfSigned,
+    pub self_signed: bool,
+}
+
+/// A certificate chain and its private key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -95,7 +95,7 @@ fn every_default_is_that_of_the_interface() {
     assert!(server.trusted_proxies.is_empty());
     assert_eq!((server.header_timeout, server.idle_timeout), (seconds(10), seconds(60)));
     assert_eq!(server.max_handshakes, 256);
-    assert!(matches!(server.tls, Tls::Files { .. }));
+    assert_eq!((server.tls.files.len(), server.tls.self_signed), (1, false));
     assert_eq!(server.auth.audience, "api");
     assert_eq!(server.auth.signing_file, Path::new("/etc/edge/secrets/jwt"));
     assert_eq!((server.auth.access_ttl, server.auth.refresh_ttl), (seconds(86_400), seconds(30 * 86_400)));
@@ -170,7 +170,24 @@ fn production_refuses_what_development_allows() {
     let found = lines(&format!("{LEAST}[server]\n{tls}"));
     assert!(found[0].contains("server.tls.self_signed: is refused in production"), "{}", found[0]);
     let config = parse(&format!("mode = \"development\"\n{LEAST}[server]\n{tls}")).unwrap();
-    assert!(matches!(config.server.unwrap().tls, Tls::SelfSigned));
+    assert!(config.server.unwrap().tls.self_signed);
+}
+
+#[test]
+fn certificates_are_named_in_pairs_and_the_default_is_none_of_several() {
+    let tls = |text: &str| format!("mode = \"development\"\n{LEAST}[server]\n{text}");
+    let table = "[[server.tls.certificate]]\ncert_file = \"/c\"\nkey_file = \"/k\"\n";
+    let files = |text: &str| parse(&tls(text)).unwrap().server.unwrap().tls.files.len();
+    assert_eq!([files(table), files(&format!("[server.tls]\ncert_file = \"/a\"\nkey_file = \"/b\"\n{table}"))], [1, 2]);
+    for (text, says) in [
+        ("[[server.tls.certificate]]\n", "server.tls.certificate.cert_file: is missing"),
+        ("[[server.tls.certificate]]\ncert_file = \"/c\"\n", "server.tls.certificate.key_file: is missing"),
+        ("[[server.tls.certificate]]\ncert = \"/c\"\n", "unknown key"),
+        (&format!("[server.tls]\nself_signed = true\n{table}"), "stands beside certificate files"),
+    ] {
+        let found = lines(&tls(text));
+        assert!(found.iter().any(|line| line.contains(says)), "{text}: {found:?}");
+    }
 }
 
 #[test]

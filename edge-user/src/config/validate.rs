@@ -12,6 +12,7 @@ use super::{
     Admin, AuditTo, Auth, Config, Learn, Log, LogFormat, Metrics, Mode, Overrides, Server, Store, Tls, Weights,
     filter::FilterPlaces,
     raw::{Node, Place, Problems, Section},
+    tls::{CertificatePlaces, tls},
 };
 use crate::server::jws::Algorithm;
 
@@ -27,9 +28,8 @@ pub struct Places {
     pub filter: FilterPlaces,
     pub group: Place,
     pub signing: Place,
-    /// `None`: it is missing beside the other, which is reported already.
-    pub cert: Option<Place>,
-    pub key: Option<Place>,
+    /// In the order of the files.
+    pub certificates: Vec<CertificatePlaces>,
     pub audit: Option<Place>,
 }
 
@@ -46,7 +46,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         problems.warn(&place, "says nothing without [server], which serves it; write that too, or leave this out");
     }
     let (auth, signing) = auth(auth_section, problems);
-    let (tls, cert, key) = tls(server_section.section("tls", problems), mode, problems);
+    let (tls, certificates) = tls(server_section.section("tls", problems), mode, problems);
     let server = server(server_section, tls, auth, problems);
     let (admin, group) = admin(document.section("admin", problems), overrides, problems);
     let (log, audit) = log(document.section("log", problems), overrides, problems);
@@ -64,7 +64,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         warnings: Vec::new(),
     };
     document.finish(problems);
-    (config, Places { filter: filter_places, group, signing, cert, key, audit })
+    (config, Places { filter: filter_places, group, signing, certificates, audit })
 }
 
 /// The socket that the config names, whatever else is wrong with it.
@@ -105,46 +105,6 @@ fn server(mut section: Section<'_>, tls: Tls, auth: Auth, problems: &mut Problem
     let present = section.present;
     section.finish(problems);
     present.then_some(server)
-}
-
-fn tls(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Tls, Option<Place>, Option<Place>) {
-    let cert = section.read_placed("cert_file", problems, |node, p| node.path(p));
-    let key = section.read_placed("key_file", problems, |node, p| node.path(p));
-    let self_signed = section.read_placed("self_signed", problems, |node, p| node.flag(p));
-    let places = [&cert, &key].map(|given| given.as_ref().map(|(_, place)| place.clone()));
-    let [cert_place, key_place] = places;
-    let mut asked = false;
-    if let Some((Some(true), place)) = &self_signed {
-        asked = true;
-        if mode == Mode::Production {
-            problems.at(place, "is refused in production; write cert_file and key_file, or mode = \"development\"");
-        } else if cert.is_some() || key.is_some() {
-            problems.at(place, "stands beside cert_file or key_file; write either the files or self_signed = true");
-        }
-    }
-    if !asked && cert.is_some() != key.is_some() {
-        let (missing, place) = if cert.is_none() { ("cert_file", &key_place) } else { ("key_file", &cert_place) };
-        let offset = place.as_ref().map_or(section.offset, |place| place.offset);
-        let place = Place { offset, ..section.place(missing) };
-        problems.missing(&place, "is missing; write cert_file and key_file together");
-    }
-    let path = |given: Option<(Option<PathBuf>, Place)>, default: &str| {
-        given.and_then(|(path, _)| path).unwrap_or_else(|| PathBuf::from(default))
-    };
-    let tls = if asked {
-        Tls::SelfSigned
-    } else {
-        Tls::Files {
-            cert_file: path(cert, "/etc/edge/tls/fullchain.pem"),
-            key_file: path(key, "/etc/edge/tls/privkey.pem"),
-        }
-    };
-    let neither = cert_place.is_none() && key_place.is_none();
-    let default = |key: &str| neither.then(|| section.place(key));
-    let (cert_place, key_place) =
-        (cert_place.or_else(|| default("cert_file")), key_place.or_else(|| default("key_file")));
-    section.finish(problems);
-    (tls, cert_place, key_place)
 }
 
 fn auth(mut section: Section<'_>, problems: &mut Problems<'_>) -> (Auth, Place) {

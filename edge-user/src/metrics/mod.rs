@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use edge_common::reason::{Counters, Family, Reason, Run};
 use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
     process_collector::ProcessCollector,
 };
 
@@ -18,6 +18,7 @@ pub use own::{Drift, Lost, Own, Removed};
 
 use crate::{
     block::Origin,
+    clock::Wall,
     datapath::Connected,
     server::{counters, link},
 };
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub connected: Connected,
     /// What the server said last; of it only the series that edge knows are shown.
     pub server: link::Metrics,
+    /// The first name of each certificate that is served, and when it ends.
+    pub certificates: Vec<(String, Wall)>,
     pub store_ok: bool,
     /// Whether the last attempt to write the audit log succeeded.
     pub audit_ok: bool,
@@ -83,6 +86,7 @@ fn text(snapshot: &Snapshot, own: &Own) -> Result<String, prometheus::Error> {
     add(Box::new(gauge("edge_dry_run", "Whether nothing is dropped, only counted.", snapshot.dry_run.into())?))?;
     add(Box::new(auth_requests(&snapshot.server)?))?;
     add(Box::new(tls_handshakes(&snapshot.server)?))?;
+    add(Box::new(certificates(&snapshot.certificates)?))?;
     add(Box::new(ProcessCollector::for_self()))?;
     TextEncoder::new().encode_to_string(&registry.gather())
 }
@@ -172,6 +176,19 @@ fn tls_handshakes(server: &link::Metrics) -> Result<IntCounterVec, prometheus::E
         handshakes.with_label_values(&[result]).inc_by(*said.get(result).unwrap_or(none));
     }
     Ok(handshakes)
+}
+
+/// Of two with the same first name, that which ends first.
+fn certificates(certificates: &[(String, Wall)]) -> Result<GaugeVec, prometheus::Error> {
+    let help = "When the certificate ends, by its first name.";
+    let opts = Opts::new("edge_tls_certificate_not_after_timestamp_seconds", help);
+    let ends = GaugeVec::new(opts, &["certificate"])?;
+    let mut latest_first: Vec<_> = certificates.iter().collect();
+    latest_first.sort_by_key(|(_, end)| std::cmp::Reverse(end.0));
+    for (name, end) in latest_first {
+        ends.with_label_values(&[name]).set(end.0 as f64 / 1000.0);
+    }
+    Ok(ends)
 }
 
 fn gauges(name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
@@ -287,7 +304,10 @@ mod tests {
         own.lost(Lost::Connections, 8);
         let connected = Connected { addresses: 2, total: 9, uncounted: 8, excess: 2 };
         let blocks_active = vec![(Origin::Auth, "ipv4", 5)];
-        let found = series(&render(&Snapshot { counters, blocks_active, connected, drift: 6, ..snapshot() }, &own));
+        let certificates = [("edge.test", 1500), ("*.test", 3000), ("edge.test", 2000)];
+        let certificates = certificates.map(|(name, end)| (name.to_owned(), Wall(end))).into();
+        let shown = Snapshot { counters, blocks_active, connected, drift: 6, certificates, ..snapshot() };
+        let found = series(&render(&shown, &own));
         let expected = [
             ("edge_blocks_added_total{origin=\"auth\"}", 1.0),
             ("edge_blocks_added_total{origin=\"manual\"}", 0.0),
@@ -309,6 +329,8 @@ mod tests {
             ("edge_connections_tracked", 9.0),
             ("edge_connections_cap_reached_total", 5.0),
             ("edge_events_lost_total{source=\"connections\"}", 8.0),
+            ("edge_tls_certificate_not_after_timestamp_seconds{certificate=\"edge.test\"}", 1.5),
+            ("edge_tls_certificate_not_after_timestamp_seconds{certificate=\"*.test\"}", 3.0),
         ];
         for (series, value) in expected {
             assert_eq!(found.get(series), Some(&value), "{series}");

@@ -125,8 +125,8 @@ pub enum FromAgent {
 pub struct ServerConfig {
     pub logging: Logging,
     pub production: bool,
-    pub certificate_pem: String,
-    pub key_pem: String,
+    /// The first answers whoever asks for a name that none has.
+    pub certificates: Vec<CertificatePem>,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub max_handshakes: usize,
@@ -145,6 +145,14 @@ pub struct ServerConfig {
     pub hashes_in_flight: usize,
     /// The directory of users and sessions, which belongs to the server.
     pub auth_store: PathBuf,
+}
+
+/// A certificate chain and its private key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificatePem {
+    pub chain: String,
+    pub key: String,
 }
 
 impl std::fmt::Debug for ServerConfig {

@@ -162,7 +162,7 @@ fn accept(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> Result<(), Failu
 }
 
 fn build(config: ServerConfig, report: &Arc<Report>, phase: watch::Receiver<Phase>) -> Result<Shared, Failure> {
-    let tls = tls::server_config(&config.certificate_pem, &config.key_pem).map_err(Failure::refused)?;
+    let tls = tls::server_config(&config.certificates).map_err(Failure::refused)?;
     let counters = Arc::new(Counters::default());
     let handshakes = config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS);
     Ok(Shared {

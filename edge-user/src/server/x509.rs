@@ -1,4 +1,4 @@
-//! What a certificate says of itself: its version, its name, and from when to when it is good. Nothing is verified here.
+//! What a certificate says of itself: its version, its names, and from when to when it is good. Nothing is verified here.
 
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::{
@@ -34,19 +34,35 @@ pub fn is_version_1(der: &[u8]) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.version() == X509Version::V1)
 }
 
+/// Those of hosts, in lower case.
+pub fn names(der: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
+    hosts(&certificate).map(str::to_ascii_lowercase).collect()
+}
+
+/// The first name of the first certificate of a chain, and when it ends.
+pub fn name_and_end(pem: &str) -> Option<(String, Wall)> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    Some((name(&certificate), wall(certificate.validity().not_after)))
+}
+
 fn wall(time: ASN1Time) -> Wall {
     Wall(time.timestamp().saturating_mul(1000))
 }
 
 /// The first name of a host, else the subject.
 fn name(certificate: &X509Certificate<'_>) -> String {
+    hosts(certificate).next().map_or_else(|| quotable(&certificate.subject().to_string()), quotable)
+}
+
+fn hosts<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
     let alternative = certificate.subject_alternative_name().ok().flatten();
     let names = alternative.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    let host = names.iter().find_map(|name| match name {
+    names.iter().filter_map(|name| match name {
         GeneralName::DNSName(host) => Some(*host),
         _ => None,
-    });
-    host.map_or_else(|| quotable(&certificate.subject().to_string()), quotable)
+    })
 }
 
 #[cfg(test)]
@@ -70,6 +86,8 @@ mod tests {
         let early = out_of_date(&pem(2027, 2028), now).unwrap();
         assert!(early.contains("of edge.test is good from 2027-01-02T00:00:00.000Z only"), "{early}");
         assert!(out_of_date(&(pem(2026, 2027) + &pem(2025, 2026)), now).is_some(), "the rest of a chain counts too");
+        let (name, end) = name_and_end(&pem(2026, 2027)).unwrap();
+        assert_eq!((name.as_str(), end.to_string().as_str()), ("edge.test", "2027-01-02T00:00:00.000Z"));
         assert_eq!(out_of_date("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", now), None);
     }
 }

@@ -32,6 +32,7 @@ mod stores;
 mod story;
 mod systemd;
 mod takeover;
+mod tls;
 mod trial;
 
 use std::{

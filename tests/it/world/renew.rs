@@ -24,7 +24,10 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use super::{GUESSED, SOON, log_in, served, shut_out};
+use super::{
+    GUESSED, SOON, log_in, served, shut_out, times,
+    tls::session::{Greeting, Session},
+};
 
 fn reload(edge: &Edge) -> Result<Output> {
     edge.write_config()?;
@@ -274,12 +277,13 @@ fn who_waits_at_a_listener_that_goes_away_is_served() -> Result<()> {
 struct Met {
     served: AtomicU64,
     connected: AtomicU64,
+    greeted: AtomicU64,
     failed: std::sync::Mutex<Vec<String>>,
 }
 
 #[test]
 fn nobody_is_refused_or_let_go_while_certificates_change() -> Result<()> {
-    const RELOADS: u64 = 20;
+    let reloads_to_do = times("EDGE_RELOADS", 20)? as u64;
     let lab = Lab::new()?;
     let edge = Edge::start(&lab)?;
     let (met, over) = (Met::default(), AtomicBool::new(false));
@@ -303,8 +307,22 @@ fn nobody_is_refused_or_let_go_while_certificates_change() -> Result<()> {
         }
         Ok(())
     };
+    // Whole handshakes, one after the other, of both versions.
+    let greets = |from: IpAddr, alpn: &[&str]| -> Result<()> {
+        for versions in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13]].into_iter().cycle() {
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            let greeting = Greeting { alpn, versions, ..Greeting::default() };
+            match Session::greet(&lab, from, &greeting).and_then(|mut session| session.served()) {
+                Ok(()) => drop(met.greeted.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => met.failed.lock().map_err(|_| anyhow!("poisoned"))?.push(format!("{error:#}")),
+            }
+        }
+        Ok(())
+    };
     let reloads = || -> Result<()> {
-        for number in 0..RELOADS {
+        for number in 0..reloads_to_do {
             let before = met.served.load(Ordering::Relaxed);
             renew(&edge)?;
             edge.cli(&["reload"])?.good().with_context(|| format!("reload {number}"))?;
@@ -317,19 +335,23 @@ fn nobody_is_refused_or_let_go_while_certificates_change() -> Result<()> {
     thread::scope(|scope| {
         let http1 = scope.spawn(|| visits(NEIGHBOUR4, &["--insecure", "--http1.1"]));
         let http2 = scope.spawn(|| visits(ATTACKER6, &["--insecure", "--http2"]));
+        let greeting = [NEIGHBOUR4, ATTACKER4].map(|from| scope.spawn(move || greets(from, &["http/1.1"])));
         let knocking = scope.spawn(knocks);
         let done = reloads();
         over.store(true, Ordering::Relaxed);
-        for visitor in [http1, http2, knocking] {
+        for visitor in [http1, http2, knocking].into_iter().chain(greeting) {
             visitor.join().map_err(|_| anyhow!("a client panicked"))??;
         }
         done
     })?;
     let failed = met.failed.lock().map_err(|_| anyhow!("poisoned"))?;
     ensure!(failed.is_empty(), "{} failed: {:?}\n{}", failed.len(), &failed[..failed.len().min(5)], edge.log());
-    ensure!(met.served.load(Ordering::Relaxed) >= RELOADS && met.connected.load(Ordering::Relaxed) > RELOADS);
+    ensure!(
+        met.served.load(Ordering::Relaxed) >= reloads_to_do && met.connected.load(Ordering::Relaxed) > reloads_to_do
+    );
+    println!("{reloads_to_do} reloads, {} handshakes, 0 failed", met.greeted.load(Ordering::Relaxed));
     let status = edge.json(&["status"])?;
-    ensure!(status["reload"] == json!({"generation": RELOADS + 1, "last_result": "ok"}), "{status}");
+    ensure!(status["reload"] == json!({"generation": reloads_to_do + 1, "last_result": "ok"}), "{status}");
     // Those that were replaced have ended.
     wait_for("one server to be left", SOON, || Ok((servers(&edge)? == 1).then_some(())))
 }

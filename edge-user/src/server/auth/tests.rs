@@ -33,8 +33,7 @@ fn world() -> World {
     let config = ServerConfig {
         logging: Logging::of(&Log { format: LogFormat::Text, audit: AuditTo::Journald, loudness: 0 }),
         production: true,
-        certificate_pem: String::new(),
-        key_pem: String::new(),
+        certificates: Vec::new(),
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         max_handshakes: 8,

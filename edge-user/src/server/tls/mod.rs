@@ -1,33 +1,59 @@
-//! TLS of the listeners: 1.2 and 1.3 by rustls, HTTP/2 and HTTP/1.1 by ALPN. Also the check of a certificate and its
-//! key that `edge check` and the agent make, and the certificate that edge makes itself for development.
+//! TLS of the listeners: 1.2 and 1.3 by rustls, HTTP/2 and HTTP/1.1 by ALPN, the certificate by the name that the client
+//! asks for ([`sni`]). Also the check of a certificate and its key that `edge check` and the agent make, and the
+//! certificate that edge makes itself for development.
+
+mod sni;
 
 use std::sync::Arc;
 
-use rustls::{InconsistentKeys, ServerConfig, crypto::aws_lc_rs, version};
+use rustls::{
+    InconsistentKeys, ServerConfig, SignatureAlgorithm, crypto::aws_lc_rs, server::ResolvesServerCert,
+    sign::CertifiedKey, version,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use super::x509;
+use super::{link::CertificatePem, x509};
+use sni::ByName;
 
-/// What the listeners speak; an error is one sentence about the certificate or the key.
-pub fn server_config(cert_pem: &str, key_pem: &str) -> Result<Arc<ServerConfig>, String> {
-    let chain = certificates(cert_pem)?;
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-        .map_err(|_| "the key file holds no private key in PEM (PKCS 8, PKCS 1 or SEC 1)".to_owned())?;
-    let version_1 = chain.iter().any(|der| x509::is_version_1(der));
+/// What the listeners speak; an error is one sentence about a certificate or a key.
+pub fn server_config(certificates: &[CertificatePem]) -> Result<Arc<ServerConfig>, String> {
+    let loaded: Result<Vec<_>, _> =
+        certificates.iter().map(|pem| Certificate::from_pem(&pem.chain, &pem.key)).collect();
+    with_certificates(Arc::new(ByName::new(loaded?)))
+}
+
+fn with_certificates(certificates: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, String> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| format!("TLS 1.2 and 1.3 cannot be set up: {error}"))?
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| explain(&error, version_1))?;
+        .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| format!("no session ticket key: {error}"))?;
     Ok(Arc::new(config))
 }
 
-/// Whether a certificate and its key can be served; an error is one sentence.
-pub fn check_pair(cert_pem: &str, key_pem: &str) -> Result<(), String> {
-    server_config(cert_pem, key_pem).map(drop)
+/// A chain and its key that can be served.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// Of hosts, in lower case; a wildcard as `*.example.org`.
+    pub names: Vec<String>,
+    pub kind: SignatureAlgorithm,
+    certified: Arc<CertifiedKey>,
+}
+
+impl Certificate {
+    /// An error is one sentence about the one or the other.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Certificate, String> {
+        let chain = certificates(chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|_| "the key file holds no private key in PEM (PKCS 8, PKCS 1 or SEC 1)".to_owned())?;
+        let version_1 = chain.iter().any(|der| x509::is_version_1(der));
+        let names = chain.first().map(|der| x509::names(der)).unwrap_or_default();
+        let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+            .map_err(|error| explain(&error, version_1))?;
+        Ok(Certificate { names, kind: certified.key.algorithm(), certified: Arc::new(certified) })
+    }
 }
 
 /// A certificate for these names, signed with its own key, and that key, both in PEM.
@@ -69,6 +95,10 @@ mod tests {
 
     fn pair() -> (String, String) {
         self_signed(&["edge.test".to_owned()]).unwrap()
+    }
+
+    fn check_pair(cert: &str, key: &str) -> Result<(), String> {
+        Certificate::from_pem(cert, key).map(drop)
     }
 
     #[test]

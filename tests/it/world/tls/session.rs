@@ -1,0 +1,123 @@
+//! A TLS session that believes any certificate and says which one it got, and one request over it.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use edge_tests::net::{HOST4, Lab};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ProtocolVersion, SignatureScheme, StreamOwned,
+    SupportedProtocolVersion,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+};
+
+/// How a client greets.
+#[derive(Clone, Debug)]
+pub struct Greeting<'a> {
+    /// An address sends no name.
+    pub name: &'a str,
+    pub alpn: &'a [&'a str],
+    pub versions: &'a [&'static SupportedProtocolVersion],
+}
+
+impl Default for Greeting<'_> {
+    fn default() -> Self {
+        Greeting { name: "192.0.2.1", alpn: &["http/1.1"], versions: rustls::ALL_VERSIONS }
+    }
+}
+
+pub struct Session(StreamOwned<ClientConnection, TcpStream>);
+
+impl Session {
+    /// From one of the clients' addresses to the served port, handshake done.
+    pub fn greet(lab: &Lab, from: IpAddr, greeting: &Greeting<'_>) -> Result<Session> {
+        Session::over(super::super::connect(lab, from, SocketAddr::new(HOST4, 443))?, greeting)
+    }
+
+    pub fn over(socket: TcpStream, greeting: &Greeting<'_>) -> Result<Session> {
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let provider = Arc::new(default_provider());
+        let verifier = Arc::new(Anybody(provider.signature_verification_algorithms));
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(greeting.versions)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        config.alpn_protocols = greeting.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from(greeting.name.to_owned())?;
+        let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name)?, socket);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(Session(stream))
+    }
+
+    /// Whether the server proved itself with the first certificate of this file.
+    pub fn has_certificate_of(&self, file: &Path) -> Result<bool> {
+        let expected = CertificateDer::from_pem_file(file)?;
+        Ok(self.0.conn.peer_certificates().and_then(<[_]>::first).context("no certificate")? == &expected)
+    }
+
+    pub fn alpn(&self) -> Option<&str> {
+        self.0.conn.alpn_protocol().and_then(|name| std::str::from_utf8(name).ok())
+    }
+
+    pub fn version(&self) -> Option<ProtocolVersion> {
+        self.0.conn.protocol_version()
+    }
+
+    /// `GET /health` in HTTP/1.1, which has to be answered with 200.
+    pub fn served(&mut self) -> Result<()> {
+        self.0.write_all(b"GET /health HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        self.0.read_to_end(&mut answer)?;
+        ensure!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        Ok(())
+    }
+}
+
+/// Believes every certificate whose key the server has.
+#[derive(Debug)]
+struct Anybody(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
