@@ -4,6 +4,7 @@ use bytes::Bytes;
 use hyper::{HeaderMap, Request, Response, StatusCode, body::Body};
 use serde::Deserialize;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::{
     Auth, Good,
@@ -16,7 +17,7 @@ use crate::{
     clock::Wall,
     server::{
         report::Ends,
-        users::{Refreshed, Session, password_matches},
+        users::{Account, Refreshed, Session, SessionKind, SignIn, is_outdated, password_matches, renewed},
     },
 };
 
@@ -37,20 +38,38 @@ impl Auth {
         B: Body<Data = Bytes> + Send,
     {
         let Login { username, password } = self.json(request).await?;
+        let session = self.sign_in(ends, SessionKind::Password, username, password).await?;
+        self.tokens_for(session, Wall::now())
+    }
+
+    /// Begins a session for whoever knows the password. Who does not learns nothing but that.
+    pub(super) async fn sign_in(
+        &self,
+        ends: Ends,
+        kind: SessionKind,
+        username: String,
+        password: String,
+    ) -> Result<Session, Denial> {
+        let password = Zeroizing::new(password);
         let permit = self.hashing.turn(self.client(ends.peer.ip())).await.map_err(|Busy| Denial::Busy)?;
-        let account = self.store.read(|store| store.lookup(&username))?;
-        let hashed = tokio::task::spawn_blocking(move || {
-            let matches = password_matches(account.as_ref(), &password);
-            drop((permit, zeroize::Zeroizing::new(password)));
-            account.filter(|_| matches)
+        let (account, schemes) = self.store.read(|store| Ok((store.lookup(&username)?, store.schemes()?)))?;
+        let judged = tokio::task::spawn_blocking(move || {
+            let judged = judge(account, &schemes, &password);
+            drop(permit);
+            judged
         });
         let refused = || Denial::Login { account: username.clone() };
-        let account = hashed.await.map_err(|_| Denial::Unavailable)?.ok_or_else(refused)?;
-        let (now, ttl) = (Wall::now(), self.refresh_ttl);
-        let begun = self.store.write(move |store| store.begin_session(&account, now, ttl)).await?;
-        let session = begun.ok_or_else(refused)?;
+        let (account, renewed) = judged.await.map_err(|_| Denial::Unavailable)?.ok_or_else(refused)?;
+        let sign_in = SignIn { kind, peer: ends.peer.ip(), now: Wall::now(), ttl: self.refresh_ttl };
+        let begun = self.store.write(move |store| {
+            if let Some(hash) = renewed {
+                store.renew_hash(&account, &hash)?;
+            }
+            store.begin_session(&account, sign_in)
+        });
+        let session = begun.await?.ok_or_else(refused)?;
         self.report.signed_in(ends, &session.user).await;
-        self.tokens_for(session, now)
+        Ok(session)
     }
 
     pub(super) async fn refresh<B>(&self, request: Request<B>) -> Result<Good, Denial>
@@ -90,4 +109,12 @@ impl Auth {
         });
         Ok(Good::of(json_answer(StatusCode::OK, &body), session.user))
     }
+}
+
+/// The account, where the password is its own; and a hash to keep in place of one that edge would not make today.
+fn judge(account: Option<Account>, schemes: &[String], password: &str) -> Option<(Account, Option<String>)> {
+    let matches = password_matches(account.as_ref(), schemes, password);
+    let account = account.filter(|_| matches)?;
+    let hash = is_outdated(&account.hash).then(|| renewed(password).ok()).flatten();
+    Some((account, hash))
 }

@@ -39,8 +39,16 @@ impl UserStore {
         let added = self.write(|db| {
             let removal: i64 = db.query_row("SELECT last FROM removal", [], |row| row.get(0))?;
             db.execute(
-                "INSERT INTO users VALUES(?, ?, ?, 0, ?, ?, ?) ON CONFLICT DO NOTHING",
-                params![name, hash, joined(roles), generation, (created.0 / 1000).max(removal + 1), created.0],
+                "INSERT INTO users VALUES(?, ?, ?, 0, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                params![
+                    name,
+                    hash,
+                    joined(roles),
+                    generation,
+                    (created.0 / 1000).max(removal + 1),
+                    created.0,
+                    password::scheme(&hash)
+                ],
             )
         })?;
         if added == 0 {
@@ -72,8 +80,8 @@ impl UserStore {
     pub fn set_password(&mut self, name: &str, password: &str) -> Result<(), Failure> {
         let hash = password::hash(password)?;
         let (generation, not_before) = (random_id()?, Wall::now().0 / 1000 + 1);
-        let sql = "UPDATE users SET hash = ?, generation = ?, not_before = ? WHERE name = ?";
-        self.change(name, sql, params![hash, generation, not_before, name])
+        let sql = "UPDATE users SET hash = ?, scheme = ?, generation = ?, not_before = ? WHERE name = ?";
+        self.change(name, sql, params![hash, password::scheme(&hash), generation, not_before, name])
     }
 
     /// Disabling ends every session and token of the user.
@@ -117,6 +125,30 @@ impl UserStore {
             query.query_row([name], account).optional()
         };
         read().map_err(|error| self.failure(&error))
+    }
+
+    /// All the ways that passwords of this store are kept.
+    pub fn schemes(&self) -> Result<Vec<String>, Failure> {
+        // From one to the next along the index, however many users there are.
+        let sql = "WITH RECURSIVE found(scheme) AS (
+                SELECT min(scheme) FROM users
+                UNION ALL SELECT (SELECT min(scheme) FROM users WHERE scheme > found.scheme) FROM found
+                WHERE found.scheme IS NOT NULL)
+            SELECT scheme FROM found WHERE scheme IS NOT NULL";
+        let read = || {
+            let mut query = self.db.prepare_cached(sql)?;
+            let rows = query.query_map([], |row| row.get(0))?;
+            rows.collect::<rusqlite::Result<Vec<String>>>()
+        };
+        read().map_err(|error| self.failure(&error))
+    }
+
+    /// Puts a hash of the same password in the place of the one that the account was looked up with, which is gone from
+    /// the files too.
+    pub fn renew_hash(&mut self, account: &Account, hash: &str) -> Result<(), Failure> {
+        let sql = "UPDATE users SET hash = ?, scheme = ? WHERE name = ? AND hash = ?";
+        let values = params![hash, password::scheme(hash), account.name, account.hash];
+        self.write(|db| db.execute(sql, values)).map(drop)
     }
 
     fn change(&mut self, name: &str, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), Failure> {

@@ -8,14 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use argon2::password_hash::phc::PasswordHash;
 use rusqlite::{Connection, ErrorCode, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
     UserStore,
     accounts::{check_name, check_roles, joined, split},
-    create_file, failure, random_id, unopened,
+    create_file, failure, password, random_id, unopened,
 };
 use crate::{clock::Wall, error::Failure};
 
@@ -35,22 +34,9 @@ impl Kept {
     pub fn check(&self) -> Result<(), Failure> {
         check_name(&self.name)?;
         check_roles(&self.roles)?;
-        check_hash(&self.hash)
+        password::check(&self.hash)
             .map_err(|why| Failure::usage(format!("the password hash of the user {:?} {why}", self.name)))
     }
-}
-
-/// A hash says itself what it costs to try: what no edge wrote could cost all memory at a login, or nothing to guess.
-fn check_hash(text: &str) -> Result<(), String> {
-    let hash = PasswordHash::new(text).map_err(|error| format!("is none: {error}"))?;
-    let cost = argon2::Params::try_from(&hash).map_err(|error| format!("has no good parameters: {error}"))?;
-    let is_ours = hash.algorithm == argon2::ARGON2ID_IDENT && hash.version == Some(argon2::Version::V0x13.into());
-    let is_whole = hash.salt.is_some() && hash.hash.is_some();
-    let least = argon2::Params::default();
-    let costs = [(cost.m_cost(), least.m_cost()), (cost.t_cost(), least.t_cost()), (cost.p_cost(), least.p_cost())];
-    // Of an edge with other parameters, within reason.
-    let is_priced = costs.iter().all(|(cost, ours)| cost.saturating_mul(4) >= *ours && *cost <= ours.saturating_mul(4));
-    if is_ours && is_whole && is_priced { Ok(()) } else { Err("is not one that edge makes (argon2id)".to_owned()) }
 }
 
 /// All users of the store in `directory`; none where there is no store.
@@ -177,10 +163,12 @@ fn put(db: &mut Connection, users: &[Kept], now: Wall) -> Result<rusqlite::Resul
     let write = || {
         db.execute_batch("BEGIN IMMEDIATE; DELETE FROM users; UPDATE families SET ended = 1")?;
         db.execute("UPDATE removal SET last = max(last, ?)", [now.0 / 1000])?;
-        let mut insert = db.prepare("INSERT INTO users VALUES(?, ?, ?, ?, ?, ?, ?)")?;
+        let mut insert = db.prepare("INSERT INTO users VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?;
         for (user, generation) in users.iter().zip(&generations) {
             let Kept { name, hash, roles, disabled, created } = user;
-            insert.execute(params![name, hash, joined(roles), disabled, generation, not_before, created.0])?;
+            let scheme = password::scheme(hash);
+            let (roles, created) = (joined(roles), created.0);
+            insert.execute(params![name, hash, roles, disabled, generation, not_before, created, scheme])?;
         }
         let gone = "UPDATE families SET user = '' WHERE user NOT IN (SELECT name FROM users)";
         db.execute(gone, []).map(drop)
@@ -193,13 +181,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::server::users::{Refreshed, Session, password_matches};
+    use crate::server::users::{Refreshed, Session, SessionKind, SignIn, password_matches};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn begin(store: &mut UserStore, name: &str) -> Session {
         let account = store.lookup(name).unwrap().unwrap();
-        store.begin_session(&account, Wall::now(), HOUR).unwrap().unwrap()
+        let (peer, now) = ("203.0.113.7".parse().unwrap(), Wall::now());
+        let sign_in = SignIn { kind: SessionKind::Password, peer, now, ttl: HOUR };
+        store.begin_session(&account, sign_in).unwrap().unwrap()
     }
 
     fn names(store: &UserStore) -> Vec<String> {
@@ -228,7 +218,7 @@ mod tests {
         Replacement::prepare(directory.path(), &users).unwrap().commit().unwrap();
         assert_eq!(kept(directory.path()).unwrap(), users);
         let alice = store.lookup("alice").unwrap().unwrap();
-        assert!(password_matches(Some(&alice), "correct horse"));
+        assert!(password_matches(Some(&alice), &[], "correct horse"));
         assert_ne!(alice.generation, before.generation);
         assert!(alice.not_before > before.not_before);
         for session in [session, later] {

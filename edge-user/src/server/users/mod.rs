@@ -1,10 +1,13 @@
-//! Users and their sessions: one SQLite file in the server's directory. The server reads it at every request and the
+//! Users, keys and sessions: one SQLite file in the server's directory. The server reads it at every request and the
 //! CLI writes it beside a running server, so what either changes is in force for the next request. Passwords are kept
-//! as argon2id, refresh tokens as their SHA-256; what is removed is gone from the files too.
+//! as argon2id, keys and refresh tokens as their SHA-256; what is removed is gone from the files too.
 
 mod accounts;
 mod kept;
+mod keys;
 mod password;
+mod revocation;
+mod schema;
 mod sessions;
 
 use std::{
@@ -20,28 +23,13 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::
 pub use self::{
     accounts::{Account, User, check_name},
     kept::{Kept, Replacement, kept},
-    password::matches as password_matches,
-    sessions::{Refreshed, Session},
+    keys::{Issued, Key, KeyKind, ListedKey, check_key_name},
+    password::{is_outdated, matches as password_matches, renewed},
+    revocation::Former,
+    sessions::{Begun, Peeked, Refreshed, Session, SessionKind, SignIn},
 };
 use super::spawn::{Identity, prepare_auth_directory};
 use crate::error::{Blame, Failure};
-
-/// Written to the file; a file with a higher one was made by a newer edge.
-const SCHEMA: i64 = 1;
-const TABLES: &str = "
-    CREATE TABLE users(
-        name TEXT PRIMARY KEY, hash TEXT NOT NULL, roles TEXT NOT NULL, disabled INTEGER NOT NULL,
-        generation INTEGER NOT NULL, not_before INTEGER NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE families(
-        id INTEGER PRIMARY KEY, user TEXT NOT NULL, generation INTEGER NOT NULL, ended INTEGER NOT NULL,
-        created INTEGER NOT NULL, expires INTEGER NOT NULL);
-    CREATE INDEX families_of_user ON families(user);
-    CREATE TABLE refresh(
-        hash BLOB PRIMARY KEY, family INTEGER NOT NULL, used INTEGER NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE INDEX refresh_of_family ON refresh(family);
-    CREATE TABLE removal(last INTEGER NOT NULL);
-    INSERT INTO removal VALUES(0);
-    PRAGMA user_version = 1;";
 
 /// The open file.
 #[derive(Debug)]
@@ -80,18 +68,8 @@ impl UserStore {
         db.pragma_update(None, "synchronous", "NORMAL")?;
         db.pragma_update(None, "secure_delete", true)?;
         db.pragma_update(None, "cache_size", -512)?;
-        let version = |db: &Connection| db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
-        if version(&db)? == 0 {
-            let write = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            if version(&write)? == 0 {
-                write.execute_batch(TABLES)?;
-            }
-            write.commit()?;
-        }
-        match version(&db)? {
-            SCHEMA => Ok(UserStore { db, path: path.to_owned(), file: file_at(path) }),
-            other => Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
-        }
+        schema::bring_up(&mut db)?;
+        Ok(UserStore { db, path: path.to_owned(), file: file_at(path) })
     }
 
     /// Whether what it has open is still what lies at its path.
@@ -146,6 +124,21 @@ fn file_at(path: &Path) -> (u64, u64) {
     std::fs::metadata(path).map_or((0, 0), |data| (data.dev(), data.ino()))
 }
 
+fn digest(secret: &str) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.as_bytes()).as_ref().to_vec()
+}
+
+/// As commands and documents name a row: never beginning with `-`.
+fn id_text(id: i64) -> String {
+    format!("{id:016x}")
+}
+
+/// What names no row for certain is `None`.
+fn id_of(text: &str) -> Option<i64> {
+    let is_id = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| i64::from_str_radix(text, 16).ok()).flatten()
+}
+
 fn random_id() -> Result<i64, Failure> {
     let number = getrandom::u64().map_err(|error| Failure::system(format!("no random bytes: {error}")))?;
     Ok((number >> 1) as i64)
@@ -178,7 +171,8 @@ fn failure(path: &Path, error: &rusqlite::Error) -> Failure {
     let path = path.display();
     if let rusqlite::Error::IntegralValueOutOfRange(_, version) = error {
         return Failure::refused(format!(
-            "the store of users {path} has layout {version}, which this edge does not know ({SCHEMA}); use the newer edge"
+            "the store of users {path} has layout {version}, which this edge does not know ({}); use the newer edge",
+            schema::VERSION
         ));
     }
     let blame = match error.sqlite_error_code() {

@@ -1,7 +1,5 @@
 //! The store of users: who is in it, who signs in, which sessions last.
 
-use argon2::password_hash::phc::PasswordHash;
-
 use super::*;
 use crate::clock::Wall;
 
@@ -13,9 +11,13 @@ fn store() -> (tempfile::TempDir, UserStore) {
     (directory, store)
 }
 
+fn sign_in() -> SignIn {
+    SignIn { kind: SessionKind::Password, peer: "::ffff:203.0.113.7".parse().unwrap(), now: Wall::now(), ttl: HOUR }
+}
+
 fn begin(store: &mut UserStore, name: &str) -> Session {
     let account = store.lookup(name).unwrap().unwrap();
-    store.begin_session(&account, Wall::now(), HOUR).unwrap().unwrap()
+    store.begin_session(&account, sign_in()).unwrap().unwrap()
 }
 
 #[test]
@@ -27,15 +29,15 @@ fn users_come_change_and_go() {
     let mut other = UserStore::open(directory.path()).unwrap();
     let first = other.lookup("alice").unwrap().unwrap();
     assert_eq!(first.roles, ["chat", "admin"]);
-    assert!(password_matches(Some(&first), "correct horse"));
-    assert!(!password_matches(Some(&first), "correct horse "));
-    assert!(!password_matches(None, "correct horse"));
+    assert!(password_matches(Some(&first), &[], "correct horse"));
+    assert!(!password_matches(Some(&first), &[], "correct horse "));
+    assert!(!password_matches(None, &[], "correct horse"));
     other.set_password("alice", "battery staple").unwrap();
     let second = store.lookup("alice").unwrap().unwrap();
-    assert!(password_matches(Some(&second), "battery staple"));
+    assert!(password_matches(Some(&second), &[], "battery staple"));
     assert_ne!(first.generation, second.generation);
     store.set_disabled("alice", true).unwrap();
-    assert!(!password_matches(store.lookup("alice").unwrap().as_ref(), "battery staple"));
+    assert!(!password_matches(store.lookup("alice").unwrap().as_ref(), &[], "battery staple"));
     assert!(store.list().unwrap()[0].disabled);
     store.remove("alice").unwrap();
     assert_eq!(store.remove("alice").unwrap_err().blame, Blame::Refused);
@@ -82,12 +84,78 @@ fn sessions_end_by_time_logout_and_change_of_the_account() {
     let (session, account) = (begin(&mut store, "alice"), store.lookup("alice").unwrap().unwrap());
     store.set_password("alice", "battery staple").unwrap();
     assert_eq!(store.refresh(&session.refresh_token, Wall::now(), HOUR).unwrap(), Refreshed::Spent);
-    assert_eq!(store.begin_session(&account, Wall::now(), HOUR).unwrap(), None);
+    assert_eq!(store.begin_session(&account, sign_in()).unwrap(), None);
     let session = begin(&mut store, "alice");
     store.remove("alice").unwrap();
     assert_eq!(store.refresh(&session.refresh_token, Wall::now(), HOUR).unwrap(), Refreshed::Spent);
     store.add("alice", "correct horse", &[]).unwrap();
     assert_eq!(store.refresh(&session.refresh_token, Wall::now(), HOUR).unwrap(), Refreshed::Spent);
+}
+
+#[test]
+fn sessions_are_listed_as_long_as_they_go_on_and_end_by_their_id() {
+    let (_directory, mut store) = store();
+    for name in ["alice", "bob"] {
+        store.add(name, "correct horse", &[]).unwrap();
+    }
+    let (one, two, three) = (begin(&mut store, "alice"), begin(&mut store, "alice"), begin(&mut store, "bob"));
+    let ids = |store: &UserStore, user: Option<&str>| -> Vec<String> {
+        store.sessions(user, Wall::now()).unwrap().into_iter().map(|session| session.id).collect()
+    };
+    let first = store.sessions(Some("bob"), Wall::now()).unwrap().remove(0);
+    assert_eq!((&*first.user, &*first.kind, &*first.peer), ("bob", "password", "203.0.113.7"));
+    assert_eq!((first.last_seen, first.expires), (first.created, first.created.plus(HOUR)));
+    assert_eq!(ids(&store, None).len(), 3);
+    let later = Wall::now().plus(Duration::from_secs(60));
+    store.sessions_seen(&[(three.family, later)]).unwrap();
+    assert_eq!(store.sessions(Some("bob"), Wall::now()).unwrap()[0].last_seen, later);
+    assert_eq!(store.end_named_session(&first.id, Wall::now()).unwrap(), "bob");
+    assert!(!store.session_lives(three.family).unwrap());
+    for id in [&first.id, "", "-1", "zz", "éééééééé"] {
+        assert_eq!(store.end_named_session(id, Wall::now()).unwrap_err().blame, Blame::Refused, "{id}");
+    }
+    assert!(store.end_session_of(&one.refresh_token).unwrap());
+    assert_eq!(ids(&store, Some("alice")), [id_text(two.family)]);
+    store.set_password("alice", "battery staple").unwrap();
+    assert_eq!(ids(&store, None), [] as [String; 0]);
+    let session = begin(&mut store, "alice");
+    let good = |store: &UserStore| store.peek_refresh(&session.refresh_token, Wall::now()).unwrap();
+    assert!(matches!(good(&store), Peeked::Good { user, .. } if user == "alice"));
+    store.revoke_all(Wall::now()).unwrap();
+    assert_eq!((good(&store), ids(&store, None)), (Peeked::Ended, Vec::new()));
+    assert!(!store.session_lives(session.family).unwrap());
+    let again = begin(&mut store, "alice");
+    assert!(store.session_lives(again.family).unwrap(), "who signs in afterwards is in");
+}
+
+#[test]
+fn single_tokens_and_external_callers_are_revoked_until_their_end() {
+    let (_directory, mut store) = store();
+    let (now, end) = (Wall(1_767_323_045_678), Wall(1_767_323_105_000));
+    store.revoke_token(b"one", end, now).unwrap();
+    assert!(store.is_token_revoked(b"one").unwrap() && !store.is_token_revoked(b"two").unwrap());
+    store.revoke_token(b"two", end, Wall(end.0 + 1)).unwrap();
+    assert!(!store.is_token_revoked(b"one").unwrap(), "it is no more good by itself");
+    assert_eq!(store.external_not_before("google:7").unwrap(), 0);
+    store.revoke_external("google:7", now).unwrap();
+    assert_eq!(store.external_not_before("google:7").unwrap(), now.0 / 1000 + 1);
+    assert_eq!(store.external_not_before("google:8").unwrap(), 0);
+}
+
+#[test]
+fn a_hash_is_renewed_in_place_and_the_old_one_is_gone_from_the_files() {
+    let (directory, mut store) = store();
+    store.add("alice", "correct horse", &[]).unwrap();
+    let before = store.lookup("alice").unwrap().unwrap();
+    store.renew_hash(&before, &renewed("correct horse").unwrap()).unwrap();
+    let after = store.lookup("alice").unwrap().unwrap();
+    assert_eq!((after.generation, after.hash == before.hash), (before.generation, false));
+    for entry in std::fs::read_dir(directory.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(before.hash.len()).any(|window| window == before.hash.as_bytes()));
+    }
+    store.renew_hash(&before, "another").unwrap();
+    assert_eq!(store.lookup("alice").unwrap().unwrap().hash, after.hash, "it was changed meanwhile");
 }
 
 #[test]
@@ -106,15 +174,6 @@ fn what_is_removed_is_gone_from_the_files() {
     assert!(found(directory.path()));
     store.remove("zacharias-the-removed").unwrap();
     assert!(!found(directory.path()));
-}
-
-#[test]
-fn nobody_costs_what_somebody_does() {
-    let (nobody, somebody) =
-        (PasswordHash::new(password::NOBODYS_HASH).unwrap(), password::hash("correct horse").unwrap());
-    let somebody = PasswordHash::new(&somebody).unwrap();
-    assert_eq!(nobody.params, somebody.params);
-    assert_eq!((nobody.algorithm, nobody.version), (somebody.algorithm, somebody.version));
 }
 
 #[test]
