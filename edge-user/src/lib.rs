@@ -29,6 +29,7 @@ pub mod datapath;
 mod drops;
 pub mod enforce;
 pub mod error;
+pub mod fetch;
 mod frame;
 mod inventory;
 mod lists;

@@ -1,11 +1,12 @@
-//! The binary `edge`: the command line, or the server that the agent starts.
+//! The binary `edge`: the command line, or the server and its fetcher, which the agent starts.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == "server") {
-        return edge_user::server::main(args);
+    match args.next() {
+        Some(first) if first == "server" => edge_user::server::main(args),
+        Some(first) if first == "fetcher" => edge_user::fetch::main(args),
+        _ => edge_user::cli::main(),
     }
-    edge_user::cli::main()
 }

@@ -258,18 +258,22 @@ impl Edge {
         Ok(self.process.as_ref().context("edge is not running")?.id())
     }
 
-    /// The server: the agent's only child.
+    /// The server: the agent's only child of this name.
     pub fn server_pid(&self) -> Result<u32> {
+        self.child_pid("edge-server")
+    }
+
+    /// The process that asks others for the server.
+    pub fn fetcher_pid(&self) -> Result<u32> {
+        self.child_pid("edge-fetcher")
+    }
+
+    fn child_pid(&self, name: &str) -> Result<u32> {
         let agent = self.pid()?;
-        let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
         let by_thread = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
         let all = fs::read_dir(format!("/proc/{agent}/task"))?.flatten().map(by_thread).collect::<String>();
-        all.split_whitespace()
-            .next()
-            .or(children.split_whitespace().next())
-            .context("no server")?
-            .parse()
-            .context("pid")
+        let called = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+        all.split_whitespace().find(called).with_context(|| format!("no {name}"))?.parse().context("pid")
     }
 
     /// `kill -9`.

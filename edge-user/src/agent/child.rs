@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{certificate, listener::Listener, servers::Heard};
+use super::{certificate, fetcher, listener::Listener, servers::Heard};
 use crate::{
     clock::Wall,
     config::{self, Config, Mode},
@@ -19,7 +19,7 @@ use crate::{
     server::{
         counters,
         link::{self, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
-        spawn::{self, Identity},
+        spawn::{self, Identity, Spawned},
         x509,
     },
 };
@@ -142,8 +142,11 @@ async fn listen(id: Id, mut read: OwnedReadHalf, tell: mpsc::Sender<Heard>) {
 pub async fn launch(served: Arc<Served>, identity: &Identity) -> Result<Running, Failure> {
     let first = FromAgent::Config(Box::new(served.config.clone()));
     let listeners: Vec<_> = served.listeners.iter().map(|listener| &*listener.socket).collect();
-    let (process, stream) = spawn::spawn(identity, &listeners)?;
-    let (mut read, mut write) = stream.into_split();
+    let Spawned { process, link, fetchers } = spawn::spawn(identity, &listeners, served.config.fetches())?;
+    if let Some(to_server) = fetchers {
+        tokio::spawn(fetcher::keep(identity.clone(), !served.config.production, to_server));
+    }
+    let (mut read, mut write) = link.into_split();
     let ready = timeout(READY_WITHIN, async {
         link::write(&mut write, &first, MAX_FROM_AGENT).await?;
         link::read::<FromServer>(&mut read, MAX_FROM_SERVER).await

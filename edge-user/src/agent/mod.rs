@@ -6,6 +6,7 @@ mod child;
 mod connections;
 mod cutoff;
 mod drift;
+mod fetcher;
 mod growth;
 mod interfaces;
 mod keep;

@@ -155,6 +155,13 @@ pub struct CertificatePem {
     pub key: String,
 }
 
+impl ServerConfig {
+    /// Whether anything in it has the server ask others, for which it needs a fetcher.
+    pub const fn fetches(&self) -> bool {
+        false
+    }
+}
+
 impl std::fmt::Debug for ServerConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ServerConfig").field("issuer", &self.issuer).finish_non_exhaustive()

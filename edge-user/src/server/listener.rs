@@ -33,6 +33,7 @@ use super::{
     link::client_address,
     report::Ends,
 };
+use crate::fetch::Fetch;
 
 /// How much of a head the library takes; over HTTP/2 it answers none that is longer. What is over `MAX_HEAD` of that is
 /// answered 431.
@@ -55,6 +56,8 @@ pub struct Shared {
     pub handshakes_of_one: usize,
     pub connections: Arc<Connections>,
     pub phase: watch::Receiver<Phase>,
+    /// Asks others; `None` where the config names nobody to ask.
+    pub fetch: Option<Fetch>,
 }
 
 /// How far the server's life has come.

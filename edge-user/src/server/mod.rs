@@ -23,14 +23,13 @@ use std::{
     io::{self, Write},
     mem,
     net::TcpListener,
-    os::fd::{FromRawFd, OwnedFd, RawFd},
     pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+use nix::sys::socket::AddressFamily;
 use tokio::{
     io::AsyncWrite,
     net::{UnixStream, unix::OwnedReadHalf},
@@ -44,9 +43,13 @@ use self::{
     link::{FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
     listener::{Phase, Shared},
     report::Report,
+    sandbox::Process,
     spawn::LINK_FD,
 };
-use crate::error::{Blame, Context, Failure};
+use crate::{
+    error::{Blame, Context, Failure},
+    fetch::Fetch,
+};
 
 /// Drained or not, the server has ended so long after it was told to.
 const DRAINS_WITHIN: Duration = Duration::from_secs(4);
@@ -54,11 +57,11 @@ const CONFIG_WITHIN: Duration = Duration::from_secs(10);
 
 /// `edge server --listeners N`: `args` are those after `server`. Not for people: without its agent it says so and ends.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let (link, listeners) = match inherited(args) {
+    let Inherited { link, listeners, fetchers } = match inherited(args) {
         Ok(inherited) => inherited,
         Err(failure) => return fail(&failure),
     };
-    if let Err(failure) = sandbox::enter() {
+    if let Err(failure) = sandbox::enter(Process::Server) {
         let message = FromServer::Failed { message: failure.message.clone() };
         if let Ok(frame) = link::frame(&message, MAX_FROM_SERVER) {
             let _ = (&link).write_all(&frame);
@@ -71,7 +74,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(failure) => return fail(&failure),
     };
-    let ended = runtime.block_on(run(link, listeners));
+    let ended = runtime.block_on(run(link, listeners, fetchers));
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,35 +92,40 @@ fn fail(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.blame.exit_code())
 }
 
+struct Inherited {
+    link: std::os::unix::net::UnixStream,
+    listeners: Vec<TcpListener>,
+    /// Where links to fetchers come from.
+    fetchers: Option<std::os::unix::net::UnixStream>,
+}
+
 /// Takes over the descriptors that [`spawn::spawn`] arranged.
-fn inherited(
-    args: impl IntoIterator<Item = OsString>,
-) -> Result<(std::os::unix::net::UnixStream, Vec<TcpListener>), Failure> {
+fn inherited(args: impl IntoIterator<Item = OsString>) -> Result<Inherited, Failure> {
     let by_hand = || Failure::usage("`edge server` is started by `edge run`, not by hand");
     let args: Vec<_> = args.into_iter().collect();
-    let count = match args.as_slice() {
-        [name, count] if name == "--listeners" => count.to_str().and_then(|count| count.parse::<u8>().ok()),
-        _ => None,
+    let (count, fetches) = match args.as_slice() {
+        [name, count] if name == "--listeners" => (count, false),
+        [name, count, word] if name == "--listeners" && word == "--fetcher" => (count, true),
+        _ => return Err(by_hand()),
     };
-    let count = count.ok_or_else(by_hand)?;
-    let link = take(LINK_FD, &[AddressFamily::Unix]).ok_or_else(by_hand)?;
+    let count: u8 = count.to_str().and_then(|count| count.parse().ok()).ok_or_else(by_hand)?;
+    let link = spawn::inherited(LINK_FD, &[AddressFamily::Unix]).ok_or_else(by_hand)?;
+    let mut next = LINK_FD + 1..;
     let mut listeners = Vec::new();
-    for fd in (LINK_FD + 1..).take(usize::from(count)) {
-        let listener = take(fd, &[AddressFamily::Inet, AddressFamily::Inet6]).ok_or_else(by_hand)?;
+    for fd in next.by_ref().take(usize::from(count)) {
+        let listener = spawn::inherited(fd, &[AddressFamily::Inet, AddressFamily::Inet6]).ok_or_else(by_hand)?;
         listeners.push(TcpListener::from(listener));
     }
-    Ok((link.into(), listeners))
+    let handed = |fd| spawn::inherited(fd, &[AddressFamily::Unix]).ok_or_else(by_hand);
+    let fetchers = next.next().filter(|_| fetches).map(handed).transpose()?;
+    Ok(Inherited { link: link.into(), listeners, fetchers: fetchers.map(Into::into) })
 }
 
-/// The descriptor, if it is open and a socket of such a family.
-fn take(fd: RawFd, families: &[AddressFamily]) -> Option<OwnedFd> {
-    let family = getsockname::<SockaddrStorage>(fd).ok()?.family()?;
-    // SAFETY: the descriptor is open, for it has just named its address, and it was inherited for this very use:
-    // each number is taken once, at the start, before anything else has opened a descriptor.
-    families.contains(&family).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) -> Result<(), Failure> {
+async fn run(
+    link: std::os::unix::net::UnixStream,
+    listeners: Vec<TcpListener>,
+    fetchers: Option<std::os::unix::net::UnixStream>,
+) -> Result<(), Failure> {
     let what = || "taking over the link to the agent".to_owned();
     link.set_nonblocking(true).blame(Blame::System, what)?;
     let (mut reads, mut writes) = UnixStream::from_std(link).blame(Blame::System, what)?.into_split();
@@ -132,7 +140,8 @@ async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) 
     let (out, to_send) = mpsc::channel(1024);
     let report = Arc::new(Report::new(out));
     let (phase, now) = watch::channel(Phase::Serving);
-    let shared = match build(*config, &report, now) {
+    let fetch = fetchers.map(take_fetch).transpose()?;
+    let shared = match build(*config, fetch, &report, now) {
         Ok(shared) => Arc::new(shared),
         Err(failure) => {
             let message = FromServer::Failed { message: failure.message.clone() };
@@ -151,6 +160,12 @@ async fn run(link: std::os::unix::net::UnixStream, listeners: Vec<TcpListener>) 
     }
 }
 
+fn take_fetch(fetchers: std::os::unix::net::UnixStream) -> Result<Fetch, Failure> {
+    let what = || "taking over what hands it a fetcher".to_owned();
+    fetchers.set_nonblocking(true).blame(Blame::System, what)?;
+    UnixStream::from_std(fetchers).blame(Blame::System, what).map(Fetch::start)
+}
+
 fn accept(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> Result<(), Failure> {
     for listener in listeners {
         let what = || "taking over a listening socket".to_owned();
@@ -161,7 +176,12 @@ fn accept(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> Result<(), Failu
     Ok(())
 }
 
-fn build(config: ServerConfig, report: &Arc<Report>, phase: watch::Receiver<Phase>) -> Result<Shared, Failure> {
+fn build(
+    config: ServerConfig,
+    fetch: Option<Fetch>,
+    report: &Arc<Report>,
+    phase: watch::Receiver<Phase>,
+) -> Result<Shared, Failure> {
     let tls = tls::server_config(&config.certificates).map_err(Failure::refused)?;
     let counters = Arc::new(Counters::default());
     let handshakes = config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS);
@@ -175,6 +195,7 @@ fn build(config: ServerConfig, report: &Arc<Report>, phase: watch::Receiver<Phas
         handshakes_of_one: handshakes.div_ceil(4),
         connections: Arc::default(),
         phase,
+        fetch,
     })
 }
 

@@ -1,5 +1,6 @@
-//! What the server takes from itself before it looks at the first byte from outside: core dumps and foreign eyes, and
-//! every system call that it has no use for and that an attacker would. Refuses to run with any right left.
+//! What the server and its fetcher take from themselves before they look at the first byte from outside: core dumps and
+//! foreign eyes, and every system call that they have no use for and that an attacker would. Refuses to run with any right
+//! left.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +15,36 @@ use crate::{
     error::{Blame, Context, Failure},
 };
 
+/// Whose hands are bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// Answers who comes, and dials nobody.
+    Server,
+    /// Dials, and answers nobody.
+    Fetcher,
+}
+
+impl Process {
+    const fn name(self) -> &'static std::ffi::CStr {
+        match self {
+            Process::Server => c"edge-server",
+            Process::Fetcher => c"edge-fetcher",
+        }
+    }
+}
+
 /// Must run before the process has a second thread: the filter holds for the calling thread and those it makes.
-pub fn enter() -> Result<(), Failure> {
-    nix::sys::prctl::set_name(c"edge-server").blame(Blame::System, || "naming the server".to_owned())?;
-    nix::sys::prctl::set_dumpable(false).blame(Blame::System, || "making the server not dumpable".to_owned())?;
+pub fn enter(process: Process) -> Result<(), Failure> {
+    nix::sys::prctl::set_name(process.name()).blame(Blame::System, || "naming the process".to_owned())?;
+    nix::sys::prctl::set_dumpable(false).blame(Blame::System, || "making the process not dumpable".to_owned())?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
         .blame(Blame::System, || "turning core dumps off".to_owned())?;
     nix::sys::prctl::set_no_new_privs().blame(Blame::System, || "giving up new privileges".to_owned())?;
     refuse_privilege()?;
     keep_memory_small();
-    let filters = filters().blame(Blame::Bug, || "building the server's seccomp filter".to_owned())?;
+    let filters = filters(process).blame(Blame::Bug, || "building the seccomp filter".to_owned())?;
     for filter in filters {
-        apply_filter(&filter).blame(Blame::System, || "applying the server's seccomp filter".to_owned())?;
+        apply_filter(&filter).blame(Blame::System, || "applying the seccomp filter".to_owned())?;
     }
     Ok(())
 }
@@ -33,14 +52,14 @@ pub fn enter() -> Result<(), Failure> {
 fn refuse_privilege() -> Result<(), Failure> {
     if Uid::current().is_root() || Uid::effective().is_root() || Gid::effective().as_raw() == 0 {
         return Err(Failure::refused(
-            "the server does not run as root; it is started by `edge run`, which gives it a user of its own",
+            "it does not run as root; it is started by `edge run`, which gives it a user of its own",
         ));
     }
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         let left = Capabilities::of_self(set)?;
         if !left.is_empty() {
             return Err(Failure::refused(format!(
-                "the server does not run with capabilities ({set} is {:x}); it is started by `edge run`",
+                "it does not run with capabilities ({set} is {:x}); it is started by `edge run`",
                 left.0
             )));
         }
@@ -59,9 +78,9 @@ fn keep_memory_small() {
     }
 }
 
-fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+fn filters(process: Process) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let denied = SeccompFilter::new(
-        denied()?,
+        denied(process)?,
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EPERM as u32),
         std::env::consts::ARCH.try_into()?,
@@ -76,9 +95,13 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     Ok([denied.try_into()?, absent.try_into()?])
 }
 
-fn denied() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+fn denied(process: Process) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+    let (own, families) = match process {
+        Process::Server => (DENIED_SERVER, FAMILIES_SERVER),
+        Process::Fetcher => (DENIED_FETCHER, FAMILIES_FETCHER),
+    };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        DENIED.iter().chain(DENIED_X86).flat_map(|number| with_x32(*number, Vec::new())).collect();
+        DENIED.iter().chain(own).chain(DENIED_X86).flat_map(|number| with_x32(*number, Vec::new())).collect();
     let condition = |index, op, value| SeccompCondition::new(index, SeccompCmpArgLen::Dword, op, value);
     let rule = |index, op, value| SeccompRule::new(vec![condition(index, op, value)?]);
     // Threads and nothing else: a process of its own would outlive the link, and hold the listeners.
@@ -88,8 +111,9 @@ fn denied() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError
         not_a_thread.push(rule(0, SeccompCmpOp::MaskedEq(flag), flag)?);
     }
     rules.extend(with_x32(libc::SYS_clone, not_a_thread));
-    // Whom it speaks with over the network comes in by the listeners; the journal is a socket of this host.
-    rules.extend(with_x32(libc::SYS_socket, vec![rule(0, SeccompCmpOp::Ne, libc::AF_UNIX as u64)?]));
+    let others = families.iter().map(|family| condition(0, SeccompCmpOp::Ne, *family as u64));
+    let other_family = SeccompRule::new(others.collect::<Result<_, _>>()?)?;
+    rules.extend(with_x32(libc::SYS_socket, vec![other_family]));
     // This flag makes a connection where there is none.
     let flag = libc::MSG_FASTOPEN as u64;
     for (number, index) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
@@ -115,10 +139,17 @@ const NAMESPACES: &[libc::c_int] = &[
     libc::CLONE_NEWNET,
 ];
 
+/// Whom the server speaks with over the network comes in by the listeners; the journal is a socket of this host.
+const FAMILIES_SERVER: &[libc::c_int] = &[libc::AF_UNIX];
+/// Names are resolved by any of these.
+const FAMILIES_FETCHER: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// The agent takes the server's word about connections to its listeners: none may lead out from one of these, as from a
+/// listener that was shut down.
+const DENIED_SERVER: &[i64] = &[libc::SYS_connect];
+const DENIED_FETCHER: &[i64] = &[libc::SYS_accept, libc::SYS_accept4];
+
 const DENIED: &[i64] = &[
-    // The agent takes the server's word about connections to its listeners: none may lead out from one of these, as from
-    // a listener that was shut down.
-    libc::SYS_connect,
     libc::SYS_bind,
     libc::SYS_listen,
     libc::SYS_bpf,
@@ -235,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_filters_compile_and_name_what_matters() {
-        let rules = denied().unwrap();
+        let rules = denied(Process::Server).unwrap();
         for number in [libc::SYS_bpf, libc::SYS_execve, libc::SYS_ptrace, libc::SYS_setns, libc::SYS_clone] {
             assert!(rules.contains_key(&number));
         }
@@ -243,10 +274,10 @@ mod tests {
     }
 
     /// The filters hold for the thread that applies them.
-    fn confined<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    fn confined<T: Send>(process: Process, work: impl FnOnce() -> T + Send) -> T {
         let thread = || {
             nix::sys::prctl::set_no_new_privs().unwrap();
-            for filter in filters().unwrap() {
+            for filter in filters(process).unwrap() {
                 apply_filter(&filter).unwrap();
             }
             work()
@@ -265,7 +296,7 @@ mod tests {
         let _client = TcpStream::connect(address).unwrap();
         let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
         let SocketAddr::V4(target) = elsewhere.local_addr().unwrap() else { panic!() };
-        confined(|| {
+        confined(Process::Server, || {
             let (mut served, _) = listener.accept().unwrap();
             io::Write::write_all(&mut served, b"x").unwrap();
             refused(TcpStream::connect(target));
@@ -285,10 +316,26 @@ mod tests {
     }
 
     #[test]
-    fn it_has_threads_and_no_other_processes() {
-        confined(|| {
-            assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
-            refused(Command::new("/bin/true").spawn());
+    fn the_fetcher_dials_and_answers_nobody() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        confined(Process::Fetcher, || {
+            io::Write::write_all(&mut TcpStream::connect(address).unwrap(), b"x").unwrap();
+            refused(listener.accept());
+            refused(TcpListener::bind("127.0.0.1:0"));
+            refused(UdpSocket::bind("127.0.0.1:0"));
+            assert_eq!(listen(&listener, nix::sys::socket::Backlog::MAXCONN), Err(Errno::EPERM));
         });
+        listener.accept().unwrap();
+    }
+
+    #[test]
+    fn they_have_threads_and_no_other_processes() {
+        for process in [Process::Server, Process::Fetcher] {
+            confined(process, || {
+                assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
+                refused(Command::new("/bin/true").spawn());
+            });
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! How the agent starts the server: which user it becomes, the link and the listening sockets it inherits, and that
-//! nothing else goes with it (no descriptor, no variable, no capability). Called by the agent.
+//! How the agent starts the server and its fetcher: which user they become, the link and the listening sockets that are
+//! inherited, and that nothing else goes with them (no descriptor, no variable but the fetcher's two, no capability).
+//! Called by the agent; what was inherited is taken over by the same rules.
 
 use std::{
     io,
@@ -14,15 +15,20 @@ use std::{
 
 use nix::{
     fcntl::{FcntlArg, fcntl},
+    sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname},
     unistd::{AccessFlags, Group, Uid, User, access},
 };
 
 use crate::{
     capability::{self, Capabilities},
     error::{Context, Failure},
+    fetch::PLAIN_HTTP,
 };
 
-/// Where the child finds the link; the listeners follow it.
+/// The variables that say whom an outgoing connection trusts.
+const ROOTS: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// Where the child finds the link; the listeners follow it, and what hands a server its fetchers comes last.
 pub const LINK_FD: RawFd = 3;
 
 /// The user and group that the server runs as.
@@ -57,25 +63,73 @@ impl Identity {
     }
 }
 
-/// Starts the server. It reads its config from the returned socket and ends when that closes.
-pub fn spawn(
-    identity: &Identity,
-    listeners: &[&TcpListener],
-) -> Result<(tokio::process::Child, tokio::net::UnixStream), Failure> {
-    may_become_another()?;
-    let (near, far) = std::os::unix::net::UnixStream::pair().blame_system(|| "making the server's link".to_owned())?;
-    near.set_nonblocking(true).blame_system(|| "making the server's link".to_owned())?;
-    let near = tokio::net::UnixStream::from_std(near)
-        .blame_system(|| "handing the server's link to the runtime".to_owned())?;
+/// A server that was started. It reads its config from the link and ends when that closes.
+pub struct Spawned {
+    pub process: tokio::process::Child,
+    pub link: tokio::net::UnixStream,
+    /// By which it takes over links to its fetchers; `None`: it needs none.
+    pub fetchers: Option<tokio::net::UnixStream>,
+}
 
-    let inherited: Vec<BorrowedFd<'_>> =
-        std::iter::once(far.as_fd()).chain(listeners.iter().map(AsFd::as_fd)).collect();
+pub fn spawn(identity: &Identity, listeners: &[&TcpListener], fetches: bool) -> Result<Spawned, Failure> {
+    let (link, far) = pair("the server's link")?;
+    let (fetchers, handed) = fetches.then(|| pair("what hands the server its fetchers")).transpose()?.unzip();
+    let count = listeners.len().to_string();
+    let mut words = vec!["server", "--listeners", &count];
+    words.extend(fetches.then_some("--fetcher"));
+    let listeners = listeners.iter().map(AsFd::as_fd);
+    let inherited: Vec<_> =
+        std::iter::once(far.as_fd()).chain(listeners).chain(handed.iter().map(AsFd::as_fd)).collect();
+    let process = start(identity, &words, &inherited, &[])?;
+    let fetchers = fetchers.map(ours).transpose()?;
+    Ok(Spawned { process, link: ours(link)?, fetchers })
+}
+
+/// Starts a fetcher, and gives the end of its link that is for the server. It ends when that closes.
+pub fn spawn_fetcher(
+    identity: &Identity,
+    plain_http: bool,
+) -> Result<(tokio::process::Child, std::os::unix::net::UnixStream), Failure> {
+    let (link, far) = pair("the fetcher's link")?;
+    let mut words = vec!["fetcher"];
+    words.extend(plain_http.then_some(PLAIN_HTTP));
+    Ok((start(identity, &words, &[far.as_fd()], &ROOTS)?, link))
+}
+
+/// The inherited descriptor, if it is open and a socket of such a family. For the start of a process: each number is
+/// taken once, before anything else has opened a descriptor.
+pub fn inherited(fd: RawFd, families: &[AddressFamily]) -> Option<OwnedFd> {
+    let family = getsockname::<SockaddrStorage>(fd).ok()?.family()?;
+    // SAFETY: the descriptor is open, for it has just named its address, and it was inherited for this very use:
+    // each number is taken once, at the start, before anything else has opened a descriptor.
+    families.contains(&family).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn pair(what: &str) -> Result<(std::os::unix::net::UnixStream, std::os::unix::net::UnixStream), Failure> {
+    std::os::unix::net::UnixStream::pair().blame_system(|| format!("making {what}"))
+}
+
+fn ours(near: std::os::unix::net::UnixStream) -> Result<tokio::net::UnixStream, Failure> {
+    let what = || "handing the server's link to the runtime".to_owned();
+    near.set_nonblocking(true).blame_system(what)?;
+    tokio::net::UnixStream::from_std(near).blame_system(what)
+}
+
+/// This program as another user, with these words, these descriptors from [`LINK_FD`] on and these variables.
+fn start(
+    identity: &Identity,
+    words: &[&str],
+    inherited: &[BorrowedFd<'_>],
+    variables: &[&str],
+) -> Result<tokio::process::Child, Failure> {
+    may_become_another()?;
+    let name = words.first().copied().unwrap_or_default();
     let end = LINK_FD + RawFd::try_from(inherited.len()).map_err(|_| Failure::bug("too many listeners"))?;
     // Neither the sources nor what the standard library opens for itself may lie where the copies go.
-    let _reserved = reserve_below(end).blame_system(|| "reserving the server's descriptors".to_owned())?;
+    let _reserved = reserve_below(end).blame_system(|| format!("reserving the {name}'s descriptors"))?;
     let mut sources = Vec::with_capacity(inherited.len());
-    for fd in &inherited {
-        sources.push(duplicate(*fd, end).blame_system(|| "copying a descriptor for the server".to_owned())?);
+    for fd in inherited {
+        sources.push(duplicate(*fd, end).blame_system(|| format!("copying a descriptor for the {name}"))?);
     }
     let plan =
         Plan { uid: identity.uid, gid: identity.gid, sources: sources.iter().map(AsRawFd::as_raw_fd).collect(), end };
@@ -83,17 +137,17 @@ pub fn spawn(
     let mut command = tokio::process::Command::new("/proc/self/exe");
     command
         .arg0("edge")
-        .args(["server", "--listeners", &listeners.len().to_string()])
+        .args(words)
         .env_clear()
+        .envs(variables.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit());
-    // SAFETY: `become_server` runs between fork and exec; it makes system calls only, allocates nothing and takes no
+    // SAFETY: `become_another` runs between fork and exec; it makes system calls only, allocates nothing and takes no
     // lock. The descriptors in `plan` stay open until after the spawn: `sources` owns them.
-    unsafe { command.pre_exec(move || plan.become_server()) };
-    let child = command.spawn().blame_system(|| format!("starting the server as user {}", identity.name))?;
-    Ok((child, near))
+    unsafe { command.pre_exec(move || plan.become_another()) };
+    command.spawn().blame_system(|| format!("starting the {name} as user {}", identity.name))
 }
 
 /// Creates the directory of users and sessions: the server's own, group `edge` where that exists. Gives its parent
@@ -138,7 +192,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn become_server(&self) -> io::Result<()> {
+    fn become_another(&self) -> io::Result<()> {
         ignore_signals()?;
         self.place_descriptors()?;
         drop_bounding_set();

@@ -16,6 +16,7 @@ mod doctor;
 mod drift;
 mod drops;
 mod failures;
+mod fetcher;
 mod filter;
 mod frames;
 mod handover;
