@@ -3,5 +3,6 @@
 
 mod bytecode;
 mod connections;
+mod mutants;
 mod packets;
 mod world;

@@ -31,7 +31,7 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const TEST_TOOLS: [Tool; 6] = [
+const TEST_TOOLS: [Tool; 8] = [
     tool("journalctl", "systemd", "reads the journal that tests write to, and systemd-journald keeps it"),
     tool(
         "nft",
@@ -41,6 +41,13 @@ const TEST_TOOLS: [Tool; 6] = [
     tool("faketime", "faketime", "has a process see another time of day in tests"),
     tool("ss", "iproute2", "closes sockets from outside in tests"),
     tool("strace", "strace", "kills edge in tests at any of its system calls"),
+    // Of the system's Python, whichever else is first in PATH.
+    tool("/usr/lib/python3/dist-packages/jwt/__init__.py", "python3-jwt", "judges in tests the tokens that edge does"),
+    tool(
+        "/usr/lib/python3/dist-packages/cryptography/__init__.py",
+        "python3-cryptography",
+        "has the algorithms that PyJWT verifies with",
+    ),
     SLOW,
 ];
 
