@@ -49,7 +49,9 @@ fn nothing_is_accepted_that_is_not_the_signed_bytes() -> Result<()> {
     println!("EDGE_SEED={seed}, {mutants} tokens");
     let each = mutants.div_ceil(Algorithm::ALL.len() as u64);
     for algorithm in Algorithm::ALL {
-        Campaign::new(algorithm, seed)?.run(each).with_context(|| format!("{algorithm:?}, EDGE_SEED={seed} repeats it"))?;
+        Campaign::new(algorithm, seed)?
+            .run(each)
+            .with_context(|| format!("{algorithm:?}, EDGE_SEED={seed} repeats it"))?;
     }
     Ok(())
 }

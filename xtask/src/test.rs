@@ -29,7 +29,7 @@ enum Layer {
     Packets,
     /// Network namespaces, the real binary, real clients
     World,
-    /// Ten million packets at random; only where it is named. `EDGE_SEED` repeats what it printed
+    /// Ten million packets and a million tokens at random; only where it is named. `EDGE_SEED` repeats what it printed
     Fuzz,
     /// Connection caps: a million connections, ten million forged packets, a hundred rounds of a thousand connects at once;
     /// ten thousand operations at random; a thousand kills, two thousand replacements under a flood,
@@ -44,7 +44,7 @@ impl Layer {
             Layer::Bytecode => "package(edge-tests) & test(/^bytecode::/)",
             Layer::Packets => "package(edge-tests) & test(/^packets?::/)",
             Layer::World => "package(edge-tests) & !test(/^(bytecode|packets?|model|generate|scene)::/)",
-            Layer::Fuzz => "package(edge-tests) & test(/^packets::differential::/)",
+            Layer::Fuzz => "package(edge-tests) & test(/^(packets::differential|mutants)::/)",
             Layer::Soak => {
                 "package(edge-tests) & test(/^world::((caps::(endings|forged|bursts|replacements)|crash|operations)::|renew::nobody)/)"
             }
@@ -55,7 +55,10 @@ impl Layer {
     fn campaign(self) -> Option<Campaign> {
         match self {
             Layer::Pure | Layer::Bytecode | Layer::Packets | Layer::World => None,
-            Layer::Fuzz => Some(Campaign { profile: "fuzz", variables: &[("EDGE_PACKETS", "10000000")] }),
+            Layer::Fuzz => Some(Campaign {
+                profile: "fuzz",
+                variables: &[("EDGE_PACKETS", "10000000"), ("EDGE_MUTANTS", "1000000")],
+            }),
             Layer::Soak => Some(Campaign {
                 profile: "soak",
                 variables: &[
