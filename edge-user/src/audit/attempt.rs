@@ -22,6 +22,8 @@ pub struct Attempt {
     pub peer: IpAddr,
     /// The name as given, or of whom the credential names.
     pub subject: Option<String>,
+    /// As `edge key list` has it, of a key that is known.
+    pub key_id: Option<String>,
     /// `None`: it was good.
     pub refused: Option<Refused>,
     /// As the client or a proxy before the server named the request.
@@ -36,6 +38,9 @@ pub enum Endpoint {
     Logout,
     Me,
     Verify,
+    Token,
+    Introspect,
+    Revoke,
 }
 
 /// Why the answer was no.
@@ -48,6 +53,12 @@ pub enum Refused {
     InvalidToken,
     /// Edge issued it, but it is expired, revoked or used up.
     EndedToken,
+    /// Edge never issued the key.
+    InvalidKey,
+    /// Edge issued it, but it is expired, revoked or replaced.
+    EndedKey,
+    /// It is good, but not where it was sent: an internal key counts in its own header alone, and no other does there.
+    MisplacedKey,
     /// A role is missing.
     Forbidden,
     /// It could not be judged: too much at once, or the store cannot be used.
@@ -60,6 +71,9 @@ impl Refused {
             Refused::InvalidCredentials => "invalid_credentials",
             Refused::InvalidToken => "invalid_token",
             Refused::EndedToken => "ended_token",
+            Refused::InvalidKey => "invalid_key",
+            Refused::EndedKey => "ended_key",
+            Refused::MisplacedKey => "misplaced_key",
             Refused::Forbidden => "forbidden",
             Refused::Unavailable => "unavailable",
         }
@@ -75,6 +89,7 @@ impl Attempt {
         };
         Attempt {
             subject: self.subject.map(cut),
+            key_id: self.key_id.filter(|id| is_request_id(id)),
             request_id: self.request_id.filter(|id| is_request_id(id)),
             peer: self.peer.to_canonical(),
             ..self
@@ -82,17 +97,20 @@ impl Attempt {
     }
 
     pub fn event(self, time: Wall) -> (Name, Event) {
-        let Attempt { endpoint, peer, subject, refused, request_id } = self.bounded();
+        let Attempt { endpoint, peer, subject, key_id, refused, request_id } = self.bounded();
         let name = match endpoint {
             Endpoint::Login => Name::Login,
             Endpoint::Refresh => Name::Refresh,
             Endpoint::Logout => Name::Logout,
             Endpoint::Me => Name::Me,
             Endpoint::Verify => Name::Verify,
+            Endpoint::Token => Name::Token,
+            Endpoint::Introspect => Name::Introspect,
+            Endpoint::Revoke => Name::Revoke,
         };
         let outcome = if refused.is_some() { Outcome::Failure } else { Outcome::Success };
         let reason = refused.map(|refused| refused.text().to_owned());
-        (name, Event { peer: Some(peer), subject, reason, request_id, ..Event::new(name, outcome, time) })
+        (name, Event { peer: Some(peer), subject, key_id, reason, request_id, ..Event::new(name, outcome, time) })
     }
 }
 
@@ -112,6 +130,7 @@ mod tests {
             endpoint: Endpoint::Login,
             peer: "::ffff:203.0.113.7".parse().unwrap(),
             subject: Some("ä".repeat(200)),
+            key_id: None,
             refused: Some(Refused::InvalidCredentials),
             request_id: Some("a\nb".to_owned()),
         }
@@ -133,8 +152,12 @@ mod tests {
 
     #[test]
     fn a_message_of_the_worst_names_is_within_the_bound() {
-        let worst =
-            Attempt { subject: Some("\u{1}".repeat(MAX_SUBJECT)), request_id: Some("x".repeat(64)), ..attempt() };
+        let worst = Attempt {
+            subject: Some("\u{1}".repeat(MAX_SUBJECT)),
+            key_id: Some("x".repeat(64)),
+            request_id: Some("x".repeat(64)),
+            ..attempt()
+        };
         let message = FromServer::Audit { attempts: vec![worst; AT_ONCE], lost: u64::MAX };
         assert!(frame(&message, MAX_FROM_SERVER).is_ok());
     }

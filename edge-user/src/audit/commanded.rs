@@ -61,10 +61,10 @@ impl Commanded {
 
 /// Of a command that the CLI carried out itself.
 pub fn noted(noted: &Noted, actor: Actor, time: Wall) -> (Name, Event) {
-    let Noted { name, subject, refused } = noted;
+    let Noted { name, subject, key_id, refused } = noted;
     let outcome = if refused.is_some() { Outcome::Failure } else { Outcome::Success };
-    let (subject, reason) = (subject.clone(), refused.clone());
-    (*name, Event { subject, reason, actor: Some(actor), ..Event::new(*name, outcome, time) })
+    let (subject, key_id, reason) = (subject.clone(), key_id.clone(), refused.clone());
+    (*name, Event { subject, key_id, reason, actor: Some(actor), ..Event::new(*name, outcome, time) })
 }
 
 pub fn name(command: &Command) -> Name {

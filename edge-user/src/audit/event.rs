@@ -40,6 +40,9 @@ names! {
     Logout = "logout",
     Me = "me",
     Verify = "verify",
+    Token = "token",
+    Introspect = "introspect",
+    Revoke = "revoke",
     /// A packet that the kernel dropped: a sample.
     Drop = "drop",
     Run = "run",
@@ -65,12 +68,31 @@ names! {
     UserDisable = "user.disable",
     UserEnable = "user.enable",
     UserRemove = "user.remove",
+    UserImport = "user.import",
+    KeyCreate = "key.create",
+    KeyList = "key.list",
+    KeyRotate = "key.rotate",
+    KeyRevoke = "key.revoke",
+    SecretRotate = "secret.rotate",
+    SessionList = "session.list",
+    SessionEnd = "session.end",
+    TokenRevokeAll = "token.revoke-all",
 }
 
 impl Name {
     /// A command that changes nothing, and that programs repeat.
     pub const fn is_look(self) -> bool {
-        matches!(self, Name::Export | Name::List | Name::Why | Name::Status | Name::Audit | Name::UserList)
+        matches!(
+            self,
+            Name::Export
+                | Name::List
+                | Name::Why
+                | Name::Status
+                | Name::Audit
+                | Name::UserList
+                | Name::KeyList
+                | Name::SessionList
+        )
     }
 }
 

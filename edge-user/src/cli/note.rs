@@ -18,8 +18,19 @@ pub fn done(
     subject: Option<&str>,
     refused: Option<&Failure>,
 ) {
-    let noted =
-        Noted { name, subject: subject.map(str::to_owned), refused: refused.map(|failure| failure.message.clone()) };
+    of_key(global, config, name, (subject, None), refused);
+}
+
+/// The same about a key that is known, by its name and id.
+pub fn of_key(
+    global: &Global,
+    config: &Config,
+    name: audit::event::Name,
+    (subject, key_id): (Option<&str>, Option<String>),
+    refused: Option<&Failure>,
+) {
+    let refused = refused.map(|failure| failure.message.clone());
+    let noted = Noted { name, subject: subject.map(str::to_owned), key_id, refused };
     match ask::agent_if_any(global, Command::Note(noted.clone())) {
         Some(Ok(_)) => {}
         Some(Err(failure)) => warn(&failure.message),

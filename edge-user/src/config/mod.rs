@@ -318,6 +318,7 @@ pub struct Learn {
 pub struct Weights {
     pub login: u32,
     pub token: u32,
+    pub key: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -107,7 +107,7 @@ fn every_default_is_that_of_the_interface() {
         factor: 4,
         block_for_max: seconds(7 * 86_400),
         forget_after: seconds(30 * 86_400),
-        weights: Weights { login: 1, token: 1 },
+        weights: Weights { login: 1, token: 1, key: 1 },
     };
     assert_eq!(config.learn, learn);
     assert_eq!(config.metrics.listen, "127.0.0.1:9464".parse().unwrap());

@@ -155,6 +155,7 @@ fn learn(mut section: Section<'_>, problems: &mut Problems<'_>) -> Learn {
         weights: Weights {
             login: number(&mut weights, "login", problems, 1, 0..=1_000_000),
             token: number(&mut weights, "token", problems, 1, 0..=1_000_000),
+            key: number(&mut weights, "key", problems, 1, 0..=1_000_000),
         },
     };
     weights.finish(problems);

@@ -228,6 +228,7 @@ pub struct UnblockRequest {
 pub struct Noted {
     pub name: Name,
     pub subject: Option<String>,
+    pub key_id: Option<String>,
     /// Why it was refused; `None`: it was done.
     pub refused: Option<String>,
 }
@@ -237,7 +238,9 @@ impl Noted {
     pub fn accepted(&self) -> Answer {
         match self.name.text() {
             "backup" | "restore" => Ok(Reply::Noted),
-            name if name.starts_with("user.") => Ok(Reply::Noted),
+            name if ["user.", "key.", "secret.", "session.", "token."].iter().any(|of| name.starts_with(of)) => {
+                Ok(Reply::Noted)
+            }
             _ => Err(Failure::usage(format!("{} is not noted for others", self.name.text()))),
         }
     }

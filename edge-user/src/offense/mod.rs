@@ -263,6 +263,7 @@ fn weight_of(policy: &Learn, kind: Kind) -> u32 {
     match kind {
         Kind::Login => policy.weights.login,
         Kind::Token => policy.weights.token,
+        Kind::Key => policy.weights.key,
     }
 }
 

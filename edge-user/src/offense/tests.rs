@@ -15,7 +15,7 @@ fn policy() -> Learn {
         factor: 4,
         block_for_max: 24 * 60 * MINUTE,
         forget_after: 30 * 24 * 60 * MINUTE,
-        weights: Weights { login: 1, token: 1 },
+        weights: Weights { login: 1, token: 1, key: 1 },
     }
 }
 
@@ -153,7 +153,7 @@ fn what_no_client_can_have_is_never_learned() {
 
 #[test]
 fn weights_count_and_zero_counts_for_nothing() {
-    let weights = Weights { login: 2, token: 0 };
+    let weights = Weights { login: 2, token: 0, key: 1 };
     let mut learner = Learner::new(Learn { weights, ..policy() }, 64);
     for _ in 0..100 {
         assert_eq!(learner.failure(Kind::Token, ip("203.0.113.7"), None, at(Duration::ZERO)), None);
@@ -290,7 +290,7 @@ proptest! {
             forget_after: Duration::from_secs(forget),
             block_for: Duration::from_secs(60),
             block_for_max: Duration::from_secs(1000),
-            weights: Weights { login, token },
+            weights: Weights { login, token, key: 1 },
         };
         let address = |peer: u8| ip(&if six { format!("2001:db8:0:{peer}::1") } else { format!("198.51.100.{peer}") });
         let (mut learner, mut model) = (Learner::new(policy.clone(), 64), Model::default());

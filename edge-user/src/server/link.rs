@@ -61,15 +61,18 @@ pub enum Kind {
     Login,
     /// A bearer token, access or refresh.
     Token,
+    /// A key of a program.
+    Key,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Login, Kind::Token];
+    pub const ALL: [Kind; 3] = [Kind::Login, Kind::Token, Kind::Key];
 
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Login => "login",
             Kind::Token => "token",
+            Kind::Key => "key",
         }
     }
 }

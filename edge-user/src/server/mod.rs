@@ -284,6 +284,7 @@ async fn drained(shared: &Shared, report: &Report) {
         () = ended => {}
         () = served => {}
     }
+    shared.auth.write_seen().await;
     report.metrics(Metrics { store_failed: false, ..shared.counters.snapshot() });
 }
 
@@ -298,6 +299,7 @@ async fn count(shared: Arc<Shared>, report: Arc<Report>) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         second.tick().await;
+        shared.auth.write_seen().await;
         let store_failed = shared.auth.store_has_failed().await;
         report.metrics(Metrics { store_failed, ..shared.counters.snapshot() });
     }
@@ -318,6 +320,7 @@ mod tests {
             endpoint: Endpoint::Verify,
             peer: "203.0.113.7".parse().unwrap(),
             subject: None,
+            key_id: None,
             refused: None,
             request_id: None,
         }

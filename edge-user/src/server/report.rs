@@ -185,6 +185,7 @@ mod tests {
             endpoint: Endpoint::Verify,
             peer: "203.0.113.7".parse().unwrap(),
             subject: Some(number.to_string()),
+            key_id: None,
             refused: None,
             request_id: None,
         };

@@ -12,7 +12,7 @@ use hyper::{
 };
 use serde_json::{Value, json};
 
-use super::Outcome;
+use super::{Outcome, credential::Identity};
 
 /// Why a request is not answered with what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +28,29 @@ pub enum Denial {
         guessed: bool,
         account: Option<String>,
     },
+    /// A key is not good.
+    Key {
+        why: KeyRefused,
+        key: Option<KnownKey>,
+    },
     /// The credential is good, its roles do not suffice.
     Forbidden {
         account: String,
+        key_id: Option<String>,
     },
+    /// Who asks for a token is not known.
+    Client {
+        cause: Box<Denial>,
+        by_basic: bool,
+    },
+    /// What a token is asked for with is not good.
+    Grant {
+        cause: Box<Denial>,
+    },
+    UnsupportedGrant,
+    InvalidScope,
+    /// A key is no token.
+    UnsupportedToken,
     NotFound,
     /// Another method is needed: those.
     Method(&'static str),
@@ -45,13 +64,55 @@ pub enum Denial {
     Unavailable,
 }
 
+/// Why a key was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyRefused {
+    /// Edge never issued it, which is an offence.
+    Unknown,
+    /// Expired, revoked or replaced.
+    Ended,
+    /// It counts elsewhere.
+    Misplaced,
+}
+
+/// A key that edge issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownKey {
+    pub id: String,
+    pub caller: String,
+}
+
 impl Denial {
+    pub fn forbidden(identity: &Identity) -> Denial {
+        Denial::Forbidden { account: identity.name.clone(), key_id: identity.key_id() }
+    }
+
+    /// As the token endpoint says it (RFC 6749, section 5.2).
+    pub fn granted(self) -> Denial {
+        match self {
+            Denial::Login { .. } | Denial::Token { .. } => Denial::Grant { cause: Box::new(self) },
+            other => other,
+        }
+    }
+
+    /// What it comes from.
+    pub fn cause(&self) -> &Denial {
+        match self {
+            Denial::Client { cause, .. } | Denial::Grant { cause } => cause.cause(),
+            other => other,
+        }
+    }
+
     pub fn outcome(&self) -> Outcome {
         match self {
             Denial::NoCredential => Outcome::Missing,
-            Denial::Login { .. } | Denial::Token { .. } => Outcome::Refused,
+            Denial::Login { .. } | Denial::Token { .. } | Denial::Key { .. } => Outcome::Refused,
+            Denial::Client { cause, .. } | Denial::Grant { cause } => cause.outcome(),
             Denial::Forbidden { .. } => Outcome::Forbidden,
-            Denial::NotFound
+            Denial::UnsupportedGrant
+            | Denial::InvalidScope
+            | Denial::UnsupportedToken
+            | Denial::NotFound
             | Denial::Method(_)
             | Denial::Malformed
             | Denial::TooLarge
@@ -73,9 +134,15 @@ impl Denial {
             problem
         };
         match self {
-            Denial::NoCredential | Denial::Login { .. } => {
+            Denial::NoCredential | Denial::Login { .. } | Denial::Client { by_basic: false, .. } => {
                 set(&mut response, WWW_AUTHENTICATE, "Bearer realm=\"edge\"")
             }
+            Denial::Client { by_basic: true, .. } => set(&mut response, WWW_AUTHENTICATE, "Basic realm=\"edge\""),
+            Denial::Key { .. } => set(
+                &mut response,
+                WWW_AUTHENTICATE,
+                "Bearer realm=\"edge\", error=\"invalid_token\", error_description=\"the key is not good\"",
+            ),
             Denial::Token { .. } => set(
                 &mut response,
                 WWW_AUTHENTICATE,
@@ -87,7 +154,15 @@ impl Denial {
             Denial::Method(allow) => set(&mut response, ALLOW, allow),
             Denial::Busy => set(&mut response, RETRY_AFTER, "1"),
             Denial::Unavailable => set(&mut response, RETRY_AFTER, "5"),
-            Denial::NotFound | Denial::Malformed | Denial::TooLarge | Denial::HeadTooLarge | Denial::TooSlow => {}
+            Denial::Grant { .. }
+            | Denial::UnsupportedGrant
+            | Denial::InvalidScope
+            | Denial::UnsupportedToken
+            | Denial::NotFound
+            | Denial::Malformed
+            | Denial::TooLarge
+            | Denial::HeadTooLarge
+            | Denial::TooSlow => {}
         }
         response
     }
@@ -97,6 +172,12 @@ impl Denial {
             Denial::NoCredential => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Denial::Login { .. } => (StatusCode::UNAUTHORIZED, "invalid_credentials"),
             Denial::Token { .. } => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Denial::Key { .. } => (StatusCode::UNAUTHORIZED, "invalid_key"),
+            Denial::Client { .. } => (StatusCode::UNAUTHORIZED, "invalid_client"),
+            Denial::Grant { .. } => (StatusCode::BAD_REQUEST, "invalid_grant"),
+            Denial::UnsupportedGrant => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),
+            Denial::InvalidScope => (StatusCode::BAD_REQUEST, "invalid_scope"),
+            Denial::UnsupportedToken => (StatusCode::BAD_REQUEST, "unsupported_token_type"),
             Denial::Forbidden { .. } => (StatusCode::FORBIDDEN, "forbidden"),
             Denial::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Denial::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),

@@ -2,9 +2,14 @@
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::{Request, body::Body, header::CONTENT_LENGTH};
+use hyper::{
+    Request,
+    body::Body,
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue},
+};
+use zeroize::Zeroizing;
 
-use super::{Auth, answer::Denial};
+use super::{Auth, answer::Denial, query::Form};
 
 /// The longest body under `/auth/`, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -12,15 +17,36 @@ const MAX_BODY: usize = 64 << 10;
 const MAX_THROWN_AWAY: usize = 4 << 20;
 
 impl Auth {
+    /// A form that is said to be one and has no parameter twice.
+    pub(super) async fn form<B>(&self, request: Request<B>) -> Result<Form, Denial>
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let is_form = request.headers().get(CONTENT_TYPE).is_some_and(is_form);
+        let body = self.body(request).await?;
+        is_form.then(|| Form::parse(&body)).flatten().ok_or(Denial::Malformed)
+    }
+
     pub(super) async fn json<T, B>(&self, request: Request<B>) -> Result<T, Denial>
     where
         T: serde::de::DeserializeOwned,
         B: Body<Data = Bytes> + Send,
     {
-        let read = tokio::time::timeout(self.body_within, read_body(request)).await;
-        let body = read.map_err(|_| Denial::TooSlow)??;
-        serde_json::from_slice(&body).map_err(|_| Denial::Malformed)
+        serde_json::from_slice(&self.body(request).await?).map_err(|_| Denial::Malformed)
     }
+
+    async fn body<B>(&self, request: Request<B>) -> Result<Zeroizing<Vec<u8>>, Denial>
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let read = tokio::time::timeout(self.body_within, read_body(request)).await;
+        read.map_err(|_| Denial::TooSlow)?.map(Zeroizing::new)
+    }
+}
+
+fn is_form(value: &HeaderValue) -> bool {
+    let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    media.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
 /// The body, if it is short enough. What is too long is read on and thrown away, up to a limit: over HTTP/2 many clients

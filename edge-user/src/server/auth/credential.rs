@@ -5,11 +5,17 @@ use hyper::{HeaderMap, header::AUTHORIZATION};
 
 use super::{
     Auth,
-    answer::Denial,
+    answer::{Denial, KeyRefused, KnownKey},
     external::External,
-    token::{Bad, Stamp},
+    token::{Bad, Caller, Stamp},
 };
-use crate::clock::Wall;
+use crate::{
+    clock::Wall,
+    server::users::{Key, KeyKind},
+};
+
+const API_KEY: &str = "x-api-key";
+const INTERNAL_KEY: &str = "x-internal-api-key";
 
 /// Whom a good credential names. Names never collide: a user's is bare, any other's has a colon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +24,8 @@ pub struct Identity {
     pub roles: Vec<String>,
     pub email: Option<String>,
     pub kind: Kind,
+    /// The one token that named it, where it was one.
+    pub token: Option<TokenId>,
 }
 
 /// By what a caller is known.
@@ -25,24 +33,113 @@ pub struct Identity {
 pub enum Kind {
     /// A user by a token; the session that it belongs to, where edge wrote it.
     User { session: Option<i64> },
+    /// A program, by its key or a token issued with it.
+    Key { row: i64, kind: KeyKind },
     /// A caller that a trusted issuer vouches for.
     External,
 }
 
+/// What a single token is revoked by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenId {
+    pub digest: Vec<u8>,
+    /// It is good no longer than this by itself.
+    pub until: Wall,
+}
+
+/// A good token: whom it names, and what it says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bearer {
+    pub identity: Identity,
+    pub issuer: String,
+    pub subject: String,
+    pub audience: Vec<String>,
+    /// Seconds since 1970, as is the next.
+    pub issued: i64,
+    pub expires: i64,
+}
+
+impl Identity {
+    /// As `edge key list` has it.
+    pub fn key_id(&self) -> Option<String> {
+        match self.kind {
+            Kind::Key { row, .. } => Some(format!("{row:016x}")),
+            Kind::User { .. } | Kind::External => None,
+        }
+    }
+}
+
 impl Auth {
-    /// Whom the credential of a request names.
+    /// Whom the credential of a request names. A key goes before a bearer, which may be meant for what lies behind.
     pub(super) fn identify(&self, headers: &HeaderMap) -> Result<Identity, Denial> {
-        self.bearer_of(bearer(headers)?.ok_or(Denial::NoCredential)?)
+        let unknown_key = || Denial::Key { why: KeyRefused::Unknown, key: None };
+        let internal = only_line(headers, INTERNAL_KEY).map_err(|NotOne| unknown_key())?;
+        let api = only_line(headers, API_KEY).map_err(|NotOne| unknown_key())?;
+        let guess = || Denial::Token { guessed: true, account: None };
+        let authorization = only_line(headers, AUTHORIZATION.as_str()).map_err(|NotOne| guess())?;
+        match (internal, api, authorization) {
+            (Some(key), _, _) => self.by_key(key, KeyKind::Internal),
+            (None, Some(key), _) => self.by_key(key, KeyKind::Api),
+            (None, None, Some(line)) => match bearer(line).ok_or_else(guess)? {
+                key if is_key(key) => self.by_key(key, KeyKind::Api),
+                token => self.by_token(token).map(|bearer| bearer.identity),
+            },
+            (None, None, None) => Err(Denial::NoCredential),
+        }
     }
 
-    fn bearer_of(&self, token: &str) -> Result<Identity, Denial> {
-        let now = Wall::now();
-        let caller = match self.tokens.verify(token, now) {
-            Ok(caller) => caller,
-            Err(Bad::Issued) => return Err(Denial::Token { guessed: false, account: None }),
-            Err(Bad::Foreign) => return self.external(token, now).map(Identity::from).map_err(Denial::from),
+    fn by_key(&self, text: &str, place: KeyKind) -> Result<Identity, Denial> {
+        let (key, now) = (self.key(text, place)?, Wall::now());
+        self.seen.key(key.row, now);
+        Ok(of_key(key, None))
+    }
+
+    /// The key of that text, if it is good and counts in this place.
+    pub(super) fn key(&self, text: &str, place: KeyKind) -> Result<Key, Denial> {
+        let unknown = || Denial::Key { why: KeyRefused::Unknown, key: None };
+        let key = self.store.read(|store| store.find_key(text))?.ok_or_else(unknown)?;
+        let why = match key.is_good(Wall::now()) {
+            false => KeyRefused::Ended,
+            true if key.kind != place => KeyRefused::Misplaced,
+            true => return Ok(key),
         };
-        let revoked = || Denial::Token { guessed: false, account: Some(caller.name.clone()) };
+        Err(Denial::Key { why, key: Some(KnownKey { id: key.id(), caller: key.caller() }) })
+    }
+
+    /// Whom a bearer token names.
+    pub(super) fn by_token(&self, token: &str) -> Result<Bearer, Denial> {
+        let now = Wall::now();
+        let bearer = match self.tokens.verify(token, now) {
+            Ok(caller) => self.by_own_token(caller, now)?,
+            Err(Bad::Issued) => return Err(Denial::Token { guessed: false, account: None }),
+            Err(Bad::Foreign) => self.by_external_token(token, now)?,
+        };
+        if let Some(id) = &bearer.identity.token
+            && self.store.read(|store| store.is_token_revoked(&id.digest))?
+        {
+            return Err(ended(&bearer.identity.name));
+        }
+        Ok(bearer)
+    }
+
+    fn by_own_token(&self, caller: Caller, now: Wall) -> Result<Bearer, Denial> {
+        let token = Some(TokenId { digest: caller.digest(), until: self.tokens.until(&caller) });
+        let identity = match caller.name.strip_prefix("key:") {
+            Some(key) => self.key_of_token(key, &caller, now)?,
+            None => self.user_of_token(&caller, now)?,
+        };
+        Ok(Bearer {
+            identity: Identity { token, ..identity },
+            issuer: self.tokens.issuer().to_owned(),
+            subject: caller.name,
+            audience: caller.audience,
+            issued: caller.issued,
+            expires: caller.expires,
+        })
+    }
+
+    fn user_of_token(&self, caller: &Caller, now: Wall) -> Result<Identity, Denial> {
+        let revoked = || ended(&caller.name);
         let account = self.store.read(|store| store.lookup(&caller.name))?.ok_or_else(revoked)?;
         let good = !account.disabled
             && match caller.stamp {
@@ -55,31 +152,85 @@ impl Auth {
             return Err(revoked());
         }
         let session = caller.stamp.map(|stamp| stamp.family);
-        Ok(Identity { name: account.name, roles: account.roles, email: None, kind: Kind::User { session } })
+        if let Some(session) = session {
+            self.seen.session(session, now);
+        }
+        Ok(Identity {
+            name: account.name,
+            roles: account.roles,
+            email: None,
+            kind: Kind::User { session },
+            token: None,
+        })
+    }
+
+    /// A token issued with a key ends with it.
+    fn key_of_token(&self, name: &str, caller: &Caller, now: Wall) -> Result<Identity, Denial> {
+        let revoked = || ended(&caller.name);
+        let key = self.store.read(|store| match caller.stamp {
+            Some(Stamp { family, .. }) => store.key_by_row(family),
+            None => store.key_named(name),
+        })?;
+        let key = key.filter(|key| key.name == name && key.is_good(now)).ok_or_else(revoked)?;
+        let good = match caller.stamp {
+            Some(Stamp { generation, .. }) => generation == key.generation,
+            None => caller.issued >= key.not_before && key.kind == KeyKind::Api,
+        };
+        if good { Ok(of_key(key, None)) } else { Err(revoked()) }
+    }
+
+    /// A token that edge did not sign: good if it was issued after all revocations of its name.
+    fn by_external_token(&self, token: &str, now: Wall) -> Result<Bearer, Denial> {
+        let External { name, roles, email, issuer, subject, audience, issued, expires } = self.external(token, now)?;
+        if issued < self.store.read(|store| store.external_not_before(&name))? {
+            return Err(ended(&name));
+        }
+        let id = TokenId { digest: signed_digest(token), until: self.tokens.end(expires) };
+        let identity = Identity { name, roles, email, kind: Kind::External, token: Some(id) };
+        Ok(Bearer { identity, issuer, subject, audience, issued, expires })
     }
 }
 
-impl From<External> for Identity {
-    fn from(caller: External) -> Identity {
-        let External { name, roles, email, issued: _ } = caller;
-        Identity { name, roles, email, kind: Kind::External }
+/// There are several lines, or it is no text.
+struct NotOne;
+
+fn only_line<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, NotOne> {
+    let mut lines = headers.get_all(name).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => Ok(None),
+        (Some(line), None) => line.to_str().map(Some).map_err(|_| NotOne),
+        (Some(_), Some(_)) => Err(NotOne),
     }
+}
+
+/// The credential of an `Authorization` line (RFC 6750).
+fn bearer(line: &str) -> Option<&str> {
+    let (scheme, token) = line.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Whether it has the form of a key, whatever it opens.
+pub(super) fn is_key(text: &str) -> bool {
+    KeyKind::ALL.iter().any(|kind| text.starts_with(kind.prefix()))
+}
+
+fn of_key(key: Key, token: Option<TokenId>) -> Identity {
+    let kind = Kind::Key { row: key.row, kind: key.kind };
+    Identity { name: key.caller(), roles: key.roles, email: None, kind, token }
+}
+
+fn ended(name: &str) -> Denial {
+    Denial::Token { guessed: false, account: Some(name.to_owned()) }
+}
+
+/// Of what was signed: the signature of some algorithms can be written in several ways.
+fn signed_digest(token: &str) -> Vec<u8> {
+    let signed = token.rsplit_once('.').map_or(token, |(signed, _)| signed);
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, signed.as_bytes()).as_ref().to_vec()
 }
 
 impl From<Bad> for Denial {
     fn from(bad: Bad) -> Denial {
         Denial::Token { guessed: bad == Bad::Foreign, account: None }
     }
-}
-
-/// The bearer token of a request; `None` without a credential.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denial> {
-    let bad = || Denial::Token { guessed: true, account: None };
-    let mut lines = headers.get_all(AUTHORIZATION).iter();
-    let Some(line) = lines.next() else { return Ok(None) };
-    if lines.next().is_some() {
-        return Err(bad());
-    }
-    let (scheme, token) = line.to_str().ok().and_then(|line| line.split_once(' ')).ok_or_else(bad)?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(Some(token.trim())) } else { Err(bad()) }
 }

@@ -13,6 +13,9 @@ pub enum Endpoint {
     Logout,
     Me,
     Verify,
+    Token,
+    Introspect,
+    Revoke,
     Health,
     Ready,
     Status,
@@ -37,12 +40,15 @@ pub enum Outcome {
 }
 
 impl Endpoint {
-    pub const ALL: [Endpoint; 10] = [
+    pub const ALL: [Endpoint; 13] = [
         Endpoint::Login,
         Endpoint::Refresh,
         Endpoint::Logout,
         Endpoint::Me,
         Endpoint::Verify,
+        Endpoint::Token,
+        Endpoint::Introspect,
+        Endpoint::Revoke,
         Endpoint::Health,
         Endpoint::Ready,
         Endpoint::Status,
@@ -57,6 +63,9 @@ impl Endpoint {
             "/auth/logout" => Some(Endpoint::Logout),
             "/auth/me" => Some(Endpoint::Me),
             "/auth/verify" => Some(Endpoint::Verify),
+            "/auth/token" => Some(Endpoint::Token),
+            "/auth/introspect" => Some(Endpoint::Introspect),
+            "/auth/revoke" => Some(Endpoint::Revoke),
             "/health" => Some(Endpoint::Health),
             "/ready" => Some(Endpoint::Ready),
             "/status" => Some(Endpoint::Status),
@@ -73,6 +82,9 @@ impl Endpoint {
             Endpoint::Logout => "logout",
             Endpoint::Me => "me",
             Endpoint::Verify => "verify",
+            Endpoint::Token => "token",
+            Endpoint::Introspect => "introspect",
+            Endpoint::Revoke => "revoke",
             Endpoint::Health => "health",
             Endpoint::Ready => "ready",
             Endpoint::Status => "status",
@@ -88,7 +100,12 @@ impl Endpoint {
     /// The methods it takes, as `Allow` names them; `None`: all.
     const fn allow(self) -> Option<&'static str> {
         match self {
-            Endpoint::Login | Endpoint::Refresh | Endpoint::Logout => Some("POST"),
+            Endpoint::Login
+            | Endpoint::Refresh
+            | Endpoint::Logout
+            | Endpoint::Token
+            | Endpoint::Introspect
+            | Endpoint::Revoke => Some("POST"),
             Endpoint::Me
             | Endpoint::Health
             | Endpoint::Ready

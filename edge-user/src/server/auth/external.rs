@@ -10,12 +10,18 @@ pub struct External {
     pub name: String,
     pub roles: Vec<String>,
     pub email: Option<String>,
+    /// As the token has them.
+    pub issuer: String,
+    pub subject: String,
+    pub audience: Vec<String>,
     /// Seconds since 1970: what was issued until the caller's tokens were revoked is not good.
     pub issued: i64,
+    pub expires: i64,
 }
 
 impl Auth {
-    /// Whom a token names whose signature is not edge's; no issuer but edge is trusted.
+    /// Whom a token names whose signature is not edge's; no issuer but edge is trusted. That it was not revoked is the
+    /// caller's to see to.
     pub(super) fn external(&self, _token: &str, _now: Wall) -> Result<External, Bad> {
         Err(Bad::Foreign)
     }

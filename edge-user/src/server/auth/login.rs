@@ -77,6 +77,11 @@ impl Auth {
         B: Body<Data = Bytes> + Send,
     {
         let Refresh { refresh_token } = self.json(request).await?;
+        self.refreshed(refresh_token).await
+    }
+
+    /// The next tokens of a session.
+    pub(super) async fn refreshed(&self, refresh_token: String) -> Result<Good, Denial> {
         let (now, ttl) = (Wall::now(), self.refresh_ttl);
         match self.store.write(move |store| store.refresh(&refresh_token, now, ttl)).await? {
             Refreshed::Good(session) => self.tokens_for(session, now),
@@ -87,15 +92,17 @@ impl Auth {
 
     pub(super) async fn logout(&self, headers: &HeaderMap) -> Result<Good, Denial> {
         let caller = self.identify(headers)?;
-        if let Kind::User { session: Some(session) } = caller.kind {
-            self.store.write(move |store| store.end_session(session)).await?;
+        match caller.kind {
+            Kind::User { session: Some(session) } => self.store.write(move |store| store.end_session(session)).await?,
+            // No session of edge's own: the token alone.
+            Kind::User { session: None } | Kind::Key { .. } | Kind::External => self.revoke_single(&caller).await?,
         }
         let mut response = Response::default();
         *response.status_mut() = StatusCode::NO_CONTENT;
-        Ok(Good::of(response, caller.name))
+        Ok(Good::by(response, &caller))
     }
 
-    fn tokens_for(&self, session: Session, now: Wall) -> Result<Good, Denial> {
+    pub(super) fn tokens_for(&self, session: Session, now: Wall) -> Result<Good, Denial> {
         let stamp = Stamp { generation: session.generation, family: session.family };
         let access_token = self.tokens.issue(&session.user, stamp, now).map_err(|failure| {
             tracing::error!("{failure}");

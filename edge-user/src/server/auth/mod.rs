@@ -5,12 +5,16 @@
 mod answer;
 mod audited;
 mod body;
+mod client;
 mod credential;
 mod endpoint;
 mod external;
+mod grant;
 mod hashing;
+mod introspect;
 mod login;
 mod query;
+mod seen;
 mod store;
 pub mod token;
 mod verify;
@@ -25,8 +29,10 @@ use serde_json::json;
 
 pub use self::endpoint::{Endpoint, Outcome};
 use self::{
-    answer::{Denial, json_answer},
+    answer::{Denial, KeyRefused, json_answer},
+    credential::Identity,
     hashing::Hashing,
+    seen::Seen,
     store::Store,
     token::Tokens,
 };
@@ -50,6 +56,7 @@ pub struct Auth {
     ipv6_unit: u8,
     report: Arc<Report>,
     counters: Arc<Counters>,
+    seen: Seen,
     refresh_ttl: std::time::Duration,
     body_within: std::time::Duration,
     started: Instant,
@@ -65,11 +72,17 @@ pub struct Answer {
 struct Good {
     response: Response<Full<Bytes>>,
     subject: Option<String>,
+    key_id: Option<String>,
+    is_sign_in: bool,
 }
 
 impl Good {
     fn of(response: Response<Full<Bytes>>, subject: impl Into<Option<String>>) -> Good {
-        Good { response, subject: subject.into() }
+        Good { response, subject: subject.into(), key_id: None, is_sign_in: false }
+    }
+
+    fn by(response: Response<Full<Bytes>>, identity: &Identity) -> Good {
+        Good { key_id: identity.key_id(), ..Good::of(response, identity.name.clone()) }
     }
 }
 
@@ -89,6 +102,7 @@ impl Auth {
             ipv6_unit: config.ipv6_unit,
             report,
             counters,
+            seen: Seen::default(),
             refresh_ttl: config.refresh_ttl,
             body_within: config.header_timeout,
             started: Instant::now(),
@@ -107,6 +121,13 @@ impl Auth {
             self.store.probe().await;
         }
         self.store.has_failed()
+    }
+
+    /// Writes when sessions and keys were used last.
+    pub async fn write_seen(&self) {
+        if let Some(uses) = self.seen.take() {
+            self.store.try_write(move |store| uses.write(store)).await;
+        }
     }
 
     pub async fn probe_store(&self) {
@@ -154,6 +175,9 @@ impl Auth {
             Endpoint::Logout => self.logout(request.headers()).await,
             Endpoint::Me => self.me(request.headers()),
             Endpoint::Verify => self.verify(request.headers(), request.uri().query()),
+            Endpoint::Token => self.token(ends, request).await,
+            Endpoint::Introspect => self.introspect(request).await,
+            Endpoint::Revoke => self.revoke(request).await,
             Endpoint::Health => Ok(Good::of(json_answer(StatusCode::OK, &json!({"status": "ok"})), None)),
             Endpoint::Ready => self.ready().map(|response| Good::of(response, None)),
             Endpoint::Status => Ok(Good::of(self.status(), None)),
@@ -164,11 +188,12 @@ impl Auth {
 
     /// Reports what has to be reported; whether the client is blocked now.
     async fn is_blocked(&self, denial: &Denial, ends: Ends) -> bool {
-        match denial {
+        match denial.cause() {
             Denial::Login { account } => self.report.offence(Kind::Login, ends, Some(account)).await,
             Denial::Token { guessed: true, account } => {
                 self.report.offence(Kind::Token, ends, account.as_deref()).await
             }
+            Denial::Key { why: KeyRefused::Unknown, .. } => self.report.offence(Kind::Key, ends, None).await,
             _ => false,
         }
     }

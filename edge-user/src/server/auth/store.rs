@@ -72,6 +72,17 @@ impl Store {
         )
     }
 
+    /// A change that nobody waits for: where it cannot be made it is lost, and says nothing of what can.
+    pub async fn try_write(
+        self: &Arc<Store>,
+        change: impl FnOnce(&mut UserStore) -> Result<(), Failure> + Send + 'static,
+    ) {
+        let store = self.clone();
+        if let Ok(Err(failure)) = tokio::task::spawn_blocking(move || store.with(&store.writes, change)).await {
+            tracing::debug!("{failure}; when sessions and keys were used last is not known");
+        }
+    }
+
     fn with<T>(
         &self,
         store: &Mutex<Option<UserStore>>,

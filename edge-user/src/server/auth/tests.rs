@@ -1,5 +1,8 @@
 //! The endpoints without sockets: requests in, answers and offences out, with a task that plays the agent.
 
+mod grants;
+mod keys;
+
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -9,12 +12,13 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
+    clock::Wall,
     config::{AuditTo, Log, LogFormat},
     logging::Logging,
     server::{
         jws::Algorithm,
         link::{FromServer, Offence},
-        users::UserStore,
+        users::{Issued, KeyKind, UserStore},
     },
 };
 
@@ -88,6 +92,34 @@ impl World {
 
     async fn login(&self, name: &str, password: &str) -> (Answer, Value) {
         self.ask("POST", "/auth/login", None, &json!({"username": name, "password": password}).to_string()).await
+    }
+
+    /// With these header lines and this form.
+    async fn form(&self, path: &str, headers: &[(&str, &str)], form: &str) -> (Answer, Value) {
+        let mut request = Request::post(path).header("content-type", "application/x-www-form-urlencoded;charset=UTF-8");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Full::new(Bytes::from(form.to_owned()))).unwrap()).await
+    }
+
+    /// Whom these header lines name, and the status.
+    async fn me(&self, headers: &[(&str, &str)]) -> (u16, Value) {
+        let mut request = Request::get("/auth/me");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (answer, body) = self.send(request.body(Full::default()).unwrap()).await;
+        (answer.response.status().as_u16(), body)
+    }
+
+    fn key(&mut self, name: &str, kind: KeyKind) -> Issued {
+        self.users.create_key(name, kind, &["ci".to_owned()], None, Wall::now()).unwrap()
+    }
+
+    /// The kinds of credential that were refused.
+    fn kinds(&self) -> Vec<Kind> {
+        self.offences.lock().unwrap().iter().map(|offence| offence.kind).collect()
     }
 
     fn offences(&self) -> usize {

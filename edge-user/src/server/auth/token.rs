@@ -29,8 +29,11 @@ pub struct Tokens {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub name: String,
-    /// Seconds since 1970.
+    /// Seconds since 1970, as is the next.
     pub issued: i64,
+    pub expires: i64,
+    pub audience: Vec<String>,
+    pub id: String,
     /// `None`: rightly signed, but not written by edge itself.
     pub stamp: Option<Stamp>,
 }
@@ -105,9 +108,26 @@ impl Tokens {
         &self.issuer
     }
 
+    pub fn audience(&self) -> &str {
+        &self.audience
+    }
+
     pub fn issue(&self, name: &str, stamp: Stamp, now: Wall) -> Result<String, Failure> {
+        self.issue_until(name, stamp, now, now.plus(self.ttl))
+    }
+
+    /// When a token that says so is good no more in any case.
+    pub fn end(&self, expires: i64) -> Wall {
+        Wall(expires.saturating_mul(1000)).plus(self.leeway)
+    }
+
+    pub fn until(&self, caller: &Caller) -> Wall {
+        self.end(caller.expires)
+    }
+
+    pub fn issue_until(&self, name: &str, stamp: Stamp, now: Wall, ends: Wall) -> Result<String, Failure> {
         let iat = now.0 / 1000;
-        let exp = now.plus(self.ttl).0 / 1000;
+        let exp = ends.0 / 1000;
         let jti = format!("{:x}.{:x}.{}", stamp.generation, stamp.family, crate::server::secret::generate()?);
         let claims = Written { exp, iat, nbf: iat, iss: &self.issuer, aud: &self.audience, sub: name, jti };
         let claims = serde_json::to_vec(&claims).map_err(|error| Failure::bug(format!("a token's claims: {error}")))?;
@@ -134,8 +154,10 @@ impl Tokens {
         let in_time = now < claims.exp.saturating_add(leeway) && claims.exp <= LAST_SECOND && has_begun;
         let is_for_us = claims.iss == self.issuer && claims.aud.has(&self.audience);
         let stamp = Stamp::parse(&claims.jti);
-        let issued = i64::try_from(claims.iat).ok()?;
-        (in_time && is_for_us).then_some(Caller { name: claims.sub, issued, stamp })
+        let (issued, expires) = (i64::try_from(claims.iat).ok()?, i64::try_from(claims.exp).ok()?);
+        let audience = claims.aud.names();
+        let caller = Caller { name: claims.sub, issued, expires, audience, id: claims.jti, stamp };
+        (in_time && is_for_us).then_some(caller)
     }
 }
 
@@ -149,7 +171,22 @@ fn is_understood(header: &Members) -> bool {
     typ && !header.0.contains_key("crit")
 }
 
+impl Caller {
+    /// What this one token is revoked by.
+    pub fn digest(&self) -> Vec<u8> {
+        let id = format!("{}\0{}", self.name, self.id);
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes()).as_ref().to_vec()
+    }
+}
+
 impl Audience {
+    fn names(self) -> Vec<String> {
+        match self {
+            Audience::One(one) => vec![one],
+            Audience::Several(several) => several,
+        }
+    }
+
     fn has(&self, audience: &str) -> bool {
         match self {
             Audience::One(one) => one == audience,
@@ -207,8 +244,9 @@ mod tests {
     fn what_edge_issues_is_good_until_it_expires() {
         let (tokens, stamp) = (tokens(), Stamp { generation: 12, family: i64::MAX });
         let token = tokens.issue("alice", stamp, NOW).unwrap();
-        let caller = Caller { name: "alice".to_owned(), issued: NOW.0 / 1000, stamp: Some(stamp) };
-        assert_eq!(tokens.verify(&token, NOW), Ok(caller.clone()));
+        let caller = tokens.verify(&token, NOW).unwrap();
+        let expected = ("alice", NOW.0 / 1000, NOW.0 / 1000 + 3600, Some(stamp));
+        assert_eq!((&*caller.name, caller.issued, caller.expires, caller.stamp), expected);
         let after = |seconds| NOW.plus(Duration::from_secs(seconds));
         assert_eq!(tokens.verify(&token, after(3629)), Ok(caller));
         assert_eq!(tokens.verify(&token, after(3630)), Err(Bad::Issued));

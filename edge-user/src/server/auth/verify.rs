@@ -12,21 +12,22 @@ use super::{
 
 impl Auth {
     pub(super) fn me(&self, headers: &HeaderMap) -> Result<Good, Denial> {
-        let Identity { name, roles, .. } = self.identify(headers)?;
-        let response = json_answer(StatusCode::OK, &json!({"username": name, "roles": roles}));
-        Ok(Good::of(response, name))
+        let caller = self.identify(headers)?;
+        let response = json_answer(StatusCode::OK, &json!({"username": caller.name, "roles": caller.roles}));
+        Ok(Good::by(response, &caller))
     }
 
     pub(super) fn verify(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Good, Denial> {
-        let Identity { name, roles, .. } = self.identify(headers)?;
+        let caller = self.identify(headers)?;
+        let Identity { name, roles, .. } = &caller;
         if !required_roles(query.unwrap_or_default()).all(|role| roles.contains(&role)) {
-            return Err(Denial::Forbidden { account: name });
+            return Err(Denial::forbidden(&caller));
         }
         let mut response = json_answer(StatusCode::OK, &json!({"username": name, "roles": roles}));
-        for (header, value) in [("x-auth-request-user", &name), ("x-auth-request-groups", &roles.join(","))] {
+        for (header, value) in [("x-auth-request-user", name), ("x-auth-request-groups", &roles.join(","))] {
             let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Denial::Unavailable)?;
             response.headers_mut().insert(header, value);
         }
-        Ok(Good::of(response, name))
+        Ok(Good::by(response, &caller))
     }
 }

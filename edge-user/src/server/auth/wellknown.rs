@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{
     answer::{Denial, json_answer},
+    grant::GRANTS,
     token::Tokens,
 };
 
@@ -37,6 +38,10 @@ pub fn metadata(tokens: &Tokens) -> Result<Response<Full<Bytes>>, Denial> {
         &json!({
             "issuer": issuer,
             "jwks_uri": at(JWKS),
+            "token_endpoint": at("/auth/token"),
+            "introspection_endpoint": at("/auth/introspect"),
+            "revocation_endpoint": at("/auth/revoke"),
+            "grant_types_supported": GRANTS,
             "id_token_signing_alg_values_supported": [key.algorithm().name()],
             "subject_types_supported": ["public"],
             "response_types_supported": [],
