@@ -94,7 +94,7 @@ fn check_certificates(
 ) {
     let mut good: Vec<(&Path, Certificate)> = Vec::new();
     for (pair, places) in files.iter().zip(places) {
-        if let (Some(certificate), Some(place)) = (check_pair(pair, places, problems), &places.cert) {
+        if let (Some(certificate), Some(place)) = (check_pair(pair, places, production, problems), &places.cert) {
             let before = good.iter().map(|(path, before)| (*path, before));
             if let Some(warning) = never_chosen(&certificate, before) {
                 problems.warn(place, format!("{}: {warning}", pair.cert_file.display()));
@@ -133,6 +133,7 @@ fn never_chosen<'a>(
 fn check_pair(
     CertificateFiles { cert_file, key_file }: &CertificateFiles,
     places: &CertificatePlaces,
+    production: bool,
     problems: &mut Problems<'_>,
 ) -> Option<Certificate> {
     let cert = places.cert.as_ref().and_then(|place| {
@@ -146,6 +147,10 @@ fn check_pair(
     let (place, cert) = (places.cert.as_ref()?, cert?);
     if let Some(warning) = x509::out_of_date(&cert, Wall::now()) {
         problems.warn(place, format!("{}: {warning}", cert_file.display()));
+    }
+    if production && x509::is_self_signed(&cert) {
+        let told = "is signed by itself, so that only clients that were given it take it; have an authority sign it";
+        problems.warn(place, format!("{} {told}", cert_file.display()));
     }
     let checked = Certificate::from_pem(&cert, &key?);
     checked
@@ -313,7 +318,7 @@ mod tests {
         let path = |name: &str| directory.path().join(name);
         let pair = |file: &str, names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let (cert, key) = tls::self_signed(&names).unwrap();
+            let (cert, key) = tls::self_signed(&names, Wall::now()).unwrap();
             fs::write(path(&format!("{file}.pem")), cert).unwrap();
             fs::write(path(&format!("{file}.key")), key).unwrap();
         };

@@ -1,5 +1,7 @@
 //! What a certificate says of itself: its version, its names, and from when to when it is good. Nothing is verified here.
 
+use std::net::IpAddr;
+
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::{
     certificate::X509Certificate,
@@ -47,6 +49,24 @@ pub fn name_and_end(pem: &str) -> Option<(String, Wall)> {
     Some((name(&certificate), wall(certificate.validity().not_after)))
 }
 
+/// Whether the first certificate of a chain has all these names, of hosts and addresses, and is good at this time.
+pub fn is_good_for(pem: &str, wanted: &[String], at: Wall) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
+    let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return false };
+    let has = |name: &String| match name.parse::<IpAddr>() {
+        Ok(address) => addresses(&certificate).any(|one| one == address),
+        Err(_) => hosts(&certificate).any(|host| host.eq_ignore_ascii_case(name)),
+    };
+    let validity = certificate.validity();
+    wanted.iter().all(has) && wall(validity.not_before) <= at && at < wall(validity.not_after)
+}
+
+/// Whether nobody but its own key vouches for the first certificate of a chain.
+pub fn is_self_signed(pem: &str) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
+    X509Certificate::from_der(&der).is_ok_and(|(_, certificate)| certificate.issuer() == certificate.subject())
+}
+
 fn wall(time: ASN1Time) -> Wall {
     Wall(time.timestamp().saturating_mul(1000))
 }
@@ -57,12 +77,25 @@ fn name(certificate: &X509Certificate<'_>) -> String {
 }
 
 fn hosts<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
-    let alternative = certificate.subject_alternative_name().ok().flatten();
-    let names = alternative.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    names.iter().filter_map(|name| match name {
+    alternatives(certificate).iter().filter_map(|name| match name {
         GeneralName::DNSName(host) => Some(*host),
         _ => None,
     })
+}
+
+fn addresses<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = IpAddr> + 'a {
+    alternatives(certificate).iter().filter_map(|name| match name {
+        GeneralName::IPAddress(bytes) => {
+            let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok()
+        }
+        _ => None,
+    })
+}
+
+fn alternatives<'a>(certificate: &'a X509Certificate<'_>) -> &'a [GeneralName<'a>] {
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    alternative.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -88,6 +121,12 @@ mod tests {
         assert!(out_of_date(&(pem(2026, 2027) + &pem(2025, 2026)), now).is_some(), "the rest of a chain counts too");
         let (name, end) = name_and_end(&pem(2026, 2027)).unwrap();
         assert_eq!((name.as_str(), end.to_string().as_str()), ("edge.test", "2027-01-02T00:00:00.000Z"));
+        let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+        let both = CertificateParams::new(names(&["edge.test", "::1", "192.0.2.1"])).unwrap();
+        let both = both.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        assert!(is_good_for(&both, &names(&["EDGE.test", "0:0::1", "192.0.2.1"]), now) && is_self_signed(&both));
+        assert!(!is_good_for(&both, &names(&["192.0.2.2"]), now) && !is_good_for(&both, &names(&["a.test"]), now));
+        assert!(!is_good_for(&pem(2025, 2026), &[], now) && !is_good_for("", &[], now));
         assert_eq!(out_of_date("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", now), None);
     }
 }

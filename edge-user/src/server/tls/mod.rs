@@ -1,7 +1,8 @@
 //! TLS of the listeners: 1.2 and 1.3 by rustls, HTTP/2 and HTTP/1.1 by ALPN, the certificate by the name that the client
 //! asks for ([`sni`]). Also the check of a certificate and its key that `edge check` and the agent make, and the
-//! certificate that edge makes itself for development.
+//! certificate that edge makes itself for development ([`mod@self_signed`]).
 
+mod self_signed;
 mod sni;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{link::CertificatePem, x509};
+pub use self_signed::self_signed;
 use sni::ByName;
 
 /// What the listeners speak; an error is one sentence about a certificate or a key.
@@ -56,13 +58,6 @@ impl Certificate {
     }
 }
 
-/// A certificate for these names, signed with its own key, and that key, both in PEM.
-pub fn self_signed(names: &[String]) -> Result<(String, String), String> {
-    let made = rcgen::generate_simple_self_signed(names)
-        .map_err(|error| format!("no certificate can be made for {}: {error}", names.join(", ")))?;
-    Ok((made.cert.pem(), made.signing_key.serialize_pem()))
-}
-
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match chain {
@@ -92,9 +87,10 @@ fn explain(error: &rustls::Error, version_1: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Wall;
 
     fn pair() -> (String, String) {
-        self_signed(&["edge.test".to_owned()]).unwrap()
+        self_signed(&["edge.test".to_owned()], Wall::now()).unwrap()
     }
 
     fn check_pair(cert: &str, key: &str) -> Result<(), String> {
