@@ -10,7 +10,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{certificate, fetcher, listener::Listener, servers::Heard};
+use super::{
+    certificate, fetcher,
+    listener::{self, Listener},
+    servers::Heard,
+};
 use crate::{
     clock::Wall,
     config::{self, Config, Mode},
@@ -170,12 +174,20 @@ async fn fate(mut process: tokio::process::Child) -> String {
     }
 }
 
+/// Its sockets, in the order that the server takes them; of those that are `held` or new ones.
+pub async fn listeners(server: &config::Server, held: &[Listener]) -> Result<Vec<Listener>, Failure> {
+    let mut listeners = listener::open("server.listen", &server.listen, held).await?;
+    listeners.extend(listener::open("server.http_redirect", &server.http_redirect, held).await?);
+    Ok(listeners)
+}
+
 /// All that the server needs; the agent reads the files.
 pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerConfig, Failure> {
     let auth = &server.auth;
     Ok(ServerConfig {
         logging: Logging::of(&config.log),
         production: config.mode == Mode::Production,
+        listen: server.listen.clone(),
         certificates: certificate::all(config, server)?,
         header_timeout: server.header_timeout,
         idle_timeout: server.idle_timeout,

@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     Agent, certificate,
     child::{self, Running, Served},
-    listener::{self, Listener},
+    listener::Listener,
     logged,
     scrape::{self, Scrape},
     servers, systemd,
@@ -175,7 +175,7 @@ impl Present {
     async fn served(&self, config: &Config, as_it_was: Option<ServerConfig>) -> Result<Option<Served>, Failure> {
         let Some(server) = &config.server else { return Ok(None) };
         let held = self.served.as_ref().map(|served| served.listeners.as_slice()).unwrap_or_default();
-        let listeners = listener::open("server.listen", &server.listen, held).await?;
+        let listeners = child::listeners(server, held).await?;
         let mut config = as_it_was.map_or_else(|| child::server_config(config, server), Ok)?;
         if let Some(before) = &self.served {
             config.former_keys = former_keys(&before.config, &config);

@@ -11,7 +11,7 @@ use super::{
     drift::Comparison,
     growth::Growth,
     interfaces::Interfaces,
-    listener::{self, Listener},
+    listener::Listener,
     reload::Reloads,
     renewal::Renewals,
     scrape::{self, Scrape},
@@ -164,11 +164,16 @@ struct Prepared {
 impl Prepared {
     async fn new(config: &Config) -> Result<Prepared, Failure> {
         admin::refuse_occupied(&config.admin.socket)?;
-        let addresses = config.server.as_ref().map(|server| server.listen.as_slice()).unwrap_or_default();
-        let handed = systemd::handed(addresses);
+        let addresses: Vec<_> = config
+            .server
+            .iter()
+            .flat_map(|server| server.listen.iter().chain(&server.http_redirect))
+            .copied()
+            .collect();
+        let handed = systemd::handed(&addresses);
         let served = match &config.server {
             Some(server) => {
-                let listeners = listener::open("server.listen", &server.listen, &handed).await?;
+                let listeners = child::listeners(server, &handed).await?;
                 systemd::keep(&listeners, &handed);
                 Some(Arc::new(Served { config: child::server_config(config, server)?, listeners }))
             }

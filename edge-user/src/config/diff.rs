@@ -131,9 +131,11 @@ fn served(old: &Config, new: &Config) -> Vec<&'static str> {
         (None, None) => return Vec::new(),
         (None, Some(_)) | (Some(_), None) => return vec!["server"],
     };
-    let Server { listen, trusted_proxies, header_timeout, idle_timeout, max_handshakes, tls, auth } = new;
+    let Server { listen, http_redirect, trusted_proxies, header_timeout, idle_timeout, max_handshakes, tls, auth } =
+        new;
     let mut keys = differing([
         ("server.listen", *listen != old.listen),
+        ("server.http_redirect", *http_redirect != old.http_redirect),
         ("server.trusted_proxies", *trusted_proxies != old.trusted_proxies),
         ("server.header_timeout", *header_timeout != old.header_timeout),
         ("server.idle_timeout", *idle_timeout != old.idle_timeout),

@@ -251,6 +251,8 @@ pub enum Attach {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub listen: Vec<SocketAddr>,
+    /// Where plain HTTP is sent on to `listen`.
+    pub http_redirect: Vec<SocketAddr>,
     /// Networks of trusted proxies: protected.
     pub trusted_proxies: Vec<IpNet>,
     pub header_timeout: Duration,
@@ -267,7 +269,8 @@ pub fn listens_on(addresses: &[SocketAddr], local: SocketAddr) -> bool {
     addresses.iter().any(|listen| listen.port() == local.port() && takes(listen.ip()))
 }
 
-/// What the listeners prove themselves with. The first certificate answers whoever asks for a name that none has.
+/// What the listeners prove themselves with. The first certificate answers whoever asks for a name that none has. Where
+/// there is nothing at all, they speak plain HTTP: development, and on loopback alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     pub files: Vec<CertificateFiles>,

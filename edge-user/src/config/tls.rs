@@ -16,7 +16,13 @@ pub struct CertificatePlaces {
 
 type Placed = (CertificateFiles, CertificatePlaces);
 
-pub fn tls(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Tls, Vec<CertificatePlaces>) {
+/// `may_be_plain`: where nothing is said, plain HTTP is meant.
+pub fn tls(
+    mut section: Section<'_>,
+    mode: Mode,
+    may_be_plain: bool,
+    problems: &mut Problems<'_>,
+) -> (Tls, Vec<CertificatePlaces>) {
     let first = pair(&mut section, problems);
     let self_signed = section.read_placed("self_signed", problems, |node, p| node.flag(p));
     let mut all: Vec<Placed> = first.into_iter().collect();
@@ -35,7 +41,7 @@ pub fn tls(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) ->
             problems.at(place, "stands beside certificate files; write either the files or self_signed = true");
         }
     }
-    if all.is_empty() && !made {
+    if all.is_empty() && !made && (section.present || !may_be_plain) {
         all.push(by_default(&section));
     }
     section.finish(problems);

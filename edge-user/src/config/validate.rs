@@ -46,8 +46,10 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         problems.warn(&place, "says nothing without [server], which serves it; write that too, or leave this out");
     }
     let (auth, signing) = auth(auth_section, problems);
-    let (tls, certificates) = tls(server_section.section("tls", problems), mode, problems);
-    let server = server(server_section, tls, auth, problems);
+    let listen = listen(&mut server_section, problems);
+    let may_be_plain = mode == Mode::Development && listen.iter().all(|address| address.ip().is_loopback());
+    let (tls, certificates) = tls(server_section.section("tls", problems), mode, may_be_plain, problems);
+    let server = server(server_section, listen, tls, auth, problems);
     let (admin, group) = admin(document.section("admin", problems), overrides, problems);
     let (log, audit) = log(document.section("log", problems), overrides, problems);
     let config = Config {
@@ -82,15 +84,29 @@ pub(super) fn target(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option
     }
 }
 
-fn server(mut section: Section<'_>, tls: Tls, auth: Auth, problems: &mut Problems<'_>) -> Option<Server> {
+fn listen(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Vec<SocketAddr> {
     let everywhere = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 443))];
+    section.read("listen", problems, everywhere, |node, p| {
+        let addresses = node.list(p, socket_address)?;
+        if addresses.is_empty() { node.wrong(p, "names no address; write [\"0.0.0.0:443\"]") } else { Some(addresses) }
+    })
+}
+
+fn server(
+    mut section: Section<'_>,
+    listen: Vec<SocketAddr>,
+    tls: Tls,
+    auth: Auth,
+    problems: &mut Problems<'_>,
+) -> Option<Server> {
+    let listened = listen.clone();
     let server = Server {
-        listen: section.read("listen", problems, everywhere, |node, p| {
+        listen,
+        http_redirect: section.read("http_redirect", problems, Vec::new(), |node, p| {
             let addresses = node.list(p, socket_address)?;
-            if addresses.is_empty() {
-                node.wrong(p, "names no address; write [\"0.0.0.0:443\"]")
-            } else {
-                Some(addresses)
+            match addresses.iter().find(|address| listened.contains(address)) {
+                Some(both) => node.wrong(p, format!("{both} is in `listen` too; write another port, as 80")),
+                None => Some(addresses),
             }
         }),
         trusted_proxies: section.read("trusted_proxies", problems, Vec::new(), |node, p| {

@@ -11,11 +11,9 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::Notify,
     time::Instant,
 };
-use tokio_rustls::server::TlsStream;
 
 /// What a connection is doing, and until when it may.
 pub struct Activity {
@@ -116,19 +114,19 @@ impl Drop for InFlight {
 /// A stream that tells when bytes came. The library gives up a request whose client has closed, and the kernel forgets
 /// the connection then; so while a credential is being judged the close is held back: the agent, which asks the kernel,
 /// would believe nothing of it.
-pub struct Watched {
-    stream: TlsStream<TcpStream>,
+pub struct Watched<S> {
+    stream: S,
     activity: Arc<Activity>,
     ended: bool,
 }
 
-impl Watched {
-    pub fn new(stream: TlsStream<TcpStream>, activity: Arc<Activity>) -> Watched {
+impl<S> Watched<S> {
+    pub fn new(stream: S, activity: Arc<Activity>) -> Watched<S> {
         Watched { stream, activity, ended: false }
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.ended {
             let before = buf.filled().len();
@@ -150,7 +148,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

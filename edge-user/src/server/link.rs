@@ -128,7 +128,9 @@ pub enum FromAgent {
 pub struct ServerConfig {
     pub logging: Logging,
     pub production: bool,
-    /// The first answers whoever asks for a name that none has.
+    /// The addresses of the first listeners; the others send plain HTTP on to them.
+    pub listen: Vec<SocketAddr>,
+    /// The first answers whoever asks for a name that none has; without any, the listeners speak plain HTTP.
     pub certificates: Vec<CertificatePem>,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,

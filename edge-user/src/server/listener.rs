@@ -1,7 +1,7 @@
-//! A connection, from accept to close: TLS, then HTTP. The loop is our own, since the library's has no limit on
+//! A connection, from accept to close: TLS, then HTTP; or plain HTTP, which is sent on. The loop is our own, since the library's has no limit on
 //! handshakes, no way to close one client's connections, and no difference between a slow head and an idle connection.
 
-use std::{convert::Infallible, io, os::fd::AsFd, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, os::fd::AsFd, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edge_common::connection::EXCESS_MARK;
@@ -18,11 +18,12 @@ use hyper_util::{
 };
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Notify, Semaphore, watch},
     time::{sleep, sleep_until, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     activity::{Activity, Watched},
@@ -31,6 +32,7 @@ use super::{
     counters::{Counters, Handshake},
     finish::Finish,
     link::client_address,
+    redirect,
     report::Ends,
 };
 use crate::fetch::Fetch;
@@ -47,17 +49,30 @@ const BACK_OFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(
 /// What all connections share.
 pub struct Shared {
     pub auth: Arc<Auth>,
-    pub tls: TlsAcceptor,
+    /// `None`: plain HTTP.
+    pub tls: Option<TlsAcceptor>,
+    /// Of those that serve everything.
+    pub listen: Vec<SocketAddr>,
     pub counters: Arc<Counters>,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub handshakes: Arc<Semaphore>,
+    /// Connections that are to be sent on: as many, and none of them takes a handshake's turn.
+    pub redirects: Arc<Semaphore>,
     /// How many of them one client may have in flight.
     pub handshakes_of_one: usize,
     pub connections: Arc<Connections>,
     pub phase: watch::Receiver<Phase>,
     /// Asks others; `None` where the config names nobody to ask.
     pub fetch: Option<Fetch>,
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    Everything,
+    /// Plain HTTP is sent on to where everything is served.
+    Redirect,
 }
 
 /// How far the server's life has come.
@@ -79,15 +94,15 @@ impl Shared {
 }
 
 /// Accepts until the server retires or ends. Who has come by then is served by one that retires: the socket may close with it.
-pub async fn serve(listener: TcpListener, door: Door, shared: Arc<Shared>) {
+pub async fn serve(listener: TcpListener, service: Service, door: Door, shared: Arc<Shared>) {
     let _door = door;
     tokio::select! {
         () = shared.reached(Phase::Ending) => {}
-        () = admit(listener, &shared) => {}
+        () = admit(listener, service, &shared) => {}
     }
 }
 
-async fn admit(listener: TcpListener, shared: &Arc<Shared>) {
+async fn admit(listener: TcpListener, service: Service, shared: &Arc<Shared>) {
     let mut pause = BACK_OFF[0];
     loop {
         let accepted = tokio::select! {
@@ -98,7 +113,7 @@ async fn admit(listener: TcpListener, shared: &Arc<Shared>) {
         match accepted {
             Ok(stream) => {
                 pause = BACK_OFF[0];
-                enter(stream, shared).await;
+                enter(stream, service, shared).await;
             }
             Err(error) => {
                 tracing::warn!("accepting a connection: {error}; going on in {pause:?}");
@@ -110,7 +125,7 @@ async fn admit(listener: TcpListener, shared: &Arc<Shared>) {
     for stream in waiting(listener) {
         match TcpStream::from_std(stream) {
             Ok(stream) if is_excess(&stream) => reset(stream),
-            Ok(stream) => enter(stream, shared).await,
+            Ok(stream) => enter(stream, service, shared).await,
             Err(error) => tracing::warn!("taking over a connection: {error}"),
         }
     }
@@ -135,14 +150,22 @@ async fn accept(listener: &TcpListener, shared: &Shared) -> io::Result<TcpStream
 }
 
 /// The turn is waited for with a connection in hand: a listener where nobody comes must not keep a turn from the others.
-async fn enter(stream: TcpStream, shared: &Arc<Shared>) {
+async fn enter(stream: TcpStream, service: Service, shared: &Arc<Shared>) {
+    let turns = match service {
+        Service::Everything => &shared.handshakes,
+        Service::Redirect => &shared.redirects,
+    };
     // Nobody closes the semaphore.
-    let Ok(handshake) = shared.handshakes.clone().acquire_owned().await else { return };
+    let Ok(turn) = turns.clone().acquire_owned().await else { return };
     // A client that is gone already has no address, and nothing to be told.
     let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     let address = client_address(peer);
     let entry = shared.connections.enter(address, shared.auth.client(address));
-    tokio::spawn(connection(stream, Ends { peer, local }, handshake, entry, shared.clone()));
+    let (ends, shared) = (Ends { peer, local }, shared.clone());
+    match service {
+        Service::Everything => drop(tokio::spawn(connection(stream, ends, turn, entry, shared))),
+        Service::Redirect => drop(tokio::spawn(sent_on(stream, ends, turn, entry, shared))),
+    }
 }
 
 /// Whether the kernel side marked this accepted connection as one over its client's cap.
@@ -168,16 +191,22 @@ async fn connection(
         shared.counters.handshake(Handshake::Refused);
         return;
     }
+    let Some(tls) = &shared.tls else {
+        drop(handshake);
+        entry.greeted();
+        return talk(stream, false, ends, &entry.end, &shared).await;
+    };
     let greeted = tokio::select! {
         () = entry.end.notified() => return,
-        greeted = timeout(shared.header_timeout, shared.tls.accept(stream)) => greeted,
+        greeted = timeout(shared.header_timeout, tls.accept(stream)) => greeted,
     };
     drop(handshake);
     entry.greeted();
     match greeted {
         Ok(Ok(stream)) => {
             shared.counters.handshake(Handshake::Success);
-            talk(stream, ends, &entry.end, &shared).await;
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            talk(stream, http2, ends, &entry.end, &shared).await;
         }
         Ok(Err(error)) => {
             tracing::debug!("TLS handshake: {error}");
@@ -187,8 +216,30 @@ async fn connection(
     }
 }
 
-async fn talk(stream: TlsStream<TcpStream>, ends: Ends, end: &Arc<Notify>, shared: &Arc<Shared>) {
-    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+/// Its turn lasts as long as it does, and that is one request.
+async fn sent_on(
+    stream: TcpStream,
+    ends: Ends,
+    turn: tokio::sync::OwnedSemaphorePermit,
+    entry: Entry,
+    shared: Arc<Shared>,
+) {
+    let _turn = turn;
+    if entry.handshakes > shared.handshakes_of_one {
+        return;
+    }
+    let port = redirect::port(&shared.listen, ends.local);
+    tokio::select! {
+        () = entry.end.notified() => {}
+        // What the head takes, and as long again for the answer to be taken.
+        _ = timeout(shared.header_timeout * 2, redirect::serve(stream, port, shared.header_timeout)) => {}
+    }
+}
+
+async fn talk<S>(stream: S, http2: bool, ends: Ends, end: &Arc<Notify>, shared: &Arc<Shared>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let activity = Arc::new(Activity::new(http2, shared.header_timeout, shared.idle_timeout));
     let service = service_fn(|request: Request<Incoming>| {
         let (version, end) = (request.version(), end.clone());

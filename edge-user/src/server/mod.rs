@@ -10,6 +10,7 @@ mod finish;
 pub mod jws;
 pub mod link;
 pub mod listener;
+mod redirect;
 mod report;
 pub mod sandbox;
 pub mod secret;
@@ -41,7 +42,7 @@ use self::{
     auth::Auth,
     counters::Counters,
     link::{FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
-    listener::{Phase, Shared},
+    listener::{Phase, Service, Shared},
     report::Report,
     sandbox::Process,
     spawn::LINK_FD,
@@ -167,11 +168,12 @@ fn take_fetch(fetchers: std::os::unix::net::UnixStream) -> Result<Fetch, Failure
 }
 
 fn accept(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> Result<(), Failure> {
-    for listener in listeners {
+    for (at, listener) in listeners.into_iter().enumerate() {
+        let service = if at < shared.listen.len() { Service::Everything } else { Service::Redirect };
         let what = || "taking over a listening socket".to_owned();
         listener.set_nonblocking(true).blame(Blame::System, what)?;
         let listener = tokio::net::TcpListener::from_std(listener).blame(Blame::System, what)?;
-        tokio::spawn(listener::serve(listener, shared.connections.open_door(), shared.clone()));
+        tokio::spawn(listener::serve(listener, service, shared.connections.open_door(), shared.clone()));
     }
     Ok(())
 }
@@ -182,16 +184,21 @@ fn build(
     report: &Arc<Report>,
     phase: watch::Receiver<Phase>,
 ) -> Result<Shared, Failure> {
-    let tls = tls::server_config(&config.certificates).map_err(Failure::refused)?;
+    let tls = match config.certificates.as_slice() {
+        [] => None,
+        certificates => Some(tls::server_config(certificates).map_err(Failure::refused)?.into()),
+    };
     let counters = Arc::new(Counters::default());
     let handshakes = config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS);
     Ok(Shared {
         auth: Arc::new(Auth::new(&config, report.clone(), counters.clone())?),
-        tls: tls.into(),
+        tls,
+        listen: config.listen,
         counters,
         header_timeout: config.header_timeout,
         idle_timeout: config.idle_timeout,
         handshakes: Arc::new(Semaphore::new(handshakes)),
+        redirects: Arc::new(Semaphore::new(handshakes)),
         handshakes_of_one: handshakes.div_ceil(4),
         connections: Arc::default(),
         phase,

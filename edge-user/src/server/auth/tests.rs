@@ -37,6 +37,7 @@ fn world() -> World {
     let config = ServerConfig {
         logging: Logging::of(&Log { format: LogFormat::Text, audit: AuditTo::Journald, loudness: 0 }),
         production: true,
+        listen: Vec::new(),
         certificates: Vec::new(),
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
