@@ -1,9 +1,12 @@
 //! The words of the command line, defined once for parsing, help and completions.
 
+mod accounts;
+
 use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable};
 
+pub use self::accounts::{Key, Secret, Session, Token, User};
 use crate::{
     block::{Origin, Target},
     config::{self, DEFAULT_FILE, DEFAULT_SOCKET},
@@ -164,9 +167,18 @@ comes; until then another reload replaces it, and confirms nothing.")]
         subcommand,
         after_help = "Examples:
   edge user add alice --role admin
+  edge user import users.csv
   edge user list"
     )]
     User(User),
+    /// Make, list, replace and end the keys of programs
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  edge key create --name ci --role deploy --for 90d
+  edge key list"
+    )]
+    Key(Key),
     /// Make signing secrets
     #[command(
         subcommand,
@@ -174,6 +186,21 @@ comes; until then another reload replaces it, and confirms nothing.")]
   edge secret generate > /etc/edge/secrets/jwt"
     )]
     Secret(Secret),
+    /// List and end sessions
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  edge session list --user alice
+  edge session end 3f9a27c16b08d54e"
+    )]
+    Session(Session),
+    /// End everything that was issued
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  edge token revoke-all"
+    )]
+    Token(Token),
     /// Write blocks, allow list, offences and users to a file
     #[command(after_help = "Examples:
   edge backup /var/backups/edge
@@ -327,57 +354,6 @@ pub struct Addresses {
     /// Addresses and CIDRs; `-` reads them from standard input, one a line
     #[arg(required = true, value_name = "ADDR")]
     pub addresses: Vec<Address>,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-pub enum User {
-    /// Add a user; the password is asked for, or the first line of standard input
-    #[command(after_help = "Examples:
-  edge user add alice --role admin
-  edge user add bob < password.txt")]
-    Add {
-        name: String,
-        /// A role of the user; may be given again
-        #[arg(long = "role", value_name = "ROLE")]
-        roles: Vec<String>,
-    },
-    /// Set the roles of a user: these and no others
-    #[command(after_help = "Examples:
-  edge user role alice admin chat
-  edge user role alice")]
-    Role {
-        name: String,
-        #[arg(value_name = "ROLE")]
-        roles: Vec<String>,
-    },
-    /// List the users
-    #[command(after_help = "Examples:
-  edge user list -o json")]
-    List,
-    /// Set a password, which ends the user's sessions
-    #[command(after_help = "Examples:
-  edge user passwd alice")]
-    Passwd { name: String },
-    /// Let a user log in no more, which ends the user's sessions
-    #[command(after_help = "Examples:
-  edge user disable alice")]
-    Disable { name: String },
-    /// Let a disabled user log in again
-    #[command(after_help = "Examples:
-  edge user enable alice")]
-    Enable { name: String },
-    /// Remove a user
-    #[command(after_help = "Examples:
-  edge user remove alice")]
-    Remove { name: String },
-}
-
-#[derive(Clone, Debug, Subcommand)]
-pub enum Secret {
-    /// Print 256 random bits in base64url: 43 letters, one line
-    #[command(after_help = "Examples:
-  edge secret generate > /etc/edge/secrets/jwt")]
-    Generate,
 }
 
 /// What stands for an address on the command line.

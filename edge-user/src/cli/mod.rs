@@ -10,6 +10,7 @@ mod check;
 mod doctor;
 mod export;
 mod import;
+mod key;
 mod list;
 mod note;
 mod output;
@@ -17,6 +18,8 @@ mod password;
 mod progress;
 mod reload;
 mod run;
+mod secret;
+mod session;
 mod status;
 mod unload;
 mod user;
@@ -28,7 +31,7 @@ use clap::{CommandFactory, error::ErrorKind};
 use serde_json::json;
 
 use self::{
-    args::{Command, CommandLine, Format, Secret},
+    args::{Command, CommandLine, Format},
     output::{Complaint, Outcome},
 };
 use crate::error::Failure;
@@ -67,7 +70,10 @@ fn execute(line: &CommandLine) -> Result<Outcome, Complaint> {
         Command::Reload(arguments) => reload::reload(global, arguments),
         Command::Unload => unload::unload(global),
         Command::User(command) => user::user(global, command),
-        Command::Secret(Secret::Generate) => secret(),
+        Command::Key(command) => key::key(global, command),
+        Command::Secret(command) => secret::secret(global, command),
+        Command::Session(command) => session::session(global, command),
+        Command::Token(command) => session::token(global, *command),
         Command::Completions { shell } => Ok(completions(*shell)),
     }
 }
@@ -94,11 +100,6 @@ fn wants_json(words: &[OsString]) -> bool {
     let joined = ["-ojson", "-o=json", "--output=json"];
     text.iter().any(|word| joined.contains(&word.as_str()))
         || text.windows(2).any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
-}
-
-fn secret() -> Result<Outcome, Complaint> {
-    let secret = crate::server::secret::generate()?;
-    Ok(Outcome::new(json!({ "secret": secret }), secret))
 }
 
 fn completions(shell: clap_complete::Shell) -> Outcome {

@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     error::Failure,
     printable::printable,
-    server::users::{User, UserStore, check_name},
+    server::users::{User, UserStore, check_name, imported},
 };
 
 pub fn user(global: &Global, command: &Command) -> Result<Outcome, Complaint> {
@@ -35,6 +35,7 @@ fn noted(command: &Command) -> (Name, Option<&str>) {
         Command::Disable { name } => (Name::UserDisable, Some(name)),
         Command::Enable { name } => (Name::UserEnable, Some(name)),
         Command::Remove { name } => (Name::UserRemove, Some(name)),
+        Command::Import { .. } => (Name::UserImport, None),
     }
 }
 
@@ -71,6 +72,12 @@ fn execute(config: &Config, command: &Command) -> Result<Outcome, Failure> {
         Command::Remove { name } => {
             store()?.remove(name)?;
             Ok(done(name, "removed"))
+        }
+        Command::Import { file } => {
+            let users = imported::read(file)?;
+            store()?.import(&users)?;
+            let count = users.len();
+            Ok(Outcome::new(json!({ "imported": count }), format!("imported: {count} users")))
         }
     }
 }

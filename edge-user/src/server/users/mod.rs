@@ -3,6 +3,7 @@
 //! as argon2id, keys and refresh tokens as their SHA-256; what is removed is gone from the files too.
 
 mod accounts;
+pub mod imported;
 mod kept;
 mod keys;
 mod password;
@@ -90,6 +91,26 @@ impl UserStore {
     /// A change that an operator made: whole, on the disk, and what it replaced gone from the write-ahead log.
     fn write<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, Failure> {
         let result = self.transact(change)?;
+        self.forget_replaced()?;
+        Ok(result)
+    }
+
+    /// The same, but what is refused half-way changes nothing.
+    fn write_or_leave<T, E>(
+        &mut self,
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, E>>,
+    ) -> Result<Result<T, E>, Failure> {
+        let run = |db: &mut Connection| {
+            let write = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let result = change(&write)?;
+            if result.is_ok() {
+                write.commit()?
+            } else {
+                write.rollback()?
+            }
+            Ok(result)
+        };
+        let result = run(&mut self.db).map_err(|error| self.failure(&error))?;
         self.forget_replaced()?;
         Ok(result)
     }
