@@ -156,6 +156,9 @@ fn opened(bytes: &[u8]) -> Result<BTreeMap<String, &[u8]>, NotABackup> {
     while !rest.is_empty() {
         let (name, body) =
             section(&mut rest).ok_or_else(|| NotABackup::Content("a section ends too early".to_owned()))?;
+        if sections.contains_key(&name) {
+            return Err(NotABackup::Content(format!("it has two sections `{}`", name.escape_default())));
+        }
         sections.insert(name, body);
     }
     Ok(sections)
@@ -262,5 +265,10 @@ mod tests {
         sections.add("made", b"{");
         let error = Backup::decode(&sections.sealed()).unwrap_err().to_string();
         assert!(error.contains("section `made` is wrong"), "{error}");
+        let mut sections = Sections::default();
+        State::default().write(&mut sections).unwrap();
+        sections.add("allowed", b"[]");
+        let error = State::decode(&sections.sealed()).unwrap_err().to_string();
+        assert!(error.contains("two sections `allowed`"), "{error}");
     }
 }

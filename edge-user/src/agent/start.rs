@@ -31,6 +31,7 @@ use crate::{
     error::{Blame, Context, Failure},
     metrics::Own,
     netlink,
+    server::users::{self, Settled},
 };
 
 impl Agent {
@@ -70,6 +71,7 @@ impl Agent {
         let audit = Audit::start(&config)?;
         let surroundings = Surroundings::read(&config, None);
         let mut enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
+        settle(&config, &enforcer);
         let (tell, heard) = mpsc::channel(256);
         let mut servers = Servers::new(tell);
         if let Some(served) = prepared.served {
@@ -138,6 +140,19 @@ impl Agent {
         // Who was blocked without an agent.
         agent.end_blocked_connections();
         Ok(Some(agent))
+    }
+}
+
+/// A restore that was cut short between the agent's part and the users.
+fn settle(config: &Config, enforcer: &Enforcer) {
+    let Some(restored) = enforcer.restored() else { return };
+    match users::settle(&config.store.auth_directory(), restored.as_deref()) {
+        Ok(None) => {}
+        Ok(Some(Settled::Finished(of))) => tracing::warn!("the restore of {of} was cut short, and is finished now"),
+        Ok(Some(Settled::Undone(of))) => {
+            tracing::warn!("the restore of {of} was cut short, and nothing of it is in force")
+        }
+        Err(failure) => tracing::error!("a restore that was cut short cannot be finished: {failure}; restore it again"),
     }
 }
 

@@ -16,10 +16,10 @@ use crate::{
     config::{Config, ConfigErrors, DEFAULT_FILE, DEFAULT_SOCKET, Overrides},
     control::{
         client::{self, Silence},
-        protocol::{Command, Reply, Request},
+        protocol::{Answer, Command, Reply, Request},
     },
     enforce,
-    error::Failure,
+    error::{Blame, Failure},
 };
 
 /// Executed by the agent alone.
@@ -48,7 +48,23 @@ pub fn agent_or_pins(global: &Global, command: Command) -> Result<Reply, Complai
     agent_or(global, command, |command| config_for(global, command))
 }
 
-/// The same with what [`config_for`] gave.
+/// The same with what [`config_for`] gave, and what was refused told apart from what may have been done.
+pub fn answer_by(global: &Global, config: &Config, command: Command) -> Result<Answer, Failure> {
+    let request = Request { command, caller: client::caller() };
+    match client::call(&socket(global)?, &request) {
+        Ok(answer) => Ok(answer),
+        Err(Silence::Absent(_)) => {
+            let answer = enforce::offline(config, &request);
+            note::carried_out(config, &request.command, &answer);
+            Ok(answer)
+        }
+        // Nothing was sent.
+        Err(Silence::Failed(failure)) if matches!(failure.blame, Blame::Forbidden | Blame::Usage) => Ok(Err(failure)),
+        Err(Silence::Failed(failure)) => Err(failure),
+    }
+}
+
+/// The same as [`agent_or_pins`] with what [`config_for`] gave.
 pub fn agent_or_pins_by(global: &Global, config: &Config, command: Command) -> Result<Reply, Complaint> {
     agent_or(global, command, |_| Ok(config.clone()))
 }
@@ -166,7 +182,11 @@ fn targets_of(text: &str) -> Result<Vec<Target>, Failure> {
 
 /// The agent's answer was of another kind than the question.
 pub fn mismatched() -> Complaint {
-    Failure::bug("the agent answered another question than was asked; restart it with this version of edge").into()
+    another_answer().into()
+}
+
+pub fn another_answer() -> Failure {
+    Failure::bug("the agent answered another question than was asked; restart it with this version of edge")
 }
 
 #[cfg(test)]

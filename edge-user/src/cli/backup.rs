@@ -1,9 +1,9 @@
-//! `edge backup` and `edge restore`: the agent's state and the users as one file. The agent, or else its pins and store,
-//! gives and takes its part; users are the caller's to read and write, as with `edge user`.
+//! `edge backup`: the agent's state and the users as one file. The agent, or else its pins and store, gives its part;
+//! users are the caller's to read, as with `edge user`.
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -19,15 +19,11 @@ use crate::{
     audit::event::Name,
     backup::{Backup, Made, State},
     clock::Wall,
-    config::Config,
-    control::protocol::{Command, Reply, RestoreRequest, Restored},
+    control::protocol::{Command, Reply},
     error::{Blame, Failure},
     printable::printable,
-    server::users::{self, Kept, Replacement},
+    server::users,
 };
-
-/// The longest file that is read.
-const MAX_BYTES: u64 = 1 << 30;
 
 pub fn backup(global: &Global, arguments: &BackupFile) -> Result<Outcome, Complaint> {
     let file = &arguments.file;
@@ -50,62 +46,8 @@ pub fn backup(global: &Global, arguments: &BackupFile) -> Result<Outcome, Compla
     Ok(told_backup(file, &written?))
 }
 
-pub fn restore(global: &Global, arguments: &BackupFile) -> Result<Outcome, Complaint> {
-    let file = &arguments.file;
-    let source = file.display().to_string();
-    let command = Command::Restore(RestoreRequest { source: source.clone(), state: State::default() });
-    let config = ask::config_for(global, &command)?;
-    let refused = |failure: Failure| {
-        note::done(global, &config, Name::Restore, Some(&source), Some(&failure));
-        Complaint::from(failure)
-    };
-    let Backup { made, state, users } = read(file).map_err(refused)?;
-    let replacement = prepared(&config, &users).map_err(refused)?;
-    let damaged = replacement.as_ref().is_some_and(Replacement::replaces_damaged);
-    let restored = put(global, &config, RestoreRequest { source: source.clone(), state })?;
-    if let Err(failure) = replacement.map_or(Ok(()), Replacement::commit) {
-        let undone = put(global, &config, RestoreRequest { source: source.clone(), state: restored.before });
-        let state = if undone.is_ok() { "nothing was changed" } else { "blocks and allow list are the backup's now" };
-        return Err(refused(Failure { message: format!("{}; {state}", failure.message), ..failure }));
-    }
-    Ok(told_restore(file, &made, &restored, users.len(), damaged))
-}
-
-fn put(global: &Global, config: &Config, request: RestoreRequest) -> Result<Restored, Complaint> {
-    match ask::agent_or_pins_by(global, config, Command::Restore(request))? {
-        Reply::Restored(restored) => Ok(*restored),
-        _ => Err(ask::mismatched()),
-    }
-}
-
-/// `None`: there are no users, here and there.
-fn prepared(config: &Config, users: &[Kept]) -> Result<Option<Replacement>, Failure> {
-    let directory = config.store.auth_directory();
-    if users.is_empty() && !directory.exists() {
-        return Ok(None);
-    }
-    Replacement::prepare(&directory, users).map(Some)
-}
-
-fn read(file: &Path) -> Result<Backup, Failure> {
-    let name = printable(&file.display().to_string());
-    let unread = |error: io::Error| {
-        let blame = if error.kind() == io::ErrorKind::PermissionDenied { Blame::Forbidden } else { Blame::Usage };
-        Failure::new(blame, format!("the backup {name} cannot be read: {error}"))
-    };
-    let mut bytes = Vec::new();
-    File::open(file).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(unread)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Failure::refused(format!("{name} is over {MAX_BYTES} bytes, which no backup of edge is")));
-    }
-    let refused = |why: String| Failure::refused(format!("nothing was changed: {name} cannot be restored: {why}"));
-    let backup = Backup::decode(&bytes).map_err(|error| refused(error.to_string()))?;
-    backup.users.iter().try_for_each(Kept::check).map_err(|failure| refused(failure.message))?;
-    Ok(backup)
-}
-
 /// A file that lies there is replaced by a whole one or stays as it is.
-fn write(file: &Path, backup: &Backup) -> Result<(), Failure> {
+pub(super) fn write(file: &Path, backup: &Backup) -> Result<(), Failure> {
     let unwritten = |error: io::Error| {
         let blame = if error.kind() == io::ErrorKind::PermissionDenied { Blame::Forbidden } else { Blame::System };
         Failure::new(blame, format!("the backup {} cannot be written: {error}", printable(&file.display().to_string())))
@@ -155,36 +97,12 @@ fn told_backup(file: &Path, backup: &Backup) -> Outcome {
     Outcome::new(document, text)
 }
 
-fn told_restore(file: &Path, made: &Made, restored: &Restored, users: usize, damaged: bool) -> Outcome {
-    let mut document = json!(restored);
-    document["file"] = json!(file.display().to_string());
-    document["made"] = json!(made.time);
-    document["users"] = json!(users);
-    let Restored { imported, allowed, offences, .. } = restored;
-    let mut text = format!(
-        "restored from {}, made {}: {} blocks, {allowed} allowed, {offences} with offences, {users} users; every session \
-         and token of before is ended",
-        printable(&file.display().to_string()),
-        made.time,
-        imported.imported,
-    );
-    if imported.ended > 0 {
-        text.push_str(&format!("\nended meanwhile, so left out: {}", imported.ended));
-    }
-    let mut warnings = imported.told_left_out();
-    if damaged {
-        warnings.push("the store of users was damaged and is made anew".to_owned());
-    }
-    warnings.extend(imported.warnings.iter().cloned());
-    Outcome { warnings, ..Outcome::new(document, text) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::{backup::State, control::protocol::Imported};
+    use crate::{backup::State, cli::restore::read};
 
     fn backup() -> Backup {
         let made = Made { time: Wall(1_767_323_045_000), version: "0.1.0".to_owned() };
@@ -221,31 +139,5 @@ mod tests {
         let missing = directory.path().join("none/a");
         assert!(write(&missing, &backup()).unwrap_err().message.contains("none/a cannot be written"));
         assert_eq!(names(directory.path()), [] as [String; 0]);
-    }
-
-    #[test]
-    fn what_cannot_be_restored_is_named_with_the_reason() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("a");
-        assert_eq!(read(&file).unwrap_err().blame, Blame::Usage);
-        fs::write(&file, "nothing of edge").unwrap();
-        let failure = read(&file).unwrap_err();
-        assert_eq!(failure.blame, Blame::Refused);
-        assert!(failure.message.contains("/a cannot be restored: it is no backup of edge"), "{failure}");
-        let user =
-            Kept { name: "a:b".to_owned(), hash: String::new(), roles: Vec::new(), disabled: false, created: Wall(1) };
-        write(&file, &Backup { users: vec![user], ..backup() }).unwrap();
-        assert!(read(&file).unwrap_err().message.contains("the user name \"a:b\" contains ':'"));
-    }
-
-    #[test]
-    fn what_was_left_out_is_told() {
-        let imported = Imported { imported: 3, ended: 2, left_out_total: 4, ..Imported::default() };
-        let restored = Restored { imported, allowed: 1, offences: 5, before: State::default() };
-        let outcome = told_restore(Path::new("a"), &backup().made, &restored, 7, true);
-        assert!(outcome.text.contains("3 blocks, 1 allowed, 5 with offences, 7 users"), "{}", outcome.text);
-        assert!(outcome.text.ends_with("left out: 2"), "{}", outcome.text);
-        assert_eq!(outcome.warnings.len(), 2, "{:?}", outcome.warnings);
-        assert_eq!((&outcome.json["users"], &outcome.json["imported"]), (&json!(7), &json!(3)));
     }
 }

@@ -17,6 +17,7 @@ mod output;
 mod password;
 mod progress;
 mod reload;
+mod restore;
 mod run;
 mod secret;
 mod session;
@@ -61,7 +62,7 @@ fn execute(line: &CommandLine) -> Result<Outcome, Complaint> {
         Command::Disallow(arguments) => block::disallow(global, arguments),
         Command::Import(arguments) => import::import(global, arguments),
         Command::Backup(arguments) => backup::backup(global, arguments),
-        Command::Restore(arguments) => backup::restore(global, arguments),
+        Command::Restore(arguments) => restore::restore(global, arguments),
         Command::Export(arguments) => export::export(global, arguments),
         Command::List(arguments) => list::list(global, arguments),
         Command::Why(arguments) => why::why(global, arguments),

@@ -1,5 +1,7 @@
 //! `edge user …`: the users who may log in, written straight to the server's store, agent running or not.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::{
@@ -14,7 +16,7 @@ use crate::{
     config::Config,
     error::Failure,
     printable::printable,
-    server::users::{User, UserStore, check_name, imported},
+    server::users::{self, User, UserStore, check_name, imported},
 };
 
 pub fn user(global: &Global, command: &Command) -> Result<Outcome, Complaint> {
@@ -40,11 +42,19 @@ fn noted(command: &Command) -> (Name, Option<&str>) {
 }
 
 fn execute(config: &Config, command: &Command) -> Result<Outcome, Failure> {
-    let store = || UserStore::open_or_create(&config.store.auth_directory());
+    let directory = config.store.auth_directory();
+    if !matches!(command, Command::List) {
+        none_waits(&directory)?;
+    }
+    // Made by the first users alone: one that is missing is a fault to be told, and not an empty one.
+    let store = || {
+        UserStore::open_existing(&directory)?
+            .ok_or_else(|| Failure::refused(format!("{}; the user is not there", no_store(&directory))))
+    };
     match command {
         Command::Add { name, roles } => {
             check_name(name)?;
-            let mut store = store()?;
+            let mut store = UserStore::open_or_create(&directory)?;
             store.add(name, &password::ask()?, roles)?;
             Ok(done(name, "added"))
         }
@@ -53,7 +63,10 @@ fn execute(config: &Config, command: &Command) -> Result<Outcome, Failure> {
             Ok(done(name, "has these roles now"))
         }
         Command::List => {
-            let users = store()?.list()?;
+            let Some(store) = UserStore::open_existing(&directory)? else {
+                return Ok(Outcome::new(json!([]), no_store(&directory)));
+            };
+            let users = store.list()?;
             Ok(Outcome::new(json!(users), text(&users, Wall::now())))
         }
         Command::Passwd { name } => {
@@ -75,11 +88,27 @@ fn execute(config: &Config, command: &Command) -> Result<Outcome, Failure> {
         }
         Command::Import { file } => {
             let users = imported::read(file)?;
-            store()?.import(&users)?;
+            UserStore::open_or_create(&directory)?.import(&users)?;
             let count = users.len();
             Ok(Outcome::new(json!({ "imported": count }), format!("imported: {count} users")))
         }
     }
+}
+
+/// What is changed while a restore waits would be undone by it.
+fn none_waits(directory: &Path) -> Result<(), Failure> {
+    match users::waiting(directory)? {
+        Some(source) => Err(Failure::refused(format!(
+            "the restore of {} is under way or was cut short; restore it again, or start edge again, which finishes or \
+             undoes it",
+            printable(&source)
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn no_store(directory: &Path) -> String {
+    format!("there is no store of users in {}; `edge user add NAME` makes it", directory.display())
 }
 
 fn done(name: &str, what: &str) -> Outcome {

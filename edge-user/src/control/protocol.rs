@@ -211,6 +211,8 @@ pub struct ImportRequest {
 pub struct RestoreRequest {
     /// The file that it comes from.
     pub source: String,
+    /// Kept with what is restored, so that whoever has the other half knows whether this one is in force.
+    pub id: String,
     #[serde(skip)]
     pub state: State,
 }

@@ -44,7 +44,7 @@ pub use link::{
     Attached, Links, Look, Mended, Unfiltered, attach, is_bare, pinned_interfaces, program_name, programs_in_force,
     remedy, unload,
 };
-pub use object::Plan;
+pub use object::{Plan, TRUSTED};
 pub use room::Singles6;
 pub use unloaded::Unloaded;
 

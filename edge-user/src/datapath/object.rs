@@ -157,7 +157,7 @@ const LEAST_OPEN: u32 = 65_536;
 const SPILLED: u32 = 262_144;
 
 /// Allowed, protected and own prefixes of one family.
-const TRUSTED: u32 = 65_536;
+pub const TRUSTED: u32 = 65_536;
 
 /// Loads the object as planned. Of `adopted` maps those that are pinned there are used; counters that are not adopted
 /// begin anew.

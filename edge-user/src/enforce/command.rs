@@ -45,7 +45,7 @@ impl<T: Tables> Enforcer<T> {
                 };
             }
             Command::Restore(restore) => {
-                return Ok(Reply::Restored(Box::new(self.restore_state(&restore.state, request.caller, now)?)));
+                return Ok(Reply::Restored(Box::new(self.restore_from(restore, request.caller, now)?)));
             }
             Command::Block(block) => self.block(block, request.caller, now),
             Command::Unblock(unblock) => self.unblock(unblock, now),

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Of what is left out, so many are named.
-const NAMED: usize = 20;
+pub(super) const NAMED: usize = 20;
 
 impl<T: Tables> Enforcer<T> {
     pub(super) fn import(
@@ -92,7 +92,7 @@ impl<T: Tables> Enforcer<T> {
     }
 
     /// What this config names is the config's, and ends with it; what another named is a person's here.
-    fn of_config(&self, terms: Terms, targets: &Targets, imported: &mut Imported) -> [(Terms, Targets); 2] {
+    pub(super) fn of_config(&self, terms: Terms, targets: &Targets, imported: &mut Imported) -> [(Terms, Targets); 2] {
         let targets = targets.iter().map(|(_, target)| target);
         let (named, others): (Vec<Target>, Vec<Target>) = targets.partition(|target| self.named.contains(target));
         if !others.is_empty() {

@@ -38,6 +38,8 @@ pub struct Memory {
     aside: Option<PathBuf>,
     /// When the store was told the time.
     seen: Option<Boot>,
+    /// The restore that all of it comes from, until the store has it.
+    restored: Option<String>,
 }
 
 /// All that the store holds.
@@ -70,7 +72,17 @@ impl Memory {
         }
         let behind = store.is_err().then(Boot::now);
         let store = store.ok();
-        Ok(Memory { store, path, is_complete: false, is_spoilt: false, behind, mark: None, aside: None, seen: None })
+        Ok(Memory {
+            store,
+            path,
+            is_complete: false,
+            is_spoilt: false,
+            behind,
+            mark: None,
+            aside: None,
+            seen: None,
+            restored: None,
+        })
     }
 
     /// A disk that takes nothing cannot say that it lacks something: the pins can, as long as the kernel has it.
@@ -174,9 +186,13 @@ impl Memory {
         if !self.is_complete {
             return;
         }
-        let written = self.usable().and_then(|store| store.replace(now, blocked, allowed, history));
+        let restored = self.restored.take();
+        let written =
+            self.usable().and_then(|store| store.replace(now, blocked, allowed, history, restored.as_deref()));
         if written.is_ok() {
             self.unmark();
+        } else {
+            self.restored = restored;
         }
         match written {
             Ok(()) if self.behind.take().is_some() => {
@@ -207,6 +223,16 @@ impl Memory {
         if !self.is_complete {
             (self.is_complete, self.is_spoilt) = (true, true);
         }
+    }
+
+    /// What is written next comes from this restore.
+    pub fn is_restored_by(&mut self, id: &str) {
+        self.restored = Some(id.to_owned());
+    }
+
+    /// The restore that all of it came from last, if any; the outer `None`: the store cannot tell.
+    pub fn restored(&self) -> Option<Option<String>> {
+        self.store.as_ref().filter(|_| self.is_ok() && self.is_complete)?.restored().ok()
     }
 
     /// A sentence about a store that was spoilt, once.

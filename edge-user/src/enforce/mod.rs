@@ -481,6 +481,11 @@ impl<T: Tables> Enforcer<T> {
         self.memory.rewrite(now, &blocked, self.allowed.iter().copied(), self.learner.histories());
     }
 
+    /// The restore that all of it came from last, if any; the outer `None`: the store cannot tell.
+    pub fn restored(&self) -> Option<Option<String>> {
+        self.memory.restored()
+    }
+
     pub fn links(&self) -> &Links {
         &self.links
     }

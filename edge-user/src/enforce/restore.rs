@@ -3,14 +3,18 @@
 
 use std::{collections::BTreeSet, mem, net::IpAddr};
 
-use super::{Enforcer, import::terms, ledger::Ledger};
+use super::{
+    Enforcer,
+    import::{NAMED, terms},
+    ledger::Ledger,
+};
 use crate::{
     backup::State,
     batch::Terms,
     block::{Origin, Target},
     clock::Now,
-    control::protocol::{Imported, Restored},
-    datapath::Tables,
+    control::protocol::{Imported, RestoreRequest, Restored},
+    datapath::{TRUSTED, Tables},
     error::Failure,
     metrics::Removed,
     parcel::{Parcel, Part},
@@ -28,12 +32,14 @@ impl<T: Tables> Enforcer<T> {
         }
     }
 
-    pub(super) fn restore_state(
+    pub(super) fn restore_from(
         &mut self,
-        state: &State,
+        request: &RestoreRequest,
         caller: Option<IpAddr>,
         now: Now,
     ) -> Result<Restored, Failure> {
+        let RestoreRequest { id, state, .. } = request;
+        none_over(&state.allowed)?;
         let before = self.state(now);
         let allowed = mem::replace(&mut self.allowed, state.allowed.iter().copied().collect());
         let mut imported = Imported::default();
@@ -49,6 +55,7 @@ impl<T: Tables> Enforcer<T> {
         let Enforcer { ledger, led_to, .. } = self;
         led_to.retain(|target, _| ledger.contains(*target));
         self.memory.give_up();
+        self.memory.is_restored_by(id);
         self.rewrite(now);
         imported.warnings.extend(self.memory.told_aside());
         self.warn_of_restored(&mut imported, caller, now);
@@ -60,15 +67,22 @@ impl<T: Tables> Enforcer<T> {
     fn parts_of(&self, state: &State, imported: &mut Imported, now: Now) -> Vec<(Terms, Targets)> {
         let mut parts = Vec::new();
         for Part { about, targets, .. } in state.blocks.parts() {
-            match terms(about, now) {
-                Some(terms) => parts.push((terms, self.without_protected(targets, imported).into_owned())),
-                None => imported.ended += targets.len() as u64,
+            let Some(terms) = terms(about, now) else {
+                imported.ended += targets.len() as u64;
+                continue;
+            };
+            let targets = self.without_protected(targets, imported);
+            if terms.origin == Origin::Config {
+                parts.extend(self.of_config(terms, &targets, imported));
+            } else {
+                parts.push((terms, targets.into_owned()));
             }
         }
         let counts = Targets::union(parts.iter().map(|(_, targets)| targets)).counts();
         imported.imported = counts.total() as u64;
         imported.addresses = counts.singles() as u64;
         imported.prefixes = counts.prefixes() as u64;
+        imported.warnings.extend(wide(parts.iter().map(|(_, targets)| targets)));
         parts
     }
 
@@ -76,7 +90,12 @@ impl<T: Tables> Enforcer<T> {
     fn replace_ledger(&mut self, parts: Vec<(Terms, Targets)>, now: Now) -> Ledger {
         let named = self.named_blocks();
         let before = mem::take(&mut self.ledger);
-        self.block_named(&named, now);
+        if self.without_agent {
+            // As far as it was in force: the rest is the next start's.
+            named.into_values().for_each(|block| drop(self.ledger.put(block)));
+        } else {
+            self.block_named(&named, now);
+        }
         for (terms, targets) in parts.into_iter().filter(|(_, targets)| !targets.is_empty()) {
             self.enter(terms, targets);
         }
@@ -143,5 +162,27 @@ impl<T: Tables> Enforcer<T> {
         imported.warnings.extend(hit.map(super::command::hits));
         imported.warnings.extend(self.links.warning());
         imported.warnings.extend(self.memory.warning());
+    }
+}
+
+/// Those who made them had to insist; whoever restores them hears of it.
+fn wide<'a>(targets: impl Iterator<Item = &'a Targets>) -> Option<String> {
+    let wide: Vec<String> =
+        targets.flat_map(Targets::nets).filter(|net| net.is_wide()).map(|net| net.to_string()).collect();
+    let named = wide.get(..wide.len().min(NAMED)).unwrap_or_default().join(", ");
+    (!wide.is_empty()).then(|| {
+        format!("{named}: wider than /8, or /32 of IPv6, and blocked as the backup has it; `edge unblock` lifts what is too much")
+    })
+}
+
+/// More than the kernel holds cannot have been allowed anywhere.
+fn none_over(allowed: &[Target]) -> Result<(), Failure> {
+    let v4 = allowed.iter().filter(|target| matches!(target.net(), ipnet::IpNet::V4(_))).count();
+    let most = TRUSTED as usize;
+    match v4.max(allowed.len() - v4) {
+        over if over > most => Err(Failure::refused(format!(
+            "nothing was changed: {over} are allowed there of one family, and {most} is the most"
+        ))),
+        _ => Ok(()),
     }
 }

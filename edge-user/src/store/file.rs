@@ -69,9 +69,15 @@ fn give_to_owner_of_directory(file: &fs::File, path: &Path) -> std::io::Result<(
     }
 }
 
-/// What SQLite keeps beside the file goes along, since it belongs to no other.
+/// So many are kept; of later ones the last counts, since the first may be all that is left of a good one.
+const ASIDE: usize = 9;
+
+/// What SQLite keeps beside the file goes along, since it belongs to no other. Gives where it lies now.
 pub fn set_aside(path: &Path) -> Result<Option<PathBuf>, StoreError> {
-    let aside = suffixed(path, "-aside");
+    let numbered = (2..=ASIDE).map(|number| suffixed(path, &format!("-aside-{number}")));
+    let mut places = std::iter::once(suffixed(path, "-aside")).chain(numbered);
+    let is_free = |place: &PathBuf| ["", "-wal", "-shm"].iter().all(|of| !suffixed(place, of).exists());
+    let aside = places.find(is_free).unwrap_or_else(|| suffixed(path, &format!("-aside-{ASIDE}")));
     let mut was_there = false;
     for suffix in ["", "-wal", "-shm"] {
         let (from, to) = (suffixed(path, suffix), suffixed(&aside, suffix));
@@ -118,7 +124,7 @@ pub fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     if new || (1..SCHEMA).contains(&found) {
         let missing = ADDED.iter().skip(usize::try_from(found).unwrap_or(0));
         missing.copied().try_for_each(|schema| transaction.execute_batch(schema))?;
-        if !new {
+        if (1..3).contains(&found) {
             transaction.execute_batch(super::seen::SEEN_NEVER)?;
         }
         transaction.pragma_update(None, "user_version", SCHEMA)?;

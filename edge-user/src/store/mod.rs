@@ -17,11 +17,11 @@ use std::{
 use nix::fcntl::Flock;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, config::DbConfig, params};
 
-use self::file::{Left, connect_to_read, lock, make_directory_of, make_file, prepare, set_aside};
+use self::file::{Left, connect_to_read, lock, make_directory_of, make_file, prepare};
 use self::seen::Seen;
 pub use self::{
     blocked::{Blocked, Changes},
-    file::make_directory,
+    file::{make_directory, set_aside},
 };
 use crate::{
     block::Target,
@@ -31,10 +31,10 @@ use crate::{
 
 /// `user_version` of the file. One of an earlier edge is brought up to date, one of a later edge is refused, never
 /// reinterpreted.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 /// What each schema adds to the one before.
-const ADDED: [&str; SCHEMA as usize] = [FIRST, blocked::BATCHES, seen::SEEN];
+const ADDED: [&str; SCHEMA as usize] = [FIRST, blocked::BATCHES, seen::SEEN, RESTORED];
 
 const FIRST: &str = "
     CREATE TABLE block (
@@ -55,6 +55,9 @@ const FIRST: &str = "
         ended  INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ";
+
+/// What schema 4 adds: which restore all of it came from last, by its id. Whoever has the other half of it goes by that.
+const RESTORED: &str = "CREATE TABLE restored (id TEXT NOT NULL) STRICT;";
 
 /// Which step failed, on which file.
 #[derive(Debug, thiserror::Error)]
@@ -181,13 +184,14 @@ impl Store {
         Ok(())
     }
 
-    /// Replaces all that is stored; of `blocked` by what is put.
+    /// Replaces all that is stored; of `blocked` by what is put. `restored`: it comes from this restore.
     pub fn replace(
         &mut self,
         now: Now,
         blocked: &Changes<'_>,
         mut allowed: impl Iterator<Item = Target>,
         mut history: impl Iterator<Item = History>,
+        restored: Option<&str>,
     ) -> Result<(), StoreError> {
         let boot_id = self.boot_id.clone();
         let seen = Seen::now(&self.boot_id, now);
@@ -198,10 +202,19 @@ impl Store {
             blocked.write(transaction, &boot_id)?;
             let mut allow = transaction.prepare_cached(ALLOW)?;
             allowed.try_for_each(|target| allow.execute([target.to_string()]).map(drop))?;
-            history.try_for_each(|history| insert_history(transaction, &history))
+            history.try_for_each(|history| insert_history(transaction, &history))?;
+            restored.map_or(Ok(()), |id| {
+                transaction.execute("DELETE FROM restored", [])?;
+                transaction.execute("INSERT INTO restored VALUES (?1)", [id]).map(drop)
+            })
         })?;
         self.seen = Some(seen);
         Ok(())
+    }
+
+    /// The restore that all of it came from last.
+    pub fn restored(&self) -> Result<Option<String>, StoreError> {
+        Ok(self.rows("read the last restore", "SELECT id FROM restored", |row| row.get(0))?.pop())
     }
 
     /// The allow list as `edge allow` made it.

@@ -20,6 +20,10 @@ pub const SEEN: &str = "
 /// For a file that was filled by an earlier edge, which did not note it.
 pub const SEEN_NEVER: &str = "INSERT INTO seen VALUES ('', 0, 0)";
 
+/// A machine that is off for longer is rarer than a clock that is wrong, and a block that goes on for what it had left does
+/// less harm than all of them gone.
+const BELIEVED: Duration = Duration::from_secs(365 * 86_400);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub boot_id: String,
@@ -46,9 +50,11 @@ impl Seen {
         transaction.execute("INSERT INTO seen VALUES (?1, ?2, ?3)", params![self.boot_id, boot, self.wall.0]).map(drop)
     }
 
-    /// Of what ends at `until` of the boot that was seen. A wall clock that has gone back tells nothing of the time since.
+    /// Of what ends at `until` of the boot that was seen. A wall clock that has gone back, or years ahead, tells nothing of
+    /// the time since: nobody has set it yet.
     pub fn left(&self, until: Boot, now: Now) -> Duration {
-        until.since(self.boot).saturating_sub(between(self.wall, now.wall))
+        let since = Some(between(self.wall, now.wall)).filter(|since| *since < BELIEVED);
+        until.since(self.boot).saturating_sub(since.unwrap_or_default())
     }
 }
 

@@ -97,7 +97,7 @@ fn seen_once(directory: &Path) -> Store {
 }
 
 fn fill(store: &mut Store, now: Now) {
-    store.replace(now, &Changes::default(), [].into_iter(), [].into_iter()).unwrap();
+    store.replace(now, &Changes::default(), [].into_iter(), [].into_iter(), None).unwrap();
 }
 
 /// What is left of both blocks at a boot whose wall clock says this.
@@ -120,11 +120,13 @@ fn after_a_boot_a_block_has_left_what_it_had_less_the_time_since() {
         // No battery held the clock, or it was set back: nobody knows how long the machine was off.
         (Wall(60_000), HOUR * 3 / 4),
         (NOW.wall.minus(YEARS), HOUR * 3 / 4),
+        // Years ahead before anybody has set it.
+        (NOW.wall.plus(YEARS), HOUR * 3 / 4),
     ] {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(left(&mut seen_once(directory.path()), wall), Some(expected), "{wall}");
     }
-    for over in [NOW.wall.plus(HOUR + Duration::from_millis(1)), NOW.wall.plus(YEARS)] {
+    for over in [NOW.wall.plus(HOUR + Duration::from_millis(1)), NOW.wall.plus(YEARS / 20)] {
         let directory = tempfile::tempdir().unwrap();
         let mut store = seen_once(directory.path());
         assert_eq!(left(&mut store, over), None, "{over}");
@@ -253,6 +255,33 @@ fn a_store_of_schema_1_is_brought_up_to_date() {
 }
 
 #[test]
+fn a_store_of_schema_3_keeps_when_it_was_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(seen_once(directory.path()));
+    let old = Connection::open(directory.path().join("edge.db")).unwrap();
+    old.execute_batch("DROP TABLE restored; PRAGMA user_version = 3").unwrap();
+    drop(old);
+    let mut store = Store::open_in(&directory.path().join("edge.db"), "two").unwrap();
+    assert_eq!(left(&mut store, NOW.wall.plus(HOUR / 4)), Some(HOUR * 3 / 4));
+    assert_eq!(store.restored().unwrap(), None);
+    assert_eq!(store.connection.query_row("SELECT count(*) FROM seen", [], |row| row.get(0)), Ok(1));
+}
+
+#[test]
+fn what_is_set_aside_takes_no_earlier_ones_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.db");
+    assert_eq!(set_aside(&path).unwrap(), None);
+    for number in 1..=11 {
+        fs::write(&path, number.to_string()).unwrap();
+        set_aside(&path).unwrap().unwrap();
+    }
+    let at = |suffix: &str| fs::read_to_string(directory.path().join(format!("edge.db-aside{suffix}"))).unwrap();
+    assert_eq!([at(""), at("-2"), at("-8"), at("-9")], ["1", "2", "8", "11"]);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 9);
+}
+
+#[test]
 fn a_damaged_batch_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let mut store = Store::open(&directory.path().join("edge.db")).unwrap();
@@ -297,7 +326,7 @@ fn a_broken_store_is_named_and_left_as_it_is() {
 #[test]
 fn a_store_of_another_schema_or_of_another_program_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    for (name, sql, found) in [("a", "PRAGMA user_version = 4", 4), ("b", "CREATE TABLE other (x)", 0)] {
+    for (name, sql, found) in [("a", "PRAGMA user_version = 5", 5), ("b", "CREATE TABLE other (x)", 0)] {
         let path = directory.path().join(name);
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
         let error = Store::open(&path).unwrap_err();

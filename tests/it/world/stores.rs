@@ -277,3 +277,24 @@ fn where_the_store_is_gone_what_the_kernel_holds_stays_blocked() -> Result<()> {
     ensure!(edge.json(&["status"])?["blocked"]["total"] == 3, "what was taken over was not stored");
     Ok(())
 }
+
+/// Whoever looks does not make an empty one of a store that is missing, which would end the alarm and punish the users.
+#[test]
+fn a_store_of_users_that_is_missing_is_made_by_nobody_who_only_looks() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    let (auth, away) = (edge.path("edge.db-auth"), edge.path("away"));
+    fs::rename(&auth, &away)?;
+    let client = Client::new(&lab, &edge, NEIGHBOUR4);
+    ensure!(client.login(USER, PASSWORD)?.status() == Some(503));
+    let list = edge.cli(&["user", "list"])?;
+    ensure!(list.code == 0 && list.stdout.contains("there is no store of users"), "{list:?}");
+    ensure!(edge.json(&["user", "list"])? == json!([]));
+    for words in [&["user", "disable", USER][..], &["user", "role", USER, "chat"], &["user", "remove", USER]] {
+        let refused = edge.cli(words)?;
+        ensure!(refused.code == 1 && refused.stderr.contains("there is no store of users"), "{refused:?}");
+    }
+    ensure!(!auth.exists() && client.login(USER, PASSWORD)?.status() == Some(503));
+    fs::rename(&away, &auth)?;
+    wait_for("the store", SOON, || Ok((client.login(USER, PASSWORD)?.status() == Some(200)).then_some(())))
+}

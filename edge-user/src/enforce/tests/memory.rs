@@ -38,7 +38,7 @@ fn a_file_that_is_removed_or_overwritten_is_written_anew() {
         let all = ["203.0.113.7/32 by hand", "203.0.113.8/32 by hand", "203.0.113.9/32 by hand"];
         assert_eq!(names(&again), all);
     }
-    assert_eq!(fs::read_to_string(directory.path().join("edge.db-aside")).unwrap(), RUBBISH.repeat(900));
+    assert_eq!(fs::read_to_string(directory.path().join("edge.db-aside-2")).unwrap(), RUBBISH.repeat(900));
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn state(enforcer: &mut Enforcer<Fake>, now: Now) -> State {
 }
 
 fn restore(enforcer: &mut Enforcer<Fake>, state: State, now: Now) -> Result<Restored, Failure> {
-    let request = RestoreRequest { source: "a".to_owned(), state };
+    let request = RestoreRequest { source: "a".to_owned(), id: "7".to_owned(), state };
     match enforcer.execute(&order(Command::Restore(request)), now)? {
         Reply::Restored(restored) => Ok(*restored),
         other => panic!("{other:?}"),
@@ -126,4 +126,61 @@ fn a_store_that_cannot_be_read_is_set_aside_and_made_anew() {
     assert_eq!(fs::read_to_string(directory.path().join("edge.db-aside")).unwrap(), "rubbish".repeat(2_000));
     drop(enforcer);
     assert_eq!(names(&started(&directory, ""), START), ["203.0.113.7/32 log"]);
+}
+
+#[test]
+fn what_another_config_named_is_a_persons_and_what_is_wide_is_told() {
+    let directory = TempDir::new().unwrap();
+    let mut enforcer = started(&directory, "block = [\"198.51.100.9\"]");
+    let mut part = blocks(&["198.51.100.9", "203.0.113.7"], 300, End::UntilLifted);
+    part.about.origin = Origin::Config;
+    let wide = blocks(&["64.0.0.0/2"], 0, End::UntilLifted);
+    let state = State { blocks: Parcel::new(vec![part, wide]), ..State::default() };
+    let restored = restore(&mut enforcer, state, START).unwrap();
+    let told = restored.imported.warnings.join("\n");
+    assert!(told.contains("301 of origin config") && told.contains("64.0.0.0/2: wider than /8"), "{told}");
+    let names = names(&enforcer, START);
+    assert!(
+        names.contains(&"198.51.100.9/32 config".to_owned()) && names.contains(&"203.0.113.7/32 manual".to_owned())
+    );
+    assert_eq!(names.iter().filter(|name| name.ends_with("config")).count(), 1);
+}
+
+#[test]
+fn more_allowed_than_the_kernel_holds_is_refused_before_anything_is_touched() {
+    let directory = TempDir::new().unwrap();
+    let mut enforcer = started(&directory, "");
+    let many = (0..65_537).map(|n| Target::of(std::net::Ipv4Addr::from_bits(0xc612_0000 + n).into()));
+    let refused = restore(&mut enforcer, State { allowed: many.collect(), ..State::default() }, START).unwrap_err();
+    assert!(refused.message.contains("65537") && refused.message.contains("65536"), "{refused}");
+    assert_eq!(state(&mut enforcer, START), State::default());
+}
+
+/// What the config names and the kernel does not have is the next start's.
+#[test]
+fn without_an_agent_no_more_of_the_config_is_in_force_than_before() {
+    let directory = TempDir::new().unwrap();
+    drop(started(&directory, ""));
+    let mut enforcer = started(&directory, "block = [\"198.51.100.9\"]");
+    enforcer.tables.held.clear();
+    enforcer.go_without_agent();
+    restore(
+        &mut enforcer,
+        State { blocks: Parcel::new(vec![blocks(&["203.0.113.7"], 0, End::UntilLifted)]), ..State::default() },
+        START,
+    )
+    .unwrap();
+    assert_eq!(names(&enforcer, START), ["203.0.113.7/32 log"]);
+    assert_eq!(held(&enforcer), ["203.0.113.7/32"]);
+}
+
+#[test]
+fn the_store_knows_which_restore_it_comes_from() {
+    let directory = TempDir::new().unwrap();
+    let mut enforcer = started(&directory, "");
+    assert_eq!(enforcer.restored(), Some(None));
+    restore(&mut enforcer, State::default(), START).unwrap();
+    block(&mut enforcer, &["203.0.113.99"]).unwrap();
+    drop(enforcer);
+    assert_eq!(started(&directory, "").restored(), Some(Some("7".to_owned())));
 }

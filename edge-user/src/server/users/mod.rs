@@ -3,10 +3,12 @@
 //! as argon2id, keys and refresh tokens as their SHA-256; what is removed is gone from the files too.
 
 mod accounts;
+mod anew;
 pub mod imported;
 mod kept;
 mod keys;
 mod password;
+mod replacement;
 mod revocation;
 mod schema;
 mod sessions;
@@ -23,9 +25,10 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::
 
 pub use self::{
     accounts::{Account, User, check_name},
-    kept::{Kept, Replacement, kept},
+    kept::{Kept, kept},
     keys::{Issued, Key, KeyKind, ListedKey, check_key_name},
     password::{is_outdated, matches as password_matches, renewed},
+    replacement::{Replacement, Settled, settle, waiting},
     revocation::Former,
     sessions::{Begun, Peeked, Refreshed, Session, SessionKind, SignIn},
 };
@@ -49,7 +52,17 @@ impl UserStore {
         UserStore::connect(&path).map_err(|error| failure(&path, &error))
     }
 
-    /// The same for a command that may come before the first start: root makes the directory too.
+    /// `None`: there is none, and none is made.
+    pub fn open_existing(directory: &Path) -> Result<Option<UserStore>, Failure> {
+        let path = directory.join("users.db");
+        match path.try_exists() {
+            Ok(true) => UserStore::open(directory).map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(unopened(&path, &error)),
+        }
+    }
+
+    /// The same as [`open`](Self::open) for a command that may come before the first start: root makes the directory too.
     pub fn open_or_create(directory: &Path) -> Result<UserStore, Failure> {
         if nix::unistd::Uid::effective().is_root() && !directory.exists() {
             if let Some(parent) = directory.parent() {
@@ -196,11 +209,23 @@ fn failure(path: &Path, error: &rusqlite::Error) -> Failure {
             schema::VERSION
         ));
     }
-    let blame = match error.sqlite_error_code() {
-        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => Blame::Forbidden,
+    let code = error.sqlite_error_code();
+    let blame = match code {
+        // Root lacks no right: the disk takes nothing.
+        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen)
+            if !nix::unistd::Uid::effective().is_root() =>
+        {
+            Blame::Forbidden
+        }
         _ => Blame::System,
     };
-    Failure::new(blame, format!("the store of users {path} cannot be used: {error}"))
+    let hint = match code {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            "; it is damaged, and `edge restore` of a backup makes it anew"
+        }
+        _ => "",
+    };
+    Failure::new(blame, format!("the store of users {path} cannot be used: {error}{hint}"))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 mod changes;
 mod ends;
 mod reloads;
+mod restores;
 mod scene;
 mod starts;
 
@@ -44,11 +45,14 @@ const REVERT: Phase = phase("revert", 4, 3);
 const BLOCK: Phase = phase("block", 4, 4);
 const BLOCK_ALONE: Phase = phase("block without an agent", 6, 5);
 const IMPORT: Phase = phase("import", 4, 4);
+const RESTORE: Phase = phase("restore", 6, 5);
+const RESTORE_ASKED: Phase = phase("restore, the command", 8, 8);
+const RESTORE_ALONE: Phase = phase("restore without an agent", 8, 7);
 const STOP: Phase = phase("stop", 4, 3);
 const UNLOAD: Phase = phase("unload", 5, 4);
 const UNLOAD_ALONE: Phase = phase("unload without an agent", 5, 5);
 
-const ALL: [&Phase; 15] = [
+const ALL: [&Phase; 18] = [
     &FIRST_START,
     &START_OVER_PINS,
     &START_WITH_SERVER,
@@ -61,6 +65,9 @@ const ALL: [&Phase; 15] = [
     &BLOCK,
     &BLOCK_ALONE,
     &IMPORT,
+    &RESTORE,
+    &RESTORE_ASKED,
+    &RESTORE_ALONE,
     &STOP,
     &UNLOAD,
     &UNLOAD_ALONE,
