@@ -20,6 +20,7 @@ mod fetcher;
 mod filter;
 mod frames;
 mod handover;
+mod identities;
 mod interfaces;
 mod lifecycle;
 mod operations;
