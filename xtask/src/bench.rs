@@ -3,6 +3,7 @@
 
 mod accept;
 mod adopt;
+mod auth;
 mod block_latency;
 mod bulk;
 mod flood;
@@ -44,6 +45,8 @@ enum Name {
     Accept,
     /// From a start after a kill to ready, with 100,000 blocks and a million; the comparison at rest, and unload
     Adopt,
+    /// A check of a token and requests that need one, beside HAProxy; TLS handshakes, beside nginx
+    Auth,
 }
 
 /// One benchmark's outcome: for people, and for programs.
@@ -63,6 +66,7 @@ impl Name {
             Name::Memory => "memory",
             Name::Accept => "accept",
             Name::Adopt => "adopt",
+            Name::Auth => "auth",
         }
     }
 
@@ -76,6 +80,7 @@ impl Name {
             Name::Memory => memory::measure(),
             Name::Accept => accept::measure(),
             Name::Adopt => adopt::measure(),
+            Name::Auth => auth::measure(),
         }
     }
 }

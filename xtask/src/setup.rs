@@ -53,13 +53,14 @@ const TEST_TOOLS: [Tool; 8] = [
 
 const SLOW: Tool = tool("slowhttptest", "slowhttptest", "sends headers slowly in tests and `bench slow-headers`");
 
-const BENCH_TOOLS: [Tool; 7] = [
+const BENCH_TOOLS: [Tool; 8] = [
     tool("xdp-filter", "xdp-tools", "is the peer of `bench xdp`"),
     tool("fail2ban-server", "fail2ban", "is the peer of `bench block-latency`"),
     tool("nft", "nftables", "is what fail2ban blocks with, and a peer of `bench bulk` and `bench flood`"),
     tool("ipset", "ipset", "is a peer of `bench bulk` and `bench flood`"),
     tool("iptables-legacy", "iptables", "drops what ipset lists in `bench flood`"),
     SLOW,
+    tool("wrk", "wrk", "asks as fast as it is answered in `bench auth`"),
     tool("ethtool", "ethtool", "has a veth receive in a NAPI in `bench flood`"),
 ];
 
@@ -95,6 +96,7 @@ pub fn for_tests() -> Result<()> {
 pub fn for_bench() -> Result<()> {
     for_live()?;
     packages(&BENCH_TOOLS)?;
+    server("haproxy", "haproxy", "it is the peer of `bench auth`", &["haproxy.service"])?;
     servers()
 }
 
@@ -143,7 +145,7 @@ fn nextest() -> Result<()> {
 /// Servers that tests and benchmarks start themselves.
 fn servers() -> Result<()> {
     server("sshd", "openssh-server", "tests sign in to it", &["ssh.service", "ssh.socket"])?;
-    server("nginx", "nginx-light", "tests and `bench slow-headers` attack it", &["nginx.service"])
+    server("nginx", "nginx-light", "tests and `bench slow-headers` attack it, and it is a peer of `bench auth`", &["nginx.service"])
 }
 
 /// The package would start one for everybody, on every address.
