@@ -145,7 +145,12 @@ fn nextest() -> Result<()> {
 /// Servers that tests and benchmarks start themselves.
 fn servers() -> Result<()> {
     server("sshd", "openssh-server", "tests sign in to it", &["ssh.service", "ssh.socket"])?;
-    server("nginx", "nginx-light", "tests and `bench slow-headers` attack it, and it is a peer of `bench auth`", &["nginx.service"])
+    server(
+        "nginx",
+        "nginx-light",
+        "tests and `bench slow-headers` attack it, and it is a peer of `bench auth`",
+        &["nginx.service"],
+    )
 }
 
 /// The package would start one for everybody, on every address.

@@ -23,6 +23,7 @@ mod handover;
 mod identities;
 mod interfaces;
 mod lifecycle;
+mod logins;
 mod operations;
 mod ports;
 mod privileges;
@@ -36,6 +37,7 @@ mod systemd;
 mod takeover;
 mod tls;
 mod trial;
+mod trusting;
 
 use std::{
     env, fs,

@@ -138,10 +138,14 @@ fn outcome(checks: &[(String, f64)], verify: &Rounds, handshakes: &Rounds, flood
         let ratio = own / other;
         lines.push(format!("{what}, median of {ROUNDS} rounds of {SECONDS} s, {CONNECTIONS} connections"));
         lines.push(format!("  edge {own:.0}   {peer} {other:.0}   ratio {ratio:.2}   goal {RATE_GOAL}"));
-        rows.push(json!({ "what": what, "edge": own, "peer": peer, "peer_rate": other, "ratio": ratio, "goal": RATE_GOAL }));
+        rows.push(
+            json!({ "what": what, "edge": own, "peer": peer, "peer_rate": other, "ratio": ratio, "goal": RATE_GOAL }),
+        );
     }
     let [idle, flooded] = flood;
-    lines.push("p99 of /auth/verify for clients that ask 8 times in 20 ms, ms, alone and beside a flood of logins".to_owned());
+    lines.push(
+        "p99 of /auth/verify for clients that ask 8 times in 20 ms, ms, alone and beside a flood of logins".to_owned(),
+    );
     lines.push(format!("  alone {idle:.2}   flooded {flooded:.2}   ratio {:.2}   goal {FLOOD_GOAL}", flooded / idle));
     let checks: Vec<Value> = checks.iter().map(|(name, ns)| json!({ "algorithm": name, "us": ns / 1e3 })).collect();
     let flood = json!({ "idle_ms": idle, "flooded_ms": flooded, "ratio": flooded / idle, "goal": FLOOD_GOAL });

@@ -1,5 +1,5 @@
-//! How many passwords are hashed at once. A hash takes 19 MiB and a CPU for some 20 ms, so there is room for a few;
-//! no client can fill the queue alone.
+//! How many passwords are hashed at once, and at whose cost. A hash takes 19 MiB and a CPU for some 20 ms, so there is room
+//! for a few; no client can fill the queue alone; and whoever only asks goes before.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
 
@@ -17,6 +17,8 @@ use crate::block::Target;
 const WAITING_OF_ONE: u32 = 4;
 const WAITING_OF_ALL: u32 = 64;
 const WAITS_FOR: Duration = Duration::from_secs(5);
+/// How far threads that hash give way to all others (nice(2)): to a tenth of the share.
+const NICE: libc::c_int = 10;
 
 pub struct Hashing {
     permits: Arc<Semaphore>,
@@ -27,19 +29,47 @@ pub struct Hashing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
+/// The right to hash one password.
+#[derive(Debug)]
+pub struct Turn(OwnedSemaphorePermit);
+
+/// The work came to no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished;
+
+impl Turn {
+    /// On a thread of its own: a pool's would go on as slowly with what comes next, since nobody here may hasten again.
+    pub async fn hash<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unfinished> {
+        let (Turn(permit), (tell, told)) = (self, oneshot::channel());
+        let run = move || {
+            give_way();
+            let done = work();
+            drop(permit);
+            // Nobody listens where the client has gone.
+            let _ = tell.send(done);
+        };
+        std::thread::Builder::new().name("hash".to_owned()).spawn(run).map_err(|_| Unfinished)?;
+        told.await.map_err(|_| Unfinished)
+    }
+}
+
+fn give_way() {
+    // SAFETY: numbers only. On Linux 0 is the calling thread; a failure leaves its share as it is.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
 impl Hashing {
     pub fn new(in_flight: usize) -> Hashing {
         Hashing { permits: Arc::new(Semaphore::new(in_flight.clamp(1, 1024))), waiting: Mutex::default() }
     }
 
-    /// The right to hash one password, held while it is hashed.
-    pub async fn turn(&self, client: Target) -> Result<OwnedSemaphorePermit, Busy> {
+    pub async fn turn(&self, client: Target) -> Result<Turn, Busy> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            return Ok(permit);
+            return Ok(Turn(permit));
         }
         let _place = self.place(client).ok_or(Busy)?;
         match timeout(WAITS_FOR, self.permits.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => Ok(Turn(permit)),
             Ok(Err(_)) | Err(_) => Err(Busy),
         }
     }
@@ -83,6 +113,22 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_hashes_gives_way_and_holds_its_turn() {
+        let hashing = Arc::new(Hashing::new(1));
+        let client = Target::client("192.0.2.1".parse().unwrap(), 64);
+        let (turn, other) = (hashing.turn(client).await.unwrap(), hashing.clone());
+        // SAFETY: numbers only; 0 is the calling thread.
+        let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        let before = nice();
+        let work = move || (nice(), other.permits.available_permits());
+        assert_eq!(turn.hash(work).await, Ok((before.max(NICE), 0)));
+        assert_eq!(nice(), before);
+        let turn = hashing.turn(client).await.unwrap();
+        assert_eq!(turn.hash(|| panic!("a hash that fails")).await, Err::<(), _>(Unfinished));
+        assert!(hashing.turn(client).await.is_ok());
+    }
 
     #[tokio::test]
     async fn one_client_waits_at_most_four_times() {

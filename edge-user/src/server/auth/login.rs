@@ -10,7 +10,7 @@ use super::{
     Auth, Good,
     answer::{Denial, json_answer},
     credential::Kind,
-    hashing::Busy,
+    hashing::{Busy, Unfinished},
     token::Stamp,
 };
 use crate::{
@@ -51,15 +51,11 @@ impl Auth {
         password: String,
     ) -> Result<Session, Denial> {
         let password = Zeroizing::new(password);
-        let permit = self.hashing.turn(self.client(ends.peer.ip())).await.map_err(|Busy| Denial::Busy)?;
+        let turn = self.hashing.turn(self.client(ends.peer.ip())).await.map_err(|Busy| Denial::Busy)?;
         let (account, schemes) = self.store.read(|store| Ok((store.lookup(&username)?, store.schemes()?)))?;
-        let judged = tokio::task::spawn_blocking(move || {
-            let judged = judge(account, &schemes, &password);
-            drop(permit);
-            judged
-        });
+        let judged = turn.hash(move || judge(account, &schemes, &password));
         let refused = || Denial::Login { account: username.clone() };
-        let (account, renewed) = judged.await.map_err(|_| Denial::Unavailable)?.ok_or_else(refused)?;
+        let (account, renewed) = judged.await.map_err(|Unfinished| Denial::Unavailable)?.ok_or_else(refused)?;
         let sign_in = SignIn { kind, peer: ends.peer.ip(), now: Wall::now(), ttl: self.refresh_ttl };
         let begun = self.store.write(move |store| {
             if let Some(hash) = renewed {

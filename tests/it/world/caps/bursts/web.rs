@@ -11,12 +11,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use edge_tests::{client::connect, net::Lab};
 use nix::sys::socket::{setsockopt, sockopt};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
+
+use crate::world::trusting::anybody;
 
 /// Longer than a SYN that is sent again takes, or an answer of a busy server.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -26,7 +23,7 @@ pub type Served = StreamOwned<ClientConnection, TcpStream>;
 
 /// Each tries for as long as it has patience; those that were answered stay open.
 pub fn ask_all(clients: Vec<TcpStream>) -> Result<Vec<Served>> {
-    let tls = Arc::new(trusting()?);
+    let tls = Arc::new(anybody()?);
     let threads: Vec<_> = clients
         .into_iter()
         .map(|client| {
@@ -44,7 +41,7 @@ pub fn ask_all(clients: Vec<TcpStream>) -> Result<Vec<Served>> {
 
 /// So many more, each of which is served.
 pub fn fill(lab: &Lab, from: IpAddr, to: SocketAddr, count: usize) -> Result<Vec<Served>> {
-    let tls = Arc::new(trusting()?);
+    let tls = Arc::new(anybody()?);
     let one = |_| ask(connect(lab, from, to, PATIENCE)??, tls.clone())?.context("not served, though there was room");
     (0..count).map(one).collect()
 }
@@ -66,50 +63,5 @@ fn ask(client: TcpStream, tls: Arc<ClientConfig>) -> Result<Option<Served>> {
     match stream.read(&mut answer) {
         Ok(count) if answer[..count].starts_with(b"HTTP/1.1 200") => Ok(Some(stream)),
         other => bail!("a handshake was completed, and then {other:?}"),
-    }
-}
-
-fn trusting() -> Result<ClientConfig> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))).with_no_client_auth())
-}
-
-/// It is not the server's name that is tested here.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
