@@ -33,7 +33,8 @@ enum Layer {
     Fuzz,
     /// Connection caps: a million connections, ten million forged packets, a hundred rounds of a thousand connects at once;
     /// ten thousand operations at random; a thousand kills, two thousand replacements under a flood,
-    /// a death at every step; two hundred reloads of certificates under load; only where it is named
+    /// a death at every step; two hundred reloads of certificates under load; the times of 6,000 refused logins; only where
+    /// it is named
     Soak,
 }
 
@@ -46,7 +47,7 @@ impl Layer {
             Layer::World => "package(edge-tests) & !test(/^(bytecode|packets?|model|generate|scene)::/)",
             Layer::Fuzz => "package(edge-tests) & test(/^(packets::differential|mutants)::/)",
             Layer::Soak => {
-                "package(edge-tests) & test(/^world::((caps::(endings|forged|bursts|replacements)|crash|operations)::|renew::nobody)/)"
+                "package(edge-tests) & test(/^world::((caps::(endings|forged|bursts|replacements)|crash|operations|logins)::|renew::nobody)/)"
             }
         }
     }
@@ -66,6 +67,7 @@ impl Layer {
                     ("EDGE_FORGED", "10000000"),
                     ("EDGE_ROUNDS", "100"),
                     ("EDGE_OPERATIONS", "10000"),
+                    ("EDGE_LOGINS", "2000"),
                     ("EDGE_KILLS", "1000"),
                     ("EDGE_REPLACEMENTS", "2000"),
                     ("EDGE_RELOADS", "200"),
