@@ -17,11 +17,12 @@ use super::{
 };
 use crate::{
     clock::Wall,
-    config::{self, Config, Mode},
+    config::{self, Config, KeysFrom, Mode},
     error::Failure,
     logging::Logging,
     server::{
         counters,
+        issuers::{Keys, TrustedIssuer},
         link::{self, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
         spawn::{self, Identity, Spawned},
         x509,
@@ -202,6 +203,16 @@ pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerC
         refresh_ttl: auth.refresh_ttl,
         leeway: auth.leeway,
         hashes_in_flight: auth.hashes_in_flight,
+        trusted_issuers: auth.trusted_issuers.iter().map(trusted).collect::<Result<_, _>>()?,
         auth_store: config.store.auth_directory(),
     })
+}
+
+fn trusted(issuer: &config::TrustedIssuer) -> Result<TrustedIssuer, Failure> {
+    let config::TrustedIssuer { name, issuer, audience, keys, roles, role_claim } = issuer.clone();
+    let keys = match keys {
+        KeysFrom::Url(url) => Keys::Url(url),
+        KeysFrom::File(file) => Keys::Set(config::read_keys(&file)?),
+    };
+    Ok(TrustedIssuer { name, issuer, audience, keys, roles, role_claim })
 }

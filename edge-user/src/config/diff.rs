@@ -147,7 +147,17 @@ fn served(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 fn authenticated(old: &Auth, new: &Auth) -> Vec<&'static str> {
-    let Auth { issuer, audience, algorithm, signing_file, access_ttl, refresh_ttl, leeway, hashes_in_flight } = new;
+    let Auth {
+        issuer,
+        audience,
+        algorithm,
+        signing_file,
+        access_ttl,
+        refresh_ttl,
+        leeway,
+        hashes_in_flight,
+        trusted_issuers,
+    } = new;
     differing([
         ("auth.issuer", *issuer != old.issuer),
         ("auth.audience", *audience != old.audience),
@@ -157,6 +167,7 @@ fn authenticated(old: &Auth, new: &Auth) -> Vec<&'static str> {
         ("auth.refresh_ttl", *refresh_ttl != old.refresh_ttl),
         ("auth.leeway", *leeway != old.leeway),
         ("auth.hashes_in_flight", *hashes_in_flight != old.hashes_in_flight),
+        ("auth.trusted_issuer", *trusted_issuers != old.trusted_issuers),
     ])
 }
 

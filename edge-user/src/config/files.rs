@@ -9,12 +9,14 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::{AuditTo, Auth, CertificateFiles, Config, Mode, raw::Problems, tls::CertificatePlaces, validate::Places};
+use super::{
+    AuditTo, Auth, CertificateFiles, Config, KeysFrom, Mode, raw::Problems, tls::CertificatePlaces, validate::Places,
+};
 use crate::{
     audit,
     clock::Wall,
     error::{Blame, Failure},
-    server::{jws::SigningKey, tls::Certificate, x509},
+    server::{issuers::jwks::KeySet, jws::SigningKey, tls::Certificate, x509},
 };
 
 const SECRET_VARIABLE: &str = "EDGE_AUTH_SECRET";
@@ -55,6 +57,16 @@ pub fn read_signing_key(auth: &Auth) -> Result<SecretString, Failure> {
     trimmed(text, &file.display().to_string())
 }
 
+/// The JSON Web Key set of a trusted issuer, as its file has it.
+pub fn read_keys(file: &Path) -> Result<String, Failure> {
+    let right = "write the issuer's JSON Web Key set, as its jwks_uri gives it";
+    let text = read_small(file)
+        .map_err(|error| Failure::new(Blame::Usage, format!("{} cannot be read: {error}; {right}", file.display())))?;
+    KeySet::public(text.as_bytes())
+        .map_err(|why| Failure::new(Blame::Usage, format!("{} {why}; {right}", file.display())))?;
+    Ok(text.to_string())
+}
+
 /// Adds what is wrong with each file, at the key that names it.
 pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
     if let (AuditTo::File(path), Some(place)) = (&config.log.audit, &places.audit)
@@ -66,6 +78,13 @@ pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
     let production = config.mode == Mode::Production;
     check_signing_key(&server.auth, production, places, problems);
     check_certificates(&server.tls.files, &places.certificates, production, problems);
+    for (issuer, place) in server.auth.trusted_issuers.iter().zip(&places.issuers) {
+        if let KeysFrom::File(file) = &issuer.keys
+            && let Err(failure) = read_keys(file)
+        {
+            problems.at(place, failure.message);
+        }
+    }
 }
 
 fn check_signing_key(auth: &Auth, production: bool, places: &Places, problems: &mut Problems<'_>) {

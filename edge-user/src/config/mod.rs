@@ -5,6 +5,7 @@ mod diff;
 pub mod duration;
 mod files;
 mod filter;
+mod issuers;
 mod partial;
 mod raw;
 #[cfg(test)]
@@ -27,8 +28,9 @@ use edge_common::ports::Exposure;
 use crate::{block::Target, error::Blame, server::jws::Algorithm};
 
 pub use diff::{Difference, costs};
-pub use files::read_signing_key;
+pub use files::{read_keys, read_signing_key};
 pub use filter::interface_name;
+pub use issuers::{KeysFrom, TrustedIssuer};
 pub use raw::{ConfigErrors, Place, Problem};
 pub use validate::Places;
 
@@ -296,6 +298,7 @@ pub struct Auth {
     pub refresh_ttl: Duration,
     pub leeway: Duration,
     pub hashes_in_flight: usize,
+    pub trusted_issuers: Vec<TrustedIssuer>,
 }
 
 impl Auth {

@@ -30,6 +30,8 @@ pub struct Places {
     pub signing: Place,
     /// In the order of the files.
     pub certificates: Vec<CertificatePlaces>,
+    /// Where each trusted issuer says where its keys are.
+    pub issuers: Vec<Place>,
     pub audit: Option<Place>,
 }
 
@@ -45,7 +47,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         let place = Place { offset: auth_section.offset, key: "auth".to_owned() };
         problems.warn(&place, "says nothing without [server], which serves it; write that too, or leave this out");
     }
-    let (auth, signing) = auth(auth_section, problems);
+    let (auth, signing, issuers) = auth(auth_section, mode, problems);
     let listen = listen(&mut server_section, problems);
     let may_be_plain = mode == Mode::Development && listen.iter().all(|address| address.ip().is_loopback());
     let (tls, certificates) = tls(server_section.section("tls", problems), mode, may_be_plain, problems);
@@ -66,7 +68,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         warnings: Vec::new(),
     };
     document.finish(problems);
-    (config, Places { filter: filter_places, group, signing, certificates, audit })
+    (config, Places { filter: filter_places, group, signing, certificates, issuers, audit })
 }
 
 /// The socket that the config names, whatever else is wrong with it.
@@ -123,12 +125,14 @@ fn server(
     present.then_some(server)
 }
 
-fn auth(mut section: Section<'_>, problems: &mut Problems<'_>) -> (Auth, Place) {
+fn auth(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Auth, Place, Vec<Place>) {
     let algorithms = Algorithm::ALL.map(|algorithm| (algorithm.name(), algorithm));
     let algorithm = section.read("algorithm", problems, Algorithm::HS256, |node, p| node.choice(p, &algorithms));
     let (signing_file, place) = signing_file(&mut section, algorithm, problems);
+    let issuer = section.read("issuer", problems, "edge".to_owned(), |node, p| node.string(p));
+    let (trusted_issuers, issuers) = super::issuers::trusted(&mut section, mode, &issuer, problems);
     let auth = Auth {
-        issuer: section.read("issuer", problems, "edge".to_owned(), |node, p| node.string(p)),
+        issuer,
         audience: section.read("audience", problems, "api".to_owned(), |node, p| node.string(p)),
         algorithm,
         signing_file,
@@ -136,9 +140,10 @@ fn auth(mut section: Section<'_>, problems: &mut Problems<'_>) -> (Auth, Place) 
         refresh_ttl: duration(&mut section, "refresh_ttl", problems, 30 * DAY, SECOND..=10 * YEAR),
         leeway: duration(&mut section, "leeway", problems, 30 * SECOND, Duration::ZERO..=MINUTE),
         hashes_in_flight: number(&mut section, "hashes_in_flight", problems, 4, 1..=1_024) as usize,
+        trusted_issuers,
     };
     section.finish(problems);
-    (auth, place)
+    (auth, place, issuers)
 }
 
 /// What this algorithm signs with, and where that is said. The other kind of key beside it is a mistake.

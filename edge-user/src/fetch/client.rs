@@ -63,27 +63,19 @@ impl Client {
     /// The answer, whatever its status; an error is one sentence that names the address.
     pub async fn fetch(&self, asked: &Asked) -> Result<Got, String> {
         let request = asked.request()?;
-        self.may_ask(request.uri()).map_err(|why| format!("{}: {why}", asked.url))?;
+        self.may(request.uri()).map_err(|why| format!("{}: {why}", asked.url))?;
         let within = asked.within.min(MOST);
         let told = timeout(within, self.exchange(request, asked.max_body.min(MAX_BODY))).await;
         let told = told.unwrap_or_else(|_| Err(format!("no whole answer within {within:?}")));
         told.map(|response| Got::new(&response)).map_err(|why| format!("{}: {why}", asked.url))
     }
 
-    fn may_ask(&self, uri: &Uri) -> Result<(), &'static str> {
-        let host = uri.host().ok_or("the address names no host")?;
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err("the address has a user name in it; leave it out");
+    fn may(&self, uri: &Uri) -> Result<(), &'static str> {
+        may_ask(uri, self.plain_http)?;
+        if uri.scheme_str() == Some("https") && self.trusts_nobody {
+            return Err("no certificate authority is trusted here; install ca-certificates, or set SSL_CERT_FILE");
         }
-        match uri.scheme_str() {
-            Some("https") if self.trusts_nobody => {
-                Err("no certificate authority is trusted here; install ca-certificates, or set SSL_CERT_FILE")
-            }
-            Some("https") => Ok(()),
-            Some("http") if self.plain_http || is_this_host(host) => Ok(()),
-            Some("http") => Err("plain HTTP is only for this host; write https"),
-            _ => Err("only https is asked; write an address that begins with https://"),
-        }
+        Ok(())
     }
 
     async fn exchange(&self, mut request: Request<Bytes>, max: usize) -> Result<Response<Bytes>, String> {
@@ -98,8 +90,22 @@ impl Client {
     }
 }
 
+/// Whether an address is one that is ever asked.
+pub fn may_ask(uri: &Uri, plain_http: bool) -> Result<(), &'static str> {
+    let host = uri.host().ok_or("the address names no host")?;
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("the address has a user name in it; leave it out");
+    }
+    match uri.scheme_str() {
+        Some("https") => Ok(()),
+        Some("http") if plain_http || is_this_host(host) => Ok(()),
+        Some("http") => Err("plain HTTP is only for this host; write https"),
+        _ => Err("only https is asked; write an address that begins with https://"),
+    }
+}
+
 /// Addresses of the loopback interface, and the name that stands for them (RFC 6761).
-pub fn is_this_host(host: &str) -> bool {
+fn is_this_host(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }

@@ -8,5 +8,6 @@ mod handle;
 mod process;
 mod protocol;
 
+pub use client::may_ask;
 pub use handle::{Fetch, FetchError, Limits, hand_over};
 pub use process::{PLAIN_HTTP, main};

@@ -10,7 +10,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use crate::frame::{frame, read, write};
-use crate::{audit::attempt::Attempt, logging::Logging, server::jws::Algorithm};
+use crate::{
+    audit::attempt::Attempt,
+    logging::Logging,
+    server::{
+        issuers::{Keys, TrustedIssuer},
+        jws::Algorithm,
+    },
+};
 
 /// The largest frame that the agent takes from the server.
 pub const MAX_FROM_SERVER: usize = 64 << 10;
@@ -148,6 +155,7 @@ pub struct ServerConfig {
     pub refresh_ttl: Duration,
     pub leeway: Duration,
     pub hashes_in_flight: usize,
+    pub trusted_issuers: Vec<TrustedIssuer>,
     /// The directory of users and sessions, which belongs to the server.
     pub auth_store: PathBuf,
 }
@@ -162,8 +170,8 @@ pub struct CertificatePem {
 
 impl ServerConfig {
     /// Whether anything in it has the server ask others, for which it needs a fetcher.
-    pub const fn fetches(&self) -> bool {
-        false
+    pub fn fetches(&self) -> bool {
+        self.trusted_issuers.iter().any(|issuer| matches!(issuer.keys, Keys::Url(_)))
     }
 }
 

@@ -7,6 +7,7 @@ pub mod auth;
 mod connections;
 pub mod counters;
 mod finish;
+pub mod issuers;
 pub mod jws;
 pub mod link;
 pub mod listener;
@@ -191,7 +192,7 @@ fn build(
     let counters = Arc::new(Counters::default());
     let handshakes = config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS);
     Ok(Shared {
-        auth: Arc::new(Auth::new(&config, report.clone(), counters.clone())?),
+        auth: Arc::new(Auth::new(&config, fetch.as_ref(), report.clone(), counters.clone())?),
         tls,
         listen: config.listen,
         counters,

@@ -22,6 +22,7 @@ mod frames;
 mod handover;
 mod identities;
 mod interfaces;
+mod issuers;
 mod lifecycle;
 mod logins;
 mod operations;

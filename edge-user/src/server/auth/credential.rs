@@ -203,6 +203,11 @@ fn only_line<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, 
     }
 }
 
+/// The bearer token of a request that has one.
+pub(super) fn bearer_of(headers: &HeaderMap) -> Option<&str> {
+    only_line(headers, AUTHORIZATION.as_str()).ok().flatten().and_then(bearer)
+}
+
 /// The credential of an `Authorization` line (RFC 6750).
 fn bearer(line: &str) -> Option<&str> {
     let (scheme, token) = line.split_once(' ')?;
@@ -227,10 +232,4 @@ fn ended(name: &str) -> Denial {
 fn signed_digest(token: &str) -> Vec<u8> {
     let signed = token.rsplit_once('.').map_or(token, |(signed, _)| signed);
     aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, signed.as_bytes()).as_ref().to_vec()
-}
-
-impl From<Bad> for Denial {
-    fn from(bad: Bad) -> Denial {
-        Denial::Token { guessed: bad == Bad::Foreign, account: None }
-    }
 }

@@ -1,7 +1,12 @@
 //! Tokens that edge did not sign: whether an issuer that is trusted did, and whom they name then.
 
-use super::{Auth, token::Bad};
-use crate::clock::Wall;
+use hyper::HeaderMap;
+
+use super::{Auth, answer::Denial, credential::bearer_of};
+use crate::{
+    clock::Wall,
+    server::issuers::{Doubt, Vouched},
+};
 
 /// A caller that a trusted issuer vouches for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,9 +25,23 @@ pub struct External {
 }
 
 impl Auth {
-    /// Whom a token names whose signature is not edge's; no issuer but edge is trusted. That it was not revoked is the
-    /// caller's to see to.
-    pub(super) fn external(&self, _token: &str, _now: Wall) -> Result<External, Bad> {
-        Err(Bad::Foreign)
+    /// Has the keys be there by which the credential of a request is judged, as far as they can be had.
+    pub(super) async fn prepare(&self, headers: &HeaderMap) {
+        if let Some(token) = bearer_of(headers) {
+            self.issuers.prepare(token).await;
+        }
+    }
+
+    /// Whom a token names whose signature is not edge's. That it was not revoked is the caller's to see to.
+    pub(super) fn external(&self, token: &str, now: Wall) -> Result<External, Denial> {
+        let Vouched { name, roles, email, claims } =
+            self.issuers.identify(token, now).map_err(|doubt| match doubt {
+                Doubt::Issued => Denial::Token { guessed: false, account: None },
+                Doubt::Foreign => Denial::Token { guessed: true, account: None },
+                // Neither good nor a guess.
+                Doubt::Unknown => Denial::Unavailable,
+            })?;
+        let (issuer, subject, audience) = (claims.issuer, claims.sub, claims.audience);
+        Ok(External { name, roles, email, issuer, subject, audience, issued: claims.issued, expires: claims.expires })
     }
 }

@@ -38,11 +38,12 @@ use self::{
 };
 use super::{
     counters::Counters,
+    issuers::Issuers,
     jws::SigningKey,
     link::{Kind, ServerConfig},
     report::{Ends, Report},
 };
-use crate::{audit::attempt::is_request_id, block::Target, error::Failure};
+use crate::{audit::attempt::is_request_id, block::Target, error::Failure, fetch::Fetch};
 
 /// The longest request head, in bytes.
 pub(super) const MAX_HEAD: usize = 64 << 10;
@@ -51,6 +52,7 @@ pub(super) const MAX_HEAD: usize = 64 << 10;
 pub struct Auth {
     production: bool,
     tokens: Tokens,
+    issuers: Issuers,
     store: Arc<Store>,
     hashing: Hashing,
     ipv6_unit: u8,
@@ -87,7 +89,12 @@ impl Good {
 }
 
 impl Auth {
-    pub fn new(config: &ServerConfig, report: Arc<Report>, counters: Arc<Counters>) -> Result<Auth, Failure> {
+    pub fn new(
+        config: &ServerConfig,
+        fetch: Option<&Fetch>,
+        report: Arc<Report>,
+        counters: Arc<Counters>,
+    ) -> Result<Auth, Failure> {
         let (issuer, audience) = (config.issuer.clone(), config.audience.clone());
         let key = SigningKey::new(config.algorithm, &config.signing_key)
             .map_err(|why| Failure::refused(format!("the signing key {why}")))?;
@@ -97,6 +104,7 @@ impl Auth {
         Ok(Auth {
             production: config.production,
             tokens: Tokens::new(key, former, issuer, audience, config.access_ttl, config.leeway),
+            issuers: Issuers::start(&config.trusted_issuers, fetch, config.leeway, &config.auth_store)?,
             store: Arc::new(Store::new(config.auth_store.clone())),
             hashing: Hashing::new(config.hashes_in_flight),
             ipv6_unit: config.ipv6_unit,
@@ -144,7 +152,10 @@ impl Auth {
         let request_id = request_id(request.headers());
         let result = match endpoint {
             _ if head_too_large(&request) => Err(Denial::HeadTooLarge),
-            Some(endpoint) => self.endpoint(endpoint, ends, request).await,
+            Some(endpoint) => {
+                self.prepare(request.headers()).await;
+                self.endpoint(endpoint, ends, request).await
+            }
             None => Err(Denial::NotFound),
         };
         let outcome = result.as_ref().map_or_else(Denial::outcome, |_| Outcome::Success);

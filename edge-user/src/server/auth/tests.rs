@@ -52,6 +52,7 @@ fn world() -> World {
         refresh_ttl: Duration::from_secs(7200),
         leeway: Duration::from_secs(30),
         hashes_in_flight: 2,
+        trusted_issuers: Vec::new(),
         auth_store: directory.path().to_owned(),
     };
     let (out, mut sent) = mpsc::channel(8);
@@ -71,7 +72,7 @@ fn world() -> World {
             }
         }
     });
-    let auth = Auth::new(&config, report, Arc::default()).unwrap();
+    let auth = Auth::new(&config, None, report, Arc::default()).unwrap();
     World { auth, offences, users, _directory: directory }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The last second that RFC 3339 can write. A later one is no time, and a sum with it may be none.
-const LAST_SECOND: u64 = 253_402_300_799;
+pub const LAST_SECOND: u64 = 253_402_300_799;
 
 /// The signing key and what its tokens say.
 pub struct Tokens {
@@ -79,7 +79,7 @@ struct Read {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Audience {
+pub enum Audience {
     One(String),
     Several(Vec<String>),
 }
@@ -162,7 +162,7 @@ impl Tokens {
 }
 
 /// `typ` absent, `JWT` or `at+jwt` (RFC 9068); no extension that must be understood.
-fn is_understood(header: &Members) -> bool {
+pub fn is_understood(header: &Members) -> bool {
     let typ = match header.0.get("typ") {
         None => true,
         Some(Value::String(typ)) => typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("at+jwt"),
@@ -180,14 +180,14 @@ impl Caller {
 }
 
 impl Audience {
-    fn names(self) -> Vec<String> {
+    pub fn names(self) -> Vec<String> {
         match self {
             Audience::One(one) => vec![one],
             Audience::Several(several) => several,
         }
     }
 
-    fn has(&self, audience: &str) -> bool {
+    pub fn has(&self, audience: &str) -> bool {
         match self {
             Audience::One(one) => one == audience,
             Audience::Several(several) => several.iter().any(|one| one == audience),

@@ -19,12 +19,16 @@ impl Auth {
 
     pub(super) fn verify(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Good, Denial> {
         let caller = self.identify(headers)?;
-        let Identity { name, roles, .. } = &caller;
+        let Identity { name, roles, email, .. } = &caller;
         if !required_roles(query.unwrap_or_default()).all(|role| roles.contains(&role)) {
             return Err(Denial::forbidden(&caller));
         }
         let mut response = json_answer(StatusCode::OK, &json!({"username": name, "roles": roles}));
-        for (header, value) in [("x-auth-request-user", name), ("x-auth-request-groups", &roles.join(","))] {
+        let groups = roles.join(",");
+        let email = email.iter().map(|email| ("x-auth-request-email", email));
+        for (header, value) in
+            [("x-auth-request-user", name), ("x-auth-request-groups", &groups)].into_iter().chain(email)
+        {
             let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Denial::Unavailable)?;
             response.headers_mut().insert(header, value);
         }
