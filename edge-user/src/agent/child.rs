@@ -24,14 +24,19 @@ use crate::{
         counters,
         issuers::{Keys, TrustedIssuer},
         link::{self, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
-        spawn::{self, Identity, Spawned},
+        spawn::{self, Identity, Leash, Spawned},
         x509,
     },
 };
 
+/// The keys that name its addresses.
+const LISTEN: &str = "server.listen";
+const REDIRECT: &str = "server.http_redirect";
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// A server that takes nothing for so long is as good as dead.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// In seconds of the agent's own. A server says something every second.
+const SILENT: u32 = 8;
 /// A process whose link has closed is about to end.
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
 
@@ -59,6 +64,14 @@ pub struct Running {
     process: tokio::process::Child,
     write: OwnedWriteHalf,
     read: OwnedReadHalf,
+    leash: Leash,
+}
+
+/// Both let go of, it is dead, and that is heard.
+struct Life {
+    _leash: Leash,
+    /// Ends the listening to it.
+    _heard: oneshot::Sender<()>,
 }
 
 pub struct Child {
@@ -67,6 +80,9 @@ pub struct Child {
     process: Option<tokio::process::Child>,
     /// `None`: it is to end.
     write: Option<OwnedWriteHalf>,
+    life: Option<Life>,
+    /// For how many seconds it has said nothing.
+    silent: u32,
     listens: Vec<SocketAddr>,
     /// Told when it accepts no more.
     retired: Option<oneshot::Sender<()>>,
@@ -75,13 +91,16 @@ pub struct Child {
 impl Child {
     /// Takes a server that is ready into service; what it says goes to `tell`.
     pub async fn start(id: Id, running: Running, tell: mpsc::Sender<Heard>) -> Child {
-        let Running { served, process, write, read } = running;
-        tokio::spawn(listen(id, read, tell));
+        let Running { served, process, write, read, leash } = running;
+        let (heard, cut) = oneshot::channel();
+        tokio::spawn(listen(id, read, tell, cut));
         let mut child = Child {
             id,
             metrics: counters::none(),
             process: Some(process),
             write: Some(write),
+            life: Some(Life { _leash: leash, _heard: heard }),
+            silent: 0,
             listens: served.listeners.iter().map(|listener| listener.address).collect(),
             retired: None,
         };
@@ -94,8 +113,25 @@ impl Child {
         let sent = timeout(TELL_WITHIN, link::write(write, message, MAX_FROM_AGENT)).await;
         if !matches!(sent, Ok(Ok(()))) {
             tracing::error!("the server does not listen to the agent; it is ended");
-            // Without its link it ends.
-            (self.write, self.retired) = (None, None);
+            self.end();
+        }
+    }
+
+    /// Whatever it is about. That it has ended is heard as of any other.
+    fn end(&mut self) {
+        (self.write, self.retired, self.life) = (None, None, None);
+    }
+
+    pub fn spoke(&mut self) {
+        self.silent = 0;
+    }
+
+    /// Once a second of the agent: one that says nothing hangs.
+    pub fn sweep(&mut self) {
+        self.silent += 1;
+        if self.silent == SILENT {
+            tracing::error!("the server has said nothing for {SILENT} s; it is ended");
+            self.end();
         }
     }
 
@@ -125,7 +161,16 @@ impl Child {
     }
 }
 
-async fn listen(id: Id, mut read: OwnedReadHalf, tell: mpsc::Sender<Heard>) {
+async fn listen(id: Id, read: OwnedReadHalf, tell: mpsc::Sender<Heard>, cut: oneshot::Receiver<()>) {
+    tokio::select! {
+        () = hear(id, read, &tell) => {}
+        _ = cut => {}
+    }
+    // An agent that has ended needs it no more.
+    let _ = tell.send(Heard::Ended(id)).await;
+}
+
+async fn hear(id: Id, mut read: OwnedReadHalf, tell: &mpsc::Sender<Heard>) {
     loop {
         match link::read::<FromServer>(&mut read, MAX_FROM_SERVER).await {
             Ok(Some(message)) => {
@@ -133,21 +178,20 @@ async fn listen(id: Id, mut read: OwnedReadHalf, tell: mpsc::Sender<Heard>) {
                     return;
                 }
             }
-            Ok(None) => break,
+            Ok(None) => return,
             Err(error) => {
                 tracing::error!("the server speaks what the agent does not understand: {error}");
-                break;
+                return;
             }
         }
     }
-    let _ = tell.send(Heard::Ended(id)).await;
 }
 
 /// Starts a server and waits until it is ready.
 pub async fn launch(served: Arc<Served>, identity: &Identity) -> Result<Running, Failure> {
     let first = FromAgent::Config(Box::new(served.config.clone()));
     let listeners: Vec<_> = served.listeners.iter().map(|listener| &*listener.socket).collect();
-    let Spawned { process, link, fetchers } = spawn::spawn(identity, &listeners, served.config.fetches())?;
+    let Spawned { process, link, leash, fetchers } = spawn::spawn(identity, &listeners, served.config.fetches())?;
     if let Some(to_server) = fetchers {
         tokio::spawn(fetcher::keep(identity.clone(), !served.config.production, to_server));
     }
@@ -157,7 +201,7 @@ pub async fn launch(served: Arc<Served>, identity: &Identity) -> Result<Running,
         link::read::<FromServer>(&mut read, MAX_FROM_SERVER).await
     });
     match ready.await {
-        Ok(Ok(Some(FromServer::Ready))) => Ok(Running { served, process, write, read }),
+        Ok(Ok(Some(FromServer::Ready))) => Ok(Running { served, process, write, read, leash }),
         Ok(Ok(Some(FromServer::Failed { message }))) => Err(Failure::refused(message)),
         Ok(Ok(_)) => Err(Failure::system(format!("the server ended before it was ready ({})", fate(process).await))),
         Ok(Err(error)) => {
@@ -175,11 +219,23 @@ async fn fate(mut process: tokio::process::Child) -> String {
     }
 }
 
-/// Its sockets, in the order that the server takes them; of those that are `held` or new ones.
-pub async fn listeners(server: &config::Server, held: &[Listener]) -> Result<Vec<Listener>, Failure> {
-    let mut listeners = listener::open("server.listen", &server.listen, held).await?;
-    listeners.extend(listener::open("server.http_redirect", &server.http_redirect, held).await?);
+/// Its addresses, in the order that the server takes its sockets.
+pub fn addresses(server: &config::Server) -> impl Iterator<Item = SocketAddr> {
+    server.listen.iter().chain(&server.http_redirect).copied()
+}
+
+/// Its sockets, of those that are `held` or new ones, which do not listen yet.
+pub async fn bound(server: &config::Server, held: &[Listener]) -> Result<Vec<Listener>, Failure> {
+    let mut listeners = listener::bound(LISTEN, &server.listen, held).await?;
+    listeners.extend(listener::bound(REDIRECT, &server.http_redirect, held).await?);
     Ok(listeners)
+}
+
+/// Connections come to all of them from now on.
+pub fn listen_on(served: &Served, held: &[Listener]) -> Result<(), Failure> {
+    let (listen, redirect) = served.listeners.split_at(served.config.listen.len().min(served.listeners.len()));
+    listener::listen_on(LISTEN, listen, held)?;
+    listener::listen_on(REDIRECT, redirect, held)
 }
 
 /// All that the server needs; the agent reads the files.

@@ -12,7 +12,7 @@ use super::pause::Pause;
 use crate::{
     error::{Blame, Context, Failure},
     fetch,
-    server::spawn::{self, Identity},
+    server::spawn::{self, Identity, Leash, SpawnedFetcher},
 };
 
 /// A server that ends takes its fetcher with it; which of the two is heard of first is chance.
@@ -23,7 +23,7 @@ pub async fn keep(identity: Identity, plain_http: bool, mut to_server: UnixStrea
     let mut pause = Pause::default();
     loop {
         match begin(&identity, plain_http, &mut to_server).await {
-            Ok(mut process) => {
+            Ok((mut process, _leash)) => {
                 pause.served(Instant::now());
                 let ended = tokio::select! {
                     ended = process.wait() => ended,
@@ -54,10 +54,10 @@ pub async fn keep(identity: Identity, plain_http: bool, mut to_server: UnixStrea
     }
 }
 
-async fn begin(identity: &Identity, plain_http: bool, to_server: &mut UnixStream) -> Result<Child, Failure> {
-    let (process, link) = spawn::spawn_fetcher(identity, plain_http)?;
+async fn begin(identity: &Identity, plain_http: bool, to_server: &mut UnixStream) -> Result<(Child, Leash), Failure> {
+    let SpawnedFetcher { process, link, leash } = spawn::spawn_fetcher(identity, plain_http)?;
     fetch::hand_over(to_server, link).await.blame(Blame::System, || "handing the server its fetcher".to_owned())?;
-    Ok(process)
+    Ok((process, leash))
 }
 
 /// The server says nothing here. Cancel-safe.

@@ -38,9 +38,10 @@ impl PartialEq for Listener {
     }
 }
 
-/// One listening socket for each address, in that order: of those that are `held` or a new one. `key` names them in the
+/// One socket for each address, in that order: of those that are `held` or a new one. The new ones have their addresses
+/// alone: they take no connection from those held before it is certain that they will be served. `key` names them in the
 /// config.
-pub async fn open(key: &str, addresses: &[SocketAddr], held: &[Listener]) -> Result<Vec<Listener>, Failure> {
+pub async fn bound(key: &str, addresses: &[SocketAddr], held: &[Listener]) -> Result<Vec<Listener>, Failure> {
     raise_descriptors();
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
@@ -55,6 +56,15 @@ pub async fn open(key: &str, addresses: &[SocketAddr], held: &[Listener]) -> Res
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Connections come to those that are not `held` from now on.
+pub fn listen_on(key: &str, listeners: &[Listener], held: &[Listener]) -> Result<(), Failure> {
+    for listener in listeners.iter().filter(|listener| !held.contains(listener)) {
+        let begun = sharing(listener.address, held, |shared| begin(&listener.socket, shared));
+        begun.map_err(|error| explain(key, listener.address, error))?;
+    }
+    Ok(())
 }
 
 async fn when_free(address: SocketAddr, held: &[Listener], within: Duration) -> Result<TcpListener, Errno> {
@@ -73,15 +83,19 @@ async fn when_free(address: SocketAddr, held: &[Listener], within: Duration) -> 
     }
 }
 
-/// The address may be a part of one that is held, or the reverse: they share it until the held one is closed.
 fn beside(address: SocketAddr, held: &[Listener]) -> Result<TcpListener, Errno> {
+    sharing(address, held, |shared| bind_to(address, shared))
+}
+
+/// The address may be a part of one that is held, or the reverse: what is held lets it in while this is done.
+fn sharing<R>(address: SocketAddr, held: &[Listener], act: impl FnOnce(bool) -> Result<R, Errno>) -> Result<R, Errno> {
     let in_the_way: Vec<_> = held.iter().filter(|held| overlap(held.address, address)).collect();
     let share =
         |shared: bool| in_the_way.iter().try_for_each(|held| setsockopt(&*held.socket, sockopt::ReusePort, &shared));
     share(true)?;
-    let listener = listen_on(address, !in_the_way.is_empty());
+    let done = act(!in_the_way.is_empty());
     share(false)?;
-    listener
+    done
 }
 
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
@@ -89,8 +103,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && whole
 }
 
-/// It survives a restart's TIME-WAIT; IPv6 sockets take IPv6 alone. Nobody shares it once it listens.
-fn listen_on(address: SocketAddr, shared: bool) -> Result<TcpListener, Errno> {
+/// It survives a restart's TIME-WAIT; IPv6 sockets take IPv6 alone.
+fn bind_to(address: SocketAddr, shared: bool) -> Result<TcpListener, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
@@ -99,9 +113,15 @@ fn listen_on(address: SocketAddr, shared: bool) -> Result<TcpListener, Errno> {
     }
     setsockopt(&socket, sockopt::ReusePort, &shared)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    listen(&socket, Backlog::MAXALLOWABLE)?;
     setsockopt(&socket, sockopt::ReusePort, &false)?;
     Ok(TcpListener::from(socket))
+}
+
+/// Nobody shares it once it listens.
+fn begin(socket: &TcpListener, shared: bool) -> Result<(), Errno> {
+    setsockopt(socket, sockopt::ReusePort, &shared)?;
+    listen(socket, Backlog::MAXALLOWABLE)?;
+    setsockopt(socket, sockopt::ReusePort, &false)
 }
 
 /// Why an address that `key` names cannot be listened on, and what to do.
@@ -157,12 +177,21 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let whole = SocketAddr::new("0.0.0.0".parse().unwrap(), free.port());
         for (first, second) in [(free, whole), (whole, free)] {
-            let held = open("key", &[first], &[]).await.unwrap();
-            let both = open("key", &[second, first], &held).await.unwrap();
+            let held = bound("key", &[first], &[]).await.unwrap();
+            listen_on("key", &held, &[]).unwrap();
+            let both = bound("key", &[second, first], &held).await.unwrap();
             assert_eq!((&both[1], both[0].address), (&held[0], second));
-            drop(std::net::TcpStream::connect(free).unwrap());
-            let others = [first, second].map(|address| listen_on(address, false).unwrap_err());
-            assert_eq!(others, [Errno::EADDRINUSE; 2]);
+            let comes_to = |listener: &Listener| {
+                let client = std::net::TcpStream::connect(free).unwrap();
+                assert_eq!(listener.socket.accept().unwrap().1, client.local_addr().unwrap());
+            };
+            comes_to(&held[0]);
+            listen_on("key", &both, &held).unwrap();
+            // To the one that names the address most closely.
+            comes_to(both.iter().find(|one| one.address == free).unwrap());
+            for address in [first, second] {
+                assert_eq!(bind_to(address, false).unwrap_err(), Errno::EADDRINUSE);
+            }
         }
     }
 }

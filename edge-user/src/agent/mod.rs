@@ -12,6 +12,7 @@ mod interfaces;
 mod keep;
 mod listener;
 mod pause;
+mod prepare;
 mod reload;
 mod renewal;
 mod scrape;
@@ -22,12 +23,12 @@ mod systemd;
 mod trial;
 mod watchdog;
 
-use std::{path::Path, rc::Rc, time::Duration};
+use std::{mem, path::Path, rc::Rc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
 };
 
 pub use self::trial::first_config;
@@ -168,6 +169,7 @@ impl Agent {
                     self.mend();
                     logged("sweeping", self.enforcer.sweep(Now::read()));
                     self.audit.sweep(Now::read());
+                    self.servers.sweep();
                     self.grow(Singles6::default());
                 }
                 Some(question) = self.questions.recv() => self.asked_who_is_blocked(question).await,
@@ -223,6 +225,9 @@ impl Agent {
     }
 
     async fn hear(&mut self, message: Heard) {
+        if let Heard::Says(from, _) = message {
+            self.servers.spoke(from);
+        }
         match message {
             Heard::Says(from, FromServer::Offence(offence)) => self.judge(from, offence).await,
             Heard::Says(_, FromServer::SignedIn { peer, account }) => {
@@ -323,7 +328,7 @@ impl Agent {
             _ => self.enforcer.execute(&order.request, Now::read()),
         };
         if let Ok(Reply::Status(status)) = &mut answer {
-            let known = std::mem::take(&mut status.store.problems);
+            let known = mem::take(&mut status.store.problems);
             status.store = Stores::with(known.into_iter().chain(self.users_problem()));
             status.reload.reverts_at = self.trial.pending().map(|pending| pending.reverts_at);
         }
@@ -419,14 +424,26 @@ impl Agent {
         format!("filters {filters}; serves {serves}; generation {generation} of the config, last reload {last}")
     }
 
+    /// What was executed and waits to be answered.
+    async fn answer_all(&mut self) {
+        // Once the last that waits has answered, nobody holds the other end.
+        drop(mem::replace(&mut self.later, mpsc::channel(1).0));
+        let until = Instant::now() + ANSWERED_WITHIN;
+        while let Ok(Some((order, answer))) = timeout_at(until, self.due.recv()).await {
+            self.answered(order, answer);
+        }
+    }
+
     /// Nothing is detached here; `left` says what is in force now.
     async fn end(mut self, left: &str) -> Result<(), Failure> {
         systemd::stopping();
         let _ = std::fs::remove_file(&self.config.admin.socket);
+        self.give_up_reloads();
         self.drain().await;
         self.end_trial();
         self.dropped();
-        drop((self.orders, self.due));
+        self.answer_all().await;
+        drop(self.orders);
         let _ = timeout(ANSWERED_WITHIN, self.admin).await;
         self.audit.end(Now::read()).await;
         tracing::info!("ended; {left}");

@@ -1,36 +1,36 @@
 //! The config read again, by `edge reload` or SIGHUP: all that is wrong at once, or all of it in force. What takes time is
-//! prepared beside the loop (files, sockets, another server, which does not accept yet); the loop then puts everything
-//! into force, or drops what was prepared, so that nothing was changed.
+//! prepared beside the loop; the loop then puts everything into force, or drops what was prepared, so that nothing was
+//! changed.
 
 use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
-    task::spawn_blocking,
     time::timeout,
 };
 
 use super::{
-    Agent, certificate,
-    child::{self, Running, Served},
+    Agent,
+    child::{self, Served},
     listener::Listener,
     logged,
+    prepare::{Aim, Next, NextServer, Present, Refusal},
     scrape::{self, Scrape},
-    servers, systemd,
-    trial::{Former, Trial},
+    systemd,
+    trial::Trial,
 };
 use crate::{
     audit::event::Name,
     clock::Now,
-    config::{self, Config, ConfigErrors, Difference, Overrides},
+    config::{self, Config},
     control::{
         protocol::{Answer, LastResult, Reloaded, Reply},
         server::Order,
     },
+    enforce::Surroundings,
     error::Failure,
     logging::Logging,
     metrics::Lost,
-    server::{jws::Algorithm, link::ServerConfig, spawn::Identity},
 };
 
 /// How long an answer waits for the server before to accept nobody more.
@@ -50,15 +50,6 @@ pub(super) enum Asked {
     Renewal,
     /// Nobody confirmed what is in force.
     Overdue,
-}
-
-/// What is to come.
-enum Aim {
-    /// What the files say.
-    File,
-    /// What is in force, with the certificates that are there now.
-    Renewed,
-    Former(Box<Former>),
 }
 
 /// Those that were asked for: one after the other.
@@ -89,135 +80,6 @@ impl Reloads {
             // This side holds a sender.
             None => std::future::pending().await,
         }
-    }
-}
-
-/// Why nothing was changed.
-pub(super) enum Refusal {
-    Errors(ConfigErrors),
-    Failure(Failure),
-}
-
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Refusal {
-        Refusal::Failure(failure)
-    }
-}
-
-/// What is to be put into force.
-pub(super) struct Next {
-    config: Config,
-    difference: Difference,
-    server: NextServer,
-    /// `None`: the metrics stay where they are.
-    metrics: Option<Listener>,
-}
-
-enum NextServer {
-    AsItIs,
-    None,
-    Another(Box<Running>, Identity),
-}
-
-/// What is in force, as far as it matters for what is to come.
-struct Present {
-    config: Config,
-    overrides: Overrides,
-    served: Option<Arc<Served>>,
-    identity: Option<Identity>,
-    metrics: Listener,
-}
-
-impl Present {
-    async fn next(self, aim: Aim) -> Result<Box<Next>, Refusal> {
-        let (config, mut difference, server) = match aim {
-            Aim::Former(former) => {
-                let Former { config, server } = *former;
-                let difference = Difference::between(&self.config, &config);
-                (config, difference, server)
-            }
-            Aim::Renewed => (self.config.clone(), Difference::default(), self.with_certificates()?),
-            Aim::File => {
-                let (config, difference) = self.read_again().await?;
-                (config, difference, None)
-            }
-        };
-        let metrics = (config.metrics.listen != self.config.metrics.listen).then_some(config.metrics.listen);
-        let (served, metrics) = tokio::join!(self.served(&config, server), self.metrics(metrics));
-        let (served, metrics) = both(served, metrics)?;
-        let server = match served {
-            served if self.served.as_deref() == served.as_ref() => NextServer::AsItIs,
-            None => NextServer::None,
-            Some(served) => {
-                renewed(&mut difference, self.served.as_ref().map(|before| &before.config), &served.config);
-                let identity = servers::identity(&config, self.identity)?;
-                let running = child::launch(Arc::new(served), &identity).await?;
-                NextServer::Another(Box::new(running), identity)
-            }
-        };
-        Ok(Box::new(Next { config, difference, server, metrics }))
-    }
-
-    /// What is in force, with those that the files hold now.
-    fn with_certificates(&self) -> Result<Option<ServerConfig>, Failure> {
-        let (Some(server), Some(served)) = (&self.config.server, &self.served) else { return Ok(None) };
-        let certificates = certificate::all(&self.config, server)?;
-        Ok(Some(ServerConfig { certificates, ..served.config.clone() }))
-    }
-
-    async fn read_again(&self) -> Result<(Config, Difference), Refusal> {
-        let (before, overrides) = (self.config.clone(), self.overrides.clone());
-        let read = spawn_blocking(move || before.read_again(&overrides)).await;
-        read.map_err(|_| Failure::bug("the config could not be read again"))?.map_err(Refusal::Errors)
-    }
-
-    /// `as_it_was`: whatever the files hold by now.
-    async fn served(&self, config: &Config, as_it_was: Option<ServerConfig>) -> Result<Option<Served>, Failure> {
-        let Some(server) = &config.server else { return Ok(None) };
-        let held = self.served.as_ref().map(|served| served.listeners.as_slice()).unwrap_or_default();
-        let listeners = child::listeners(server, held).await?;
-        let mut config = as_it_was.map_or_else(|| child::server_config(config, server), Ok)?;
-        if let Some(before) = &self.served {
-            config.former_keys = former_keys(&before.config, &config);
-        }
-        Ok(Some(Served { config, listeners }))
-    }
-
-    async fn metrics(&self, moves_to: Option<std::net::SocketAddr>) -> Result<Option<Listener>, Failure> {
-        match moves_to {
-            Some(address) => scrape::open(address, std::slice::from_ref(&self.metrics)).await.map(Some),
-            None => Ok(None),
-        }
-    }
-}
-
-/// The last few that signed, but for the one that signs now: clients go on with their tokens for a while.
-fn former_keys(before: &ServerConfig, now: &ServerConfig) -> Vec<(Algorithm, String)> {
-    const KEPT: usize = 4;
-    let last = [(before.algorithm, before.signing_key.clone())];
-    let all = last.into_iter().chain(before.former_keys.iter().cloned());
-    all.filter(|key| *key != (now.algorithm, now.signing_key.clone())).take(KEPT).collect()
-}
-
-/// Files that hold something else than before, under the keys that name them.
-fn renewed(difference: &mut Difference, before: Option<&ServerConfig>, after: &ServerConfig) {
-    let Some(before) = before else { return };
-    let key = if after.algorithm.is_symmetric() { "auth.secret_file" } else { "auth.key_file" };
-    let files =
-        [("server.tls", before.certificates != after.certificates), (key, before.signing_key != after.signing_key)];
-    for (key, _) in files.into_iter().filter(|(_, differs)| *differs) {
-        if !difference.reloaded.contains(&key) {
-            difference.reloaded.push(key);
-        }
-    }
-}
-
-/// Or what is wrong with both.
-fn both<A, B>(one: Result<A, Failure>, other: Result<B, Failure>) -> Result<(A, B), Failure> {
-    match (one, other) {
-        (Ok(one), Ok(other)) => Ok((one, other)),
-        (Err(one), Err(other)) => Err(Failure::new(one.blame, format!("{}; {}", one.message, other.message))),
-        (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => Err(failure),
     }
 }
 
@@ -260,15 +122,24 @@ impl Agent {
     fn wait(&mut self, asked: Asked) {
         let waiting = &mut self.reloads.waiting;
         match asked {
-            // One reads the files as they are then, however many signals came.
             // The next one reads them anyway.
             Asked::Renewal if !waiting.is_empty() => {}
+            // One reads the files as they are then, however many signals came.
             Asked::Signal if waiting.iter().any(|asked| matches!(asked, Asked::Signal)) => {}
             Asked::Command(order, _) if waiting.len() >= WAITING => {
                 let refused = Failure::refused("nothing was changed: other reloads wait already; try again");
                 self.answered(order, Err(refused));
             }
             asked => waiting.push_back(asked),
+        }
+    }
+
+    /// Those that are not in force when the agent ends never will be.
+    pub(super) fn give_up_reloads(&mut self) {
+        for asked in self.reloads.asked.take().into_iter().chain(mem::take(&mut self.reloads.waiting)) {
+            if let Asked::Command(order, _) = asked {
+                self.answered(order, Err(Failure::unreachable("nothing was changed: the agent is ending")));
+            }
         }
     }
 
@@ -431,16 +302,14 @@ impl Agent {
         result: LastResult,
     ) -> Result<(Reloaded, Option<oneshot::Receiver<()>>), Failure> {
         let Next { config, difference, server, metrics } = next;
-        let now = Now::read();
-        let scrape = metrics.map(|listener| Scrape::start(listener, self.own.clone(), self.ask.clone())).transpose()?;
-        let mut warnings: Vec<String> = config.warnings.iter().map(|warning| warning.told(&config.file)).collect();
-        if difference.is_in("filter") {
-            self.refilter(&config, now)?;
+        let (now, filters) = (Now::read(), difference.is_in("filter"));
+        let warnings = config.warnings.iter().map(|warning| warning.told(&config.file));
+        let mut warnings: Vec<String> = warnings.collect();
+        self.enforce_and_listen(&config, filters, &server, metrics, now)?;
+        if filters {
             warnings.extend(config::costs(&self.config.filter, &config.filter));
         }
-        if let Some(scrape) = scrape {
-            self.scrape = scrape;
-        }
+        warnings.extend(self.enforcer.links().warning());
         self.enforcer.set_policy(config.learn.clone());
         if config.log.format != self.config.log.format {
             Logging::of(&config.log).change();
@@ -448,14 +317,47 @@ impl Agent {
         self.config = config;
         self.renewals.of(&self.config, result == LastResult::Reverted);
         let retired = self.serve_by(server).await;
-        self.protect();
-        if difference.is_in("filter") {
-            self.end_blocked_connections();
-        }
+        // Who is blocked may be allowed or protected no more.
+        self.end_blocked_connections();
         let now = self.enforcer.reloaded(result, now);
         let applied = difference.reloaded.iter().map(|key| (*key).to_owned()).collect();
         let file = std::fs::canonicalize(&self.config.file).unwrap_or_else(|_| self.config.file.clone());
         Ok((Reloaded { now, config: file, applied, warnings }, retired))
+    }
+
+    /// All of it, or all is as it was. Connections come to new sockets last: nobody is let go there again.
+    fn enforce_and_listen(
+        &mut self,
+        config: &Config,
+        filters: bool,
+        server: &NextServer,
+        metrics: Option<Listener>,
+        now: Now,
+    ) -> Result<(), Failure> {
+        let former = self.enforcer.surroundings().clone();
+        self.enforce(config, filters, Surroundings::read(config, Some(&former)), now)?;
+        let scrape = self.listen(server, metrics).inspect_err(|_| {
+            let before = self.config.clone();
+            logged("going back to the config before", self.enforce(&before, filters, former, now));
+        })?;
+        if let Some(scrape) = scrape {
+            self.scrape = scrape;
+        }
+        Ok(())
+    }
+
+    fn enforce(&mut self, config: &Config, filters: bool, surroundings: Surroundings, now: Now) -> Result<(), Failure> {
+        if filters { self.refilter(config, surroundings, now) } else { self.enforcer.surround(surroundings, now) }
+    }
+
+    fn listen(&self, server: &NextServer, metrics: Option<Listener>) -> Result<Option<Scrape>, Failure> {
+        if let NextServer::Another(running, _) = server {
+            let held = self.servers.served().map(|served| served.listeners.clone()).unwrap_or_default();
+            child::listen_on(&running.served, &held)?;
+        }
+        let Some(metrics) = metrics else { return Ok(None) };
+        scrape::listen_on(&metrics, &[self.scrape.listener()])?;
+        Scrape::start(metrics, self.own.clone(), self.ask.clone()).map(Some)
     }
 
     async fn serve_by(&mut self, server: NextServer) -> Option<oneshot::Receiver<()>> {
@@ -472,10 +374,10 @@ impl Agent {
         retired
     }
 
-    fn refilter(&mut self, config: &Config, now: Now) -> Result<(), Failure> {
+    fn refilter(&mut self, config: &Config, surroundings: Surroundings, now: Now) -> Result<(), Failure> {
         let asked = &config.filter.interfaces;
         let links = self.interfaces.of_another(asked, self.lock.path())?;
-        self.enforcer.reload(&config.filter, &self.lock, &links, now)?;
+        self.enforcer.reload(&config.filter, surroundings, &self.lock, &links, now)?;
         self.interfaces.ask(asked.clone(), &links);
         self.follow_drops();
         logged("watching connections", self.follow_connections());

@@ -17,6 +17,8 @@ use crate::{
 /// What the loop is asked for.
 pub type Asks = mpsc::Sender<oneshot::Sender<Snapshot>>;
 
+const KEY: &str = "metrics.listen";
+
 pub struct Scrape {
     listener: Listener,
     task: JoinHandle<()>,
@@ -43,10 +45,14 @@ impl Drop for Scrape {
     }
 }
 
-/// Opens its socket, or takes the one that is held.
-pub async fn open(address: SocketAddr, held: &[Listener]) -> Result<Listener, Failure> {
-    let mut opened = listener::open("metrics.listen", &[address], held).await?;
-    opened.pop().ok_or_else(|| Failure::bug("a socket for the metrics was opened and is not there"))
+/// Its socket, or the one that is held; [`listen_on`] has it take connections.
+pub async fn bound(address: SocketAddr, held: &[Listener]) -> Result<Listener, Failure> {
+    let mut bound = listener::bound(KEY, &[address], held).await?;
+    bound.pop().ok_or_else(|| Failure::bug("a socket for the metrics was opened and is not there"))
+}
+
+pub fn listen_on(listener: &Listener, held: &[Listener]) -> Result<(), Failure> {
+    listener::listen_on(KEY, std::slice::from_ref(listener), held)
 }
 
 /// An agent that is ending answers no more; the scrape then ends by its own time limit.

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinHandle,
     time::{Instant, sleep},
 };
 
@@ -43,6 +44,8 @@ pub struct Servers {
     identity: Option<Identity>,
     /// `None`: nothing is to be served, or it is being started again.
     current: Option<Child>,
+    /// Starts it again. What it is to serve is held for so long.
+    restarting: Option<JoinHandle<()>>,
     retired: Vec<Child>,
     /// By those that have ended.
     counted: Metrics,
@@ -58,6 +61,7 @@ impl Servers {
             served: None,
             identity: None,
             current: None,
+            restarting: None,
             retired: Vec::new(),
             counted: counters::none(),
             pause: Pause::default(),
@@ -76,6 +80,7 @@ impl Servers {
     /// any more.
     pub async fn replace(&mut self, by: Option<(Running, Identity)>) -> Option<oneshot::Receiver<()>> {
         let former = self.current.take();
+        self.stop_restarting();
         (self.served, self.identity) = match &by {
             Some((running, identity)) => (Some(running.served.clone()), Some(identity.clone())),
             None => (None, self.identity.take()),
@@ -90,6 +95,13 @@ impl Servers {
             self.retired[oldest].tell(&FromAgent::Drain).await;
         }
         Some(hears)
+    }
+
+    /// Nothing stays open for it.
+    fn stop_restarting(&mut self) {
+        if let Some(task) = self.restarting.take() {
+            task.abort();
+        }
     }
 
     async fn adopt(&mut self, running: Running) {
@@ -136,11 +148,23 @@ impl Servers {
         let (Some(served), Some(identity)) = (self.served.clone(), self.identity.clone()) else { return };
         let pause = self.pause.ended(Instant::now());
         let tell = self.tell.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             sleep(pause).await;
             let result = launch(served.clone(), &identity).await;
             let _ = tell.send(Heard::Restarted(served, result)).await;
         });
+        self.restarting = Some(task);
+    }
+
+    pub fn spoke(&mut self, id: Id) {
+        if let Some(child) = self.all().find(|child| child.id == id) {
+            child.spoke();
+        }
+    }
+
+    /// Once a second: whoever hangs is ended.
+    pub fn sweep(&mut self) {
+        self.all().for_each(Child::sweep);
     }
 
     pub async fn tell(&mut self, id: Id, message: &FromAgent) {
@@ -184,6 +208,7 @@ impl Servers {
     /// Asks all to end. None is started again, and they can still be talked to.
     pub async fn drain(&mut self) {
         self.served = None;
+        self.stop_restarting();
         self.retired.extend(self.current.take());
         for child in &mut self.retired {
             child.tell(&FromAgent::Drain).await;

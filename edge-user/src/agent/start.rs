@@ -12,6 +12,7 @@ use super::{
     growth::Growth,
     interfaces::Interfaces,
     listener::Listener,
+    logged,
     reload::Reloads,
     renewal::Renewals,
     scrape::{self, Scrape},
@@ -46,7 +47,8 @@ impl Agent {
         let bare = datapath::is_bare(&pin_path);
         let started = Agent::start_with(config, overrides, lock.clone(), interfaces, &links, stop).await;
         match &started {
-            Err(_) if bare => drop(datapath::unload(&pin_path)?),
+            // Why the start failed is what its caller is told.
+            Err(_) if bare => logged("undoing the start", datapath::unload(&pin_path).map(drop)),
             // Fails where something is in force, as it should.
             Ok(None) => drop(std::fs::remove_dir(&pin_path)),
             _ => {}
@@ -179,22 +181,20 @@ struct Prepared {
 impl Prepared {
     async fn new(config: &Config) -> Result<Prepared, Failure> {
         admin::refuse_occupied(&config.admin.socket)?;
-        let addresses: Vec<_> = config
-            .server
-            .iter()
-            .flat_map(|server| server.listen.iter().chain(&server.http_redirect))
-            .copied()
-            .collect();
+        let addresses: Vec<_> = config.server.iter().flat_map(child::addresses).collect();
         let handed = systemd::handed(&addresses);
         let served = match &config.server {
             Some(server) => {
-                let listeners = child::listeners(server, &handed).await?;
-                systemd::keep(&listeners, &handed);
-                Some(Arc::new(Served { config: child::server_config(config, server)?, listeners }))
+                let listeners = child::bound(server, &handed).await?;
+                let served = Served { config: child::server_config(config, server)?, listeners };
+                child::listen_on(&served, &handed)?;
+                systemd::keep(&served.listeners, &handed);
+                Some(Arc::new(served))
             }
             None => None,
         };
-        let metrics = scrape::open(config.metrics.listen, &[]).await?;
+        let metrics = scrape::bound(config.metrics.listen, &[]).await?;
+        scrape::listen_on(&metrics, &[])?;
         let own = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
         Ok(Prepared { served, metrics, own })
     }

@@ -9,7 +9,7 @@ use edge_common::ports::Exposure;
 use super::{
     Attach, Exposed, Filter, Interfaces, Limits, Overrides, Rate,
     raw::{Node, Place, Problems, Section},
-    validate::{number, target},
+    validate::{self, number, target},
 };
 use crate::{block::Target, printable::quotable};
 
@@ -49,7 +49,7 @@ pub fn filter(mut section: Section<'_>, overrides: &Overrides, problems: &mut Pr
     let filter = Filter {
         interfaces,
         attach: section.read("attach", problems, Attach::Auto, |node, p| node.choice(p, &attach)),
-        allow: section.read("allow", problems, Vec::new(), |node, p| node.list(p, allowed)),
+        allow: section.read("allow", problems, Vec::new(), |node, p| validate::trusted(node, p, allowed)),
         block: block.iter().map(|(target, _)| *target).collect(),
         dry_run: section.read("dry_run", problems, false, |node, p| node.flag(p)),
         exposed_ports,

@@ -53,6 +53,20 @@ fn what_turns_edge_against_itself_is_warned_of_at_its_place() {
 }
 
 #[test]
+fn who_is_trusted_fits_into_the_kernels_tables() {
+    let list = |count: u32| {
+        let all: Vec<String> =
+            (0..count).map(|n| format!("\"{}\"", std::net::Ipv4Addr::from(0x0a00_0000 + n))).collect();
+        all.join(",")
+    };
+    let text = |count| format!("{LEAST}allow = [{0}]\n[server]\ntrusted_proxies = [{0}]\n", list(count));
+    assert!(parse(&text(30_000)).is_ok());
+    let found = lines(&text(30_001));
+    assert_eq!(found[0], "edge.toml:3:9: filter.allow: names 30001 networks; write at most 30000");
+    assert_eq!(found[1], "edge.toml:5:19: server.trusted_proxies: names 30001 networks; write at most 30000");
+}
+
+#[test]
 fn a_file_that_is_no_toml_names_its_place() {
     assert!(
         lines("mode = \"production\"\n[filter\n")[0].starts_with("edge.toml:2:"),

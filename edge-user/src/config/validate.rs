@@ -79,6 +79,21 @@ pub fn socket(text: &str) -> PathBuf {
     admin(section, &Overrides::default(), &mut problems).0.socket
 }
 
+/// Networks of which the kernel is told that they are trusted. Its tables take 65,536 of a family, from two such lists, the
+/// host's surroundings and who is allowed at run time.
+pub(super) fn trusted<T>(
+    node: &Node<'_, '_>,
+    problems: &mut Problems<'_>,
+    read: impl FnMut(&Node<'_, '_>, &mut Problems<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
+    const AT_MOST: usize = 30_000;
+    let list = node.list(problems, read)?;
+    if list.len() > AT_MOST {
+        return node.wrong(problems, format!("names {} networks; write at most {AT_MOST}", list.len()));
+    }
+    Some(list)
+}
+
 pub(super) fn target(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<crate::block::Target> {
     match node.text(problems)?.parse() {
         Ok(target) => Some(target),
@@ -112,7 +127,7 @@ fn server(
             }
         }),
         trusted_proxies: section.read("trusted_proxies", problems, Vec::new(), |node, p| {
-            node.list(p, |node, p| target(node, p).map(|target| target.net()))
+            trusted(node, p, |node, p| target(node, p).map(|target| target.net()))
         }),
         header_timeout: duration(&mut section, "header_timeout", problems, 10 * SECOND, SECOND..=HOUR),
         idle_timeout: duration(&mut section, "idle_timeout", problems, MINUTE, SECOND..=DAY),

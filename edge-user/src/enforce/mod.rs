@@ -411,10 +411,12 @@ impl<T: Tables> Enforcer<T> {
 
     /// Follows what is protected: own addresses, gateways, resolvers, peers of live SSH sessions.
     pub fn follow(&mut self, surroundings: Surroundings, now: Now) -> Result<(), Failure> {
-        if self.protected.follow(surroundings) || !self.trust_written {
-            self.write_trust()?;
-        }
+        self.follow_trust(surroundings)?;
         self.block_held_back(now)
+    }
+
+    fn follow_trust(&mut self, surroundings: Surroundings) -> Result<(), Failure> {
+        if self.protected.follow(surroundings) || !self.trust_written { self.write_trust() } else { Ok(()) }
     }
 
     /// What was read last of what is to be protected.

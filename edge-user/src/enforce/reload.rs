@@ -6,7 +6,7 @@ use std::{
     mem,
 };
 
-use super::{Enforcer, connections::Counting, write::Limits};
+use super::{Enforcer, connections::Counting, protect::Surroundings, write::Limits};
 use crate::{
     block::{Block, Origin, Target},
     clock::Now,
@@ -18,21 +18,30 @@ use crate::{
 };
 
 /// What the config said before.
-struct Configured {
+pub(super) struct Configured {
     allowed: BTreeSet<Target>,
     named: BTreeSet<Target>,
     held_back: BTreeSet<Target>,
     /// Those of them that were in force.
     blocks: BTreeMap<Target, Block>,
     limits: Limits,
+    surroundings: Surroundings,
 }
 
 impl Enforcer {
-    /// Puts another `[filter]` into force on `links`. A failure leaves in force what was.
-    pub fn reload(&mut self, filter: &Filter, lock: &Lock, links: &[netlink::Link], now: Now) -> Result<(), Failure> {
+    /// Puts another `[filter]` into force on `links`, and whom the config protects beside it. A failure leaves in force
+    /// what was.
+    pub fn reload(
+        &mut self,
+        filter: &Filter,
+        surroundings: Surroundings,
+        lock: &Lock,
+        links: &[netlink::Link],
+        now: Now,
+    ) -> Result<(), Failure> {
         let tables = Generation::build(lock, &Plan::of(filter, self.tables.singles6()), Some(&self.tables))?;
         let before = mem::replace(&mut self.tables, tables);
-        let former = self.configure(filter, now);
+        let former = self.configure(filter, surroundings, now);
         // It fails before anything but the pins of these tables was written.
         let fit = self.within_limits().inspect_err(|_| self.tables.discard());
         if let Err(failure) = fit.and_then(|()| self.put_into_force(lock, links, filter.attach, Some(&before))) {
@@ -95,8 +104,25 @@ impl<T: Tables> Enforcer<T> {
         self.reload
     }
 
+    /// The same `[filter]`, but the config protects others beside it. A failure leaves protected who was.
+    pub fn surround(&mut self, surroundings: Surroundings, now: Now) -> Result<(), Failure> {
+        let former = self.protected.surroundings().clone();
+        if let Err(failure) = self.follow_trust(surroundings) {
+            self.protected.follow(former);
+            // What the kernel has now is compared and put right as any drift.
+            let _ = self.write_trust();
+            return Err(failure);
+        }
+        if let Err(failure) = self.block_held_back(now) {
+            tracing::error!("`filter.block` is not all in force: {failure}; it is tried again");
+        }
+        Ok(())
+    }
+
     /// Takes over what the config says into the model alone.
-    fn configure(&mut self, filter: &Filter, now: Now) -> Configured {
+    pub(super) fn configure(&mut self, filter: &Filter, surroundings: Surroundings, now: Now) -> Configured {
+        let former_surroundings = self.protected.surroundings().clone();
+        self.protected.follow(surroundings);
         let blocks = self.named_blocks();
         blocks.keys().for_each(|target| drop(self.ledger.remove(*target, Origin::Config)));
         let former = Configured {
@@ -104,15 +130,17 @@ impl<T: Tables> Enforcer<T> {
             named: mem::replace(&mut self.named, filter.block.iter().copied().collect()),
             held_back: mem::take(&mut self.held_back),
             limits: mem::replace(&mut self.limits, Limits::of(filter)),
+            surroundings: former_surroundings,
             blocks,
         };
         self.block_named(&former.blocks, now);
         former
     }
 
-    fn unconfigure(&mut self, former: Configured) {
+    pub(super) fn unconfigure(&mut self, former: Configured) {
         self.named_blocks().into_keys().for_each(|target| drop(self.ledger.remove(target, Origin::Config)));
-        let Configured { allowed, named, held_back, blocks, limits } = former;
+        let Configured { allowed, named, held_back, blocks, limits, surroundings } = former;
+        self.protected.follow(surroundings);
         blocks.into_values().for_each(|block| drop(self.ledger.put(block)));
         (self.configured, self.named, self.held_back, self.limits) = (allowed, named, held_back, limits);
     }

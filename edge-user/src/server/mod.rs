@@ -56,6 +56,7 @@ use crate::{
 /// Drained or not, the server has ended so long after it was told to.
 const DRAINS_WITHIN: Duration = Duration::from_secs(4);
 const CONFIG_WITHIN: Duration = Duration::from_secs(10);
+const COUNTS_EVERY: Duration = Duration::from_secs(1);
 
 /// `edge server --listeners N`: `args` are those after `server`. Not for people: without its agent it says so and ends.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -155,6 +156,7 @@ async fn run(
     report.ready().await;
     shared.auth.probe_store().await;
     tokio::spawn(count(shared.clone(), report.clone()));
+    tokio::spawn(look_after_store(shared.clone()));
     tokio::spawn(retired(shared.clone(), report.clone()));
     tokio::select! {
         () = send(to_send, &report, &mut writes, drained(&shared, &report)) => Ok(()),
@@ -303,13 +305,24 @@ async fn retired(shared: Arc<Shared>, report: Arc<Report>) {
     report.retired().await;
 }
 
+/// Waits for no disk: the agent takes a server that says nothing for one that hangs.
 async fn count(shared: Arc<Shared>, report: Arc<Report>) {
-    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut second = tokio::time::interval(COUNTS_EVERY);
+    loop {
+        second.tick().await;
+        report.metrics(Metrics { store_failed: shared.auth.store_has_failed(), ..shared.counters.snapshot() });
+    }
+}
+
+/// What it has to do with the store, and whether one that failed can be used again.
+async fn look_after_store(shared: Arc<Shared>) {
+    let mut second = tokio::time::interval(COUNTS_EVERY);
     loop {
         second.tick().await;
         shared.auth.write_seen().await;
-        let store_failed = shared.auth.store_has_failed().await;
-        report.metrics(Metrics { store_failed, ..shared.counters.snapshot() });
+        if shared.auth.store_has_failed() {
+            shared.auth.probe_store().await;
+        }
     }
 }
 

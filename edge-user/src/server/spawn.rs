@@ -14,9 +14,9 @@ use std::{
 };
 
 use nix::{
-    fcntl::{FcntlArg, fcntl},
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname},
-    unistd::{AccessFlags, Group, Uid, User, access},
+    unistd::{AccessFlags, Group, Uid, User, access, pipe2},
 };
 
 use crate::{
@@ -63,10 +63,17 @@ impl Identity {
     }
 }
 
+/// Held as long as a process that was started may live: the kernel kills it, also one that is stopped, once nobody holds
+/// this, and so with the agent, which may not be allowed to signal another user's process.
+pub struct Leash {
+    _held: OwnedFd,
+}
+
 /// A server that was started. It reads its config from the link and ends when that closes.
 pub struct Spawned {
     pub process: tokio::process::Child,
     pub link: tokio::net::UnixStream,
+    pub leash: Leash,
     /// By which it takes over links to its fetchers; `None`: it needs none.
     pub fetchers: Option<tokio::net::UnixStream>,
 }
@@ -80,20 +87,25 @@ pub fn spawn(identity: &Identity, listeners: &[&TcpListener], fetches: bool) -> 
     let listeners = listeners.iter().map(AsFd::as_fd);
     let inherited: Vec<_> =
         std::iter::once(far.as_fd()).chain(listeners).chain(handed.iter().map(AsFd::as_fd)).collect();
-    let process = start(identity, &words, &inherited, &[])?;
+    let (process, leash) = start(identity, &words, &inherited, &[])?;
     let fetchers = fetchers.map(ours).transpose()?;
-    Ok(Spawned { process, link: ours(link)?, fetchers })
+    Ok(Spawned { process, link: ours(link)?, leash, fetchers })
 }
 
-/// Starts a fetcher, and gives the end of its link that is for the server. It ends when that closes.
-pub fn spawn_fetcher(
-    identity: &Identity,
-    plain_http: bool,
-) -> Result<(tokio::process::Child, std::os::unix::net::UnixStream), Failure> {
+/// A fetcher that was started.
+pub struct SpawnedFetcher {
+    pub process: tokio::process::Child,
+    /// The end of its link that is for the server. It ends when that closes.
+    pub link: std::os::unix::net::UnixStream,
+    pub leash: Leash,
+}
+
+pub fn spawn_fetcher(identity: &Identity, plain_http: bool) -> Result<SpawnedFetcher, Failure> {
     let (link, far) = pair("the fetcher's link")?;
     let mut words = vec!["fetcher"];
     words.extend(plain_http.then_some(PLAIN_HTTP));
-    Ok((start(identity, &words, &[far.as_fd()], &ROOTS)?, link))
+    let (process, leash) = start(identity, &words, &[far.as_fd()], &ROOTS)?;
+    Ok(SpawnedFetcher { process, link, leash })
 }
 
 /// The inherited descriptor, if it is open and a socket of such a family. For the start of a process: each number is
@@ -115,20 +127,23 @@ fn ours(near: std::os::unix::net::UnixStream) -> Result<tokio::net::UnixStream, 
     tokio::net::UnixStream::from_std(near).blame_system(what)
 }
 
-/// This program as another user, with these words, these descriptors from [`LINK_FD`] on and these variables.
+/// This program as another user, with these words, these descriptors from [`LINK_FD`] on, its end of the leash after them,
+/// and these variables.
 fn start(
     identity: &Identity,
     words: &[&str],
     inherited: &[BorrowedFd<'_>],
     variables: &[&str],
-) -> Result<tokio::process::Child, Failure> {
+) -> Result<(tokio::process::Child, Leash), Failure> {
     may_become_another()?;
     let name = words.first().copied().unwrap_or_default();
+    let (tied, held) = pipe2(OFlag::O_CLOEXEC).blame_system(|| format!("making the {name}'s leash"))?;
+    let inherited: Vec<BorrowedFd<'_>> = inherited.iter().copied().chain([tied.as_fd()]).collect();
     let end = LINK_FD + RawFd::try_from(inherited.len()).map_err(|_| Failure::bug("too many listeners"))?;
     // Neither the sources nor what the standard library opens for itself may lie where the copies go.
     let _reserved = reserve_below(end).blame_system(|| format!("reserving the {name}'s descriptors"))?;
     let mut sources = Vec::with_capacity(inherited.len());
-    for fd in inherited {
+    for fd in &inherited {
         sources.push(duplicate(*fd, end).blame_system(|| format!("copying a descriptor for the {name}"))?);
     }
     let plan =
@@ -147,7 +162,8 @@ fn start(
     // SAFETY: `become_another` runs between fork and exec; it makes system calls only, allocates nothing and takes no
     // lock. The descriptors in `plan` stay open until after the spawn: `sources` owns them.
     unsafe { command.pre_exec(move || plan.become_another()) };
-    command.spawn().blame_system(|| format!("starting the {name} as user {}", identity.name))
+    let process = command.spawn().blame_system(|| format!("starting the {name} as user {}", identity.name))?;
+    Ok((process, Leash { _held: held }))
 }
 
 /// Creates the directory of users and sessions: the server's own, group `edge` where that exists. Gives its parent
@@ -197,7 +213,8 @@ impl Plan {
         self.place_descriptors()?;
         drop_bounding_set();
         self.change_user()?;
-        drop_capabilities()
+        drop_capabilities()?;
+        tie(self.end - 1)
     }
 
     fn place_descriptors(&self) -> io::Result<()> {
@@ -234,6 +251,18 @@ fn ignore_signals() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has the kernel kill this process when the other end of this pipe is closed, whoever it is by then.
+fn tie(pipe: RawFd) -> io::Result<()> {
+    /// `include/uapi/asm-generic/fcntl.h`; the C library's crate lacks it.
+    const F_SETSIG: libc::c_int = 10;
+    // SAFETY: numbers only, of a descriptor of this process.
+    done(i64::from(unsafe { libc::fcntl(pipe, libc::F_SETOWN, libc::getpid()) }))?;
+    // SAFETY: numbers only, as above.
+    done(i64::from(unsafe { libc::fcntl(pipe, F_SETSIG, libc::SIGKILL) }))?;
+    // SAFETY: numbers only, as above.
+    done(i64::from(unsafe { libc::fcntl(pipe, libc::F_SETFL, libc::O_ASYNC) }))
 }
 
 /// As far as it may: it takes CAP_SETPCAP, which only an agent that runs as root has. What stays in the set cannot be

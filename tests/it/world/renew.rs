@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use edge_tests::{
     Output,
     agent::{Edge, PASSWORD, USER, certificate},
-    client::{Client, Metrics, Seen, connect, scrape},
+    client::{Client, Metrics, connect, scrape},
     net::{ATTACKER4, ATTACKER6, HOST4, HOST6, Lab, NEIGHBOUR4, NEIGHBOUR6},
     run, wait_for,
 };
@@ -29,12 +29,12 @@ use super::{
     tls::session::{Greeting, Session},
 };
 
-fn reload(edge: &Edge) -> Result<Output> {
+pub(super) fn reload(edge: &Edge) -> Result<Output> {
     edge.write_config()?;
     edge.cli(&["reload"])
 }
 
-fn applied(edge: &Edge) -> Result<Value> {
+pub(super) fn applied(edge: &Edge) -> Result<Value> {
     edge.write_config()?;
     Ok(edge.json(&["reload"])?["applied"].clone())
 }
@@ -77,55 +77,6 @@ fn every_section_is_in_force_when_the_command_returns() -> Result<()> {
     // The counts of servers that are gone are not lost.
     let successes = |metrics: &Metrics| metrics.sum("edge_auth_requests_total", &[("endpoint", "login")]);
     wait_for("all logins to be counted", SOON, || Ok((successes(&scrape(&lab)?) == 4.0).then_some(())))
-}
-
-#[test]
-fn listeners_come_and_go() -> Result<()> {
-    let lab = Lab::new()?;
-    let mut edge = Edge::start(&lab)?;
-    let (four, six) = (Client::new(&lab, &edge, NEIGHBOUR4), Client::new(&lab, &edge, NEIGHBOUR6));
-    let is_open = |address: &str| -> Result<bool> { Ok(connect(&lab, NEIGHBOUR4, address.parse()?, SOON)?.is_ok()) };
-    // A part, the whole, and a part again.
-    for listen in [format!("[\"{HOST4}:443\", \"{HOST4}:8443\"]"), "[\"0.0.0.0:443\"]".to_owned()] {
-        edge.config.set("server", "listen", &listen);
-        ensure!(applied(&edge)? == json!(["server.listen"]));
-        served(&four)?;
-        ensure!(six.get("/health")?.status().is_none(), "{listen} serves IPv6");
-        ensure!(is_open(&format!("{HOST4}:8443"))? == listen.contains("8443"), "{listen}");
-    }
-    edge.config.set("server", "listen", &format!("[\"{HOST4}:443\", \"[::]:443\"]"));
-    reload(&edge)?.good()?;
-    served(&four)?;
-    served(&six)?;
-    // Port and metrics that somebody else has are refused, together, and nothing is changed.
-    let taken = lab.host.within(|| Ok(std::net::TcpListener::bind(SocketAddr::new(HOST4, 9000))?))?;
-    let good = edge.config.clone();
-    edge.config.set("server", "listen", &format!("[\"{HOST4}:443\", \"{HOST4}:9000\"]"));
-    edge.config.text("metrics", "listen", format!("{HOST4}:9000")).set("filter", "fragments", "\"drop\"");
-    let refused = reload(&edge)?;
-    ensure!(refused.code == 1 && refused.stderr.contains("nothing was changed"), "{refused:?}");
-    ensure!(refused.stderr.contains("server.listen") && refused.stderr.contains("metrics.listen"), "{refused:?}");
-    served(&six)?;
-    drop(taken);
-    edge.config = good;
-    edge.config.text("metrics", "listen", "0.0.0.0:9464");
-    ensure!(applied(&edge)? == json!(["metrics.listen"]));
-    scrape(&lab)?;
-    edge.config.text("metrics", "listen", "127.0.0.1:9465");
-    reload(&edge)?.good()?;
-    ensure!(scrape(&lab).is_err(), "the metrics are still served where they were");
-    // No server, and one again.
-    edge.config.text("metrics", "listen", "127.0.0.1:9464");
-    let with = edge.config.clone();
-    edge.config.without("server").without("auth");
-    ensure!(applied(&edge)? == json!(["server", "metrics.listen"]));
-    ensure!(matches!(four.get("/health")?, Seen::Failed(_)));
-    scrape(&lab)?;
-    edge.config = with;
-    ensure!(applied(&edge)? == json!(["server"]));
-    served(&four)?;
-    ensure!(edge.stop()? == 0);
-    Ok(())
 }
 
 #[test]
@@ -237,39 +188,29 @@ fn who_has_come_is_served_to_the_end_and_judged_as_ever() -> Result<()> {
 }
 
 #[test]
-fn who_waits_at_a_listener_that_goes_away_is_served() -> Result<()> {
+fn a_reload_that_is_in_force_is_answered_and_audited_though_the_agent_ends() -> Result<()> {
     let lab = Lab::new()?;
     let mut edge = Edge::new(&lab)?;
-    let listen = format!("\"{HOST4}:443\", \"[{HOST6}]:443\"");
-    edge.config.set("server", "max_handshakes", "2");
-    edge.config.set("server", "listen", &format!("[{listen}, \"{HOST4}:8443\"]"));
+    let audit = edge.path("audit.log");
+    edge.config.set("server", "max_handshakes", "2").text("log", "audit", &audit);
     edge.run()?;
-    // They have all turns, so that of the two who come now one is in the server's hand and the other in the backlog.
-    let greets_never = |from| super::connect(&lab, from, SocketAddr::new(HOST6, 443));
-    let turns = [greets_never(ATTACKER6)?, greets_never(NEIGHBOUR6)?];
-    let lab = &lab;
-    let waits = |from: IpAddr| {
-        let mut curl = lab.client.command("curl");
-        curl.args(["--silent", "--insecure", "--max-time", "20", "--interface", &from.to_string()]);
-        curl.args(["--output", "/dev/null", "--write-out", "%{http_code}", &format!("https://{HOST4}:8443/health")]);
-        run(&mut curl, b"")
-    };
-    thread::scope(|scope| {
-        let waiting = [ATTACKER4, NEIGHBOUR4].map(|from| scope.spawn(move || waits(from)));
-        wait_for("them to have come", SOON, || {
-            let mut ss = lab.client.command("ss");
-            ss.args(["--no-header", "--tcp", "state", "established", "dport = :8443"]);
-            Ok((run(&mut ss, b"")?.good()?.lines().count() == 2).then_some(()))
+    // They have all turns, so that the server waits with the third in hand before it can say that it accepts no more.
+    let greets_never = |from: IpAddr, to: IpAddr| super::connect(&lab, from, SocketAddr::new(to, 443));
+    let comers = [(ATTACKER6, HOST6), (NEIGHBOUR6, HOST6), (NEIGHBOUR4, HOST4)];
+    let _connections = comers.map(|(from, to)| greets_never(from, to));
+    renew(&edge)?;
+    let output = thread::scope(|scope| {
+        let reloading = scope.spawn(|| edge.cli(&["reload"]));
+        wait_for("the reload to be in force", SOON, || {
+            Ok((edge.json(&["status"])?["reload"]["generation"] == 2).then_some(()))
         })?;
-        edge.config.set("server", "listen", &format!("[{listen}]"));
-        reload(&edge)?.good()?;
-        drop(turns);
-        for one in waiting {
-            let output = one.join().map_err(|_| anyhow!("a client panicked"))??;
-            ensure!(output.stdout == "200", "{output:?}\n{}", edge.log());
-        }
-        Ok(())
-    })
+        kill(Pid::from_raw(edge.pid()?.try_into()?), Signal::SIGTERM)?;
+        reloading.join().map_err(|_| anyhow!("a client panicked"))?
+    })?;
+    ensure!(edge.wait()? == 0 && output.code == 0, "{output:?}\n{}", edge.log());
+    let log = fs::read_to_string(audit)?;
+    ensure!(log.lines().any(|line| line.contains("\"reload\"")), "{log}");
+    Ok(())
 }
 
 /// What clients met who came again and again.

@@ -4,6 +4,7 @@ mod connections;
 mod import;
 mod many;
 mod memory;
+mod reload;
 mod restore;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
@@ -28,6 +29,9 @@ const START: Now = Now { boot: Boot(1_000_000_000_000), wall: Wall(1_767_323_045
 struct Fake {
     held: BTreeMap<Target, Until>,
     refuses: Option<Target>,
+    trusted: BTreeSet<Target>,
+    /// More than these are not trusted.
+    trusts: Option<usize>,
     connections: BTreeMap<IpAddr, u64>,
     connected: datapath::Connected,
     /// `None`: connections are not counted.
@@ -86,7 +90,11 @@ impl Tables for Fake {
         Ok(datapath::Unloaded::default())
     }
 
-    fn trust(&mut self, _: &[(Target, Trust)]) -> Result<(), Failure> {
+    fn trust(&mut self, wanted: &[(Target, Trust)]) -> Result<(), Failure> {
+        self.trusted = wanted.iter().map(|(target, _)| *target).take(self.trusts.unwrap_or(usize::MAX)).collect();
+        if self.trusts.is_some_and(|room| wanted.len() > room) {
+            return Err(Failure::system("the table is full"));
+        }
         Ok(())
     }
 }

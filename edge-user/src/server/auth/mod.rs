@@ -124,10 +124,7 @@ impl Auth {
 
     /// Looks whether the store of users can be used: at the start, and while it could not, so that its end is noticed
     /// without a request. Whether it cannot.
-    pub async fn store_has_failed(&self) -> bool {
-        if self.store.has_failed() {
-            self.store.probe().await;
-        }
+    pub fn store_has_failed(&self) -> bool {
         self.store.has_failed()
     }
 
