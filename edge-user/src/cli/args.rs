@@ -205,6 +205,7 @@ comes; until then another reload replaces it, and confirms nothing.")]
     #[command(after_help = "Examples:
   edge backup /var/backups/edge
   edge backup edge-$(date +%F)
+  edge backup - | gpg -c > edge.gpg
 
 The file is open to its owner alone (it holds the hashes of passwords), and one that is there is replaced by a whole one
 or stays. It works with and without the agent.")]
@@ -215,7 +216,7 @@ or stays. It works with and without the agent.")]
 
 All of it is restored, or nothing. What has ended meanwhile and what is protected is left out. Every session and every
 token that was issued until then is ended. A store that cannot be read is made anew.")]
-    Restore(BackupFile),
+    Restore(RestoreFile),
     /// Print the completions of a shell
     #[command(after_help = "Examples:
   edge completions bash > /usr/share/bash-completion/completions/edge
@@ -285,8 +286,15 @@ pub struct Import {
 }
 
 #[derive(Clone, Debug, Args)]
-pub struct BackupFile {
+pub struct RestoreFile {
     /// The backup
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BackupFile {
+    /// The backup; `-` writes it to standard output
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
@@ -397,9 +405,15 @@ impl FromStr for Length {
     }
 }
 
+/// Who has not come by then does not.
+const LONGEST_TRIAL: Duration = Duration::from_secs(7 * 86_400);
+
 fn trial(text: &str) -> Result<Duration, String> {
     match config::duration::parse(text)? {
         Duration::ZERO => Err("no time to confirm it in; write how long, or leave --confirm out".to_owned()),
+        within if within > LONGEST_TRIAL => {
+            Err("longer than a week; a reload without --confirm is for good".to_owned())
+        }
         within => Ok(within),
     }
 }
@@ -481,6 +495,7 @@ mod tests {
             ("edge unblock", "ADDR"),
             ("edge unblock", "edge unblock [OPTIONS] --all"),
             ("edge block", "ADDR"),
+            ("edge reload --confirm 8d", "longer than a week"),
             ("edge frobnicate", "frobnicate"),
         ] {
             let error = parse(words).unwrap_err();

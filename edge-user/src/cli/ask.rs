@@ -81,6 +81,9 @@ fn agent_or(
             let config = config(&request.command)?;
             let answer = enforce::offline(&config, &request);
             note::carried_out(&config, &request.command, &answer);
+            if answer.is_ok() && matches!(request.command, Command::List { .. } | Command::Why { .. }) {
+                eprintln!("edge: no agent runs; this is what it left in the kernel and in its store");
+            }
             Ok(answer?)
         }
         Err(Silence::Failed(failure)) => Err(failure.into()),
@@ -123,7 +126,7 @@ pub fn config_file(global: &Global) -> PathBuf {
 }
 
 /// The one named, else that of the config, else the default.
-fn socket(global: &Global) -> Result<PathBuf, Failure> {
+pub fn socket(global: &Global) -> Result<PathBuf, Failure> {
     if let Some(socket) = &global.socket {
         return Ok(socket.clone());
     }

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -11,7 +11,7 @@ use std::{
 use serde_json::json;
 
 use super::{
-    args::{BackupFile, Global},
+    args::{BackupFile, Format, Global},
     ask, note,
     output::{Complaint, Outcome},
 };
@@ -27,6 +27,13 @@ use crate::{
 
 pub fn backup(global: &Global, arguments: &BackupFile) -> Result<Outcome, Complaint> {
     let file = &arguments.file;
+    let to_output = file == Path::new("-");
+    if to_output && (global.output == Format::Json || io::stdout().is_terminal()) {
+        return Err(Failure::usage(
+            "the backup goes to standard output, which has to be a file or a pipe, without -o json",
+        )
+        .into());
+    }
     let command = Command::Backup { file: file.display().to_string() };
     let config = ask::config_for(global, &command)?;
     let state = match ask::agent_or_pins_by(global, &config, command)? {
@@ -36,14 +43,29 @@ pub fn backup(global: &Global, arguments: &BackupFile) -> Result<Outcome, Compla
     let made = Made { time: Wall::now(), version: env!("CARGO_PKG_VERSION").to_owned() };
     let written = users::kept(&config.store.auth_directory()).and_then(|users| {
         let backup = Backup { made, state, users };
-        write(file, &backup)?;
+        if to_output {
+            pour(&backup)?
+        } else {
+            write(file, &backup)?
+        }
         Ok(backup)
     });
     // The agent's part is in the audit log by now.
     if let Err(failure) = &written {
         note::done(global, &config, Name::Backup, Some(&file.display().to_string()), Some(failure));
     }
-    Ok(told_backup(file, &written?))
+    let told = told_backup(file, &written?);
+    if to_output {
+        eprintln!("edge: {}", told.text);
+        return Ok(Outcome::new(told.json, String::new()));
+    }
+    Ok(told)
+}
+
+fn pour(backup: &Backup) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    let written = backup.encode().and_then(|bytes| output.write_all(&bytes)).and_then(|()| output.flush());
+    written.map_err(|error| Failure::system(format!("the backup cannot be written to standard output: {error}")))
 }
 
 /// A file that lies there is replaced by a whole one or stays as it is.
@@ -72,8 +94,13 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
-    beside.push(format!(".{}", std::process::id()));
+    beside.push(".new");
     let beside = directory.join(beside);
+    // One that was killed left it.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut new = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
     let written = new.write_all(bytes).and_then(|()| new.sync_all()).and_then(|()| fs::rename(&beside, file));
     if written.is_err() {
@@ -135,9 +162,19 @@ mod tests {
     fn what_is_no_file_is_not_replaced_and_a_failure_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         assert!(write(directory.path(), &backup()).unwrap_err().message.contains("no regular file"));
-        assert!(write(Path::new("/dev/null"), &backup()).unwrap_err().message.contains("no regular file"));
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(write(&pipe, &backup()).unwrap_err().message.contains("no regular file"));
         let missing = directory.path().join("none/a");
         assert!(write(&missing, &backup()).unwrap_err().message.contains("none/a cannot be written"));
-        assert_eq!(names(directory.path()), [] as [String; 0]);
+        assert_eq!(names(directory.path()), ["pipe"]);
+    }
+
+    #[test]
+    fn what_one_that_was_killed_left_is_no_obstacle() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(".a.new"), "half of one").unwrap();
+        write(&directory.path().join("a"), &backup()).unwrap();
+        assert_eq!(names(directory.path()), ["a"]);
     }
 }

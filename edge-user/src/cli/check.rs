@@ -16,8 +16,13 @@ use crate::{
 pub fn check(global: &Global) -> Result<Outcome, Complaint> {
     let config = Config::examine(&ask::config_file(global), &Overrides::default(), look)?;
     let warnings: Vec<String> = config.warnings.iter().map(|warning| warning.told(&config.file)).collect();
+    let found = match warnings.len() {
+        0 => "no problem found".to_owned(),
+        1 => "good, with one warning".to_owned(),
+        count => format!("good, with {count} warnings"),
+    };
     let document = checked(&config.file, &[], &config.warnings);
-    Ok(Outcome { warnings, ..Outcome::new(document, format!("{}: no problem found", config.file.display())) })
+    Ok(Outcome { warnings, ..Outcome::new(document, format!("{}: {found}", config.file.display())) })
 }
 
 fn look(config: &Config, places: &Places) -> Vec<(Place, String)> {

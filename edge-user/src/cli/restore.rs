@@ -11,7 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 
 use super::{
-    args::{BackupFile, Global},
+    args::{Global, RestoreFile},
     ask, note,
     output::{Complaint, Outcome},
 };
@@ -31,7 +31,7 @@ use crate::{
 /// The longest file that is read.
 const MAX_BYTES: u64 = 1 << 30;
 
-pub fn restore(global: &Global, arguments: &BackupFile) -> Result<Outcome, Complaint> {
+pub fn restore(global: &Global, arguments: &RestoreFile) -> Result<Outcome, Complaint> {
     let file = &arguments.file;
     let command = Command::Restore(request(file, String::new(), State::default()));
     let config = ask::config_for(global, &command)?;

@@ -51,7 +51,12 @@ pub fn read_signing_key(auth: &Auth) -> Result<SecretString, Failure> {
         } else {
             ("key", format!("`openssl genpkey`: {}", auth.algorithm.key()))
         };
-        let message = format!("the signing {what} {} cannot be read: {error}; write one with {way}", file.display());
+        // What is there and closed to the caller must not be replaced.
+        let right = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => "run this as root, or as who owns it".to_owned(),
+            _ => format!("write one with {way}"),
+        };
+        let message = format!("the signing {what} {} cannot be read: {error}; {right}", file.display());
         Failure::new(Blame::Usage, message)
     })?;
     trimmed(text, &file.display().to_string())
@@ -89,6 +94,10 @@ pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
 
 fn check_signing_key(auth: &Auth, production: bool, places: &Places, problems: &mut Problems<'_>) {
     let file = signing_path(auth);
+    if auth.signing_file.as_os_str().is_empty() && secret_of_environment(auth).is_none() {
+        // It was told that none is named.
+        return;
+    }
     let good = read_signing_key(auth).map_err(|failure| failure.message).and_then(|key| {
         let key = key.expose_secret();
         match auth.algorithm.is_symmetric() {

@@ -179,6 +179,12 @@ fn every_wrong_element_of_a_list_is_named_at_its_own_place() {
 }
 
 #[test]
+fn an_address_that_is_listened_on_twice_is_named() {
+    let told = lines("[filter]\ninterfaces = [\"eth0\"]\n[server]\nlisten = [\"192.0.2.1:443\", \"192.0.2.1:443\"]\n");
+    assert!(told.iter().any(|line| line.contains("192.0.2.1:443 twice")), "{told:?}");
+}
+
+#[test]
 fn production_refuses_what_development_allows() {
     let tls = "[server.tls]\nself_signed = true\n";
     let found = lines(&format!("{LEAST}[server]\n{tls}"));

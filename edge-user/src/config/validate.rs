@@ -2,6 +2,7 @@
 //! the reading.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -105,7 +106,12 @@ fn listen(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Vec<SocketA
     let everywhere = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 443))];
     section.read("listen", problems, everywhere, |node, p| {
         let addresses = node.list(p, socket_address)?;
-        if addresses.is_empty() { node.wrong(p, "names no address; write [\"0.0.0.0:443\"]") } else { Some(addresses) }
+        let mut seen = BTreeSet::new();
+        match addresses.iter().find(|address| !seen.insert(**address)) {
+            _ if addresses.is_empty() => node.wrong(p, "names no address; write [\"0.0.0.0:443\"]"),
+            Some(twice) => node.wrong(p, format!("names {twice} twice; write it once")),
+            None => Some(addresses),
+        }
     })
 }
 

@@ -5,7 +5,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -22,6 +22,9 @@ use crate::{
 const SEEN_EVERY: Duration = Duration::from_secs(60);
 /// Between two attempts to write everything again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// Longer than most commands take.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
 
 pub struct Memory {
     store: Option<Store>,
@@ -64,7 +67,7 @@ impl Remembered {
 impl Memory {
     /// A store that cannot be read stops nothing; one that another agent uses does.
     pub fn open(path: PathBuf) -> Result<Memory, Failure> {
-        let store = Store::open(&path);
+        let store = open_within(&path, FREE_WITHIN);
         match &store {
             Ok(_) => {}
             Err(error @ StoreError::InUse { .. }) => return Err(Failure::refused(error.to_string())),
@@ -317,6 +320,17 @@ impl Memory {
             store.abandon();
         }
         self.behind = self.behind.or_else(|| Some(Boot::now()));
+    }
+}
+
+/// A command without an agent holds the store for a moment.
+fn open_within(path: &Path, patience: Duration) -> Result<Store, StoreError> {
+    let until = Instant::now() + patience;
+    loop {
+        match Store::open(path) {
+            Err(StoreError::InUse { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            opened => return opened,
+        }
     }
 }
 

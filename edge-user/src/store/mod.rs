@@ -74,7 +74,10 @@ pub enum StoreError {
     Schema { path: PathBuf, found: i64 },
     #[error("the store {path} holds {what}, which no edge writes; move it away to begin with an empty one")]
     Content { path: PathBuf, what: String },
-    #[error("the store {path} is in use by another agent; give this one a `store.path` of its own, or stop the other")]
+    #[error(
+        "the store {path} is in use by another agent, or by a command (as `edge backup`); give this one a `store.path` of its \
+         own, stop the other, or wait for the command"
+    )]
     InUse { path: PathBuf },
     #[error("cannot {what} in the store {path}: {error}")]
     Query { path: PathBuf, what: &'static str, error: rusqlite::Error },

@@ -124,6 +124,12 @@ fn without_an_agent_both_work_on_pins_and_store_and_where_there_are_none() -> Re
     let file = backup(&edge)?;
     edge.cli(&["unblock", "10.77.0.2"])?.good()?;
     edge.cli(&["user", "remove", USER])?.good()?;
+    // What goes to standard output is the same.
+    let piped = edge.path("piped");
+    let to = format!("exec \"$@\" > {}", piped.display());
+    let told = edge.cli_under(&["sh", "-c", &to, "sh"], &["backup", "-"], b"")?;
+    ensure!(told.code == 0 && told.stderr.contains("users"), "{told:?}");
+    ensure!(edge.json(&["restore", &piped.display().to_string()])?["users"] == 0);
     ensure!(edge.json(&["restore", &file])?["imported"] == 1);
     let attacker = Client::new(&lab, &edge, ATTACKER4);
     shut_out(&attacker)?;

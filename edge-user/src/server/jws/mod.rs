@@ -125,6 +125,12 @@ impl SigningKey {
     fn private(algorithm: Algorithm, pem: &str) -> Result<SigningKey, String> {
         let wrong = || {
             let (name, key) = (algorithm.name(), algorithm.key());
+            let known = |kind: &str| pem.contains(&format!("-----BEGIN {kind}PRIVATE KEY-----"));
+            if ["EC ", "RSA ", "ENCRYPTED "].into_iter().any(known) {
+                let why = "is a private key in another form than PKCS 8 without a password; `openssl pkcs8 -topk8 -nocrypt \
+                           -in KEY -out NEW` writes it so";
+                return why.to_owned();
+            }
             format!("is no private key for {name} in PEM (PKCS 8); make {key} with `openssl genpkey`")
         };
         let signs = match algorithm {

@@ -72,6 +72,11 @@ fn a_key_that_is_none_is_told_with_what_would_be_right() {
         (Algorithm::PS256, SECRET),
         (Algorithm::ES256, ""),
     ];
+    for kind in ["EC", "RSA", "ENCRYPTED"] {
+        let key = format!("-----BEGIN {kind} PRIVATE KEY-----\nAAAA\n-----END {kind} PRIVATE KEY-----\n");
+        let Err(why) = SigningKey::new(Algorithm::ES256, &key) else { panic!("took {key}") };
+        assert!(why.contains("openssl pkcs8 -topk8"), "{why}");
+    }
     for (algorithm, key) in wrong {
         let Err(why) = SigningKey::new(algorithm, key) else { panic!("{algorithm:?} took {key}") };
         assert!(why.contains(algorithm.name()) && why.contains("openssl genpkey"), "{why}");

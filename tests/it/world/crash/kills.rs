@@ -144,7 +144,11 @@ impl<'lab> Campaign<'lab> {
         let mut now = listed(&self.edge)?;
         let key = (name(target), "manual".to_owned());
         match now.remove(&key) {
-            Some(said) => drop(self.decided.insert(key, said)),
+            Some(said) => {
+                let length = time(&said[1])?.duration_since(time(&said[0])?);
+                ensure!(length.as_secs() == 3_600, "an hour's block of {target} lasts {length:?}");
+                self.decided.insert(key, said);
+            }
             None => ensure!(!answered, "the block of {target} was answered with success, and is gone"),
         }
         Ok(())
