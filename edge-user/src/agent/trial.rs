@@ -2,7 +2,12 @@
 //! is remembered beside the store as long as the config's file says something else, so that a start after a crash goes
 //! on with it. Secrets are in files of their own; none is in there.
 
-use std::{fs, io::ErrorKind, path::Path, time::Duration};
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
@@ -83,6 +88,9 @@ impl Pending {
 /// What is on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// Whose text it is.
+    #[serde(default)]
+    file: PathBuf,
     confirmed: String,
     unconfirmed: String,
     /// The agent ended in good order, so that a file that was edited since is meant for the next start.
@@ -91,13 +99,45 @@ pub(super) struct Record {
 
 impl Record {
     pub fn new(confirmed: &Config, unconfirmed: &Config) -> Record {
-        Record { confirmed: confirmed.text.clone(), unconfirmed: unconfirmed.text.clone(), stopped: false }
+        let file = fs::canonicalize(&confirmed.file).unwrap_or_else(|_| confirmed.file.clone());
+        Record { file, confirmed: confirmed.text.clone(), unconfirmed: unconfirmed.text.clone(), stopped: false }
     }
 
-    /// `None`: what is in force is what the file says.
+    /// `None`: what is in force is what the file says. One that is there and says nothing is told in the log.
     fn read(store: &Store) -> Option<Record> {
-        let text = fs::read_to_string(store.confirmed()).ok()?;
-        serde_json::from_str(&text).ok()
+        Record::try_read(store).unwrap_or_else(|problem| {
+            tracing::error!("{problem}");
+            None
+        })
+    }
+
+    fn try_read(store: &Store) -> Result<Option<Record>, String> {
+        let path = store.confirmed();
+        let unreadable = |error: &dyn std::fmt::Display| {
+            format!(
+                "{}, the config that was confirmed last, cannot be read, so the file counts: {error}",
+                path.display()
+            )
+        };
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| unreadable(&error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(&error)),
+        }
+    }
+
+    /// Beside the store that the file names; of a file that names none beyond doubt, beside the `other`.
+    fn of(file: &Path, other: Store) -> Result<Option<(Record, Store)>, String> {
+        let named = Config::load_partly(file, false, &["store.path"]).map(|(config, _)| config.store);
+        let beside = |store: Store| Record::try_read(&store).map(|record| Some((record?, store)));
+        match named {
+            Ok(store) => beside(store),
+            Err(_) => {
+                let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+                // Another agent's may lie there.
+                beside(other).map(|found| found.filter(|(record, _)| record.file == file))
+            }
+        }
     }
 
     pub fn write(&self, store: &Store) -> Result<(), Failure> {
@@ -134,9 +174,11 @@ fn forgotten(store: &Store) -> Result<(), Failure> {
 /// The config to start with, and whether it is not that of the file but the one that was confirmed last. What is to be
 /// said of it comes third.
 pub fn first_config(file: &Path, overrides: &Overrides) -> Result<(Config, bool, Option<String>), ConfigErrors> {
-    let store = Config::load_partly(file, false, &["store.path"]).map(|(config, _)| config.store);
-    let record = store.ok().and_then(|store| Some((Record::read(&store)?, store)));
-    let Some((record, store)) = record else { return Ok((Config::load_with_files(file, overrides)?, false, None)) };
+    let (record, store) = match Record::of(file, Store::default()) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok((Config::load_with_files(file, overrides)?, false, None)),
+        Err(problem) => return Ok((Config::load_with_files(file, overrides)?, false, Some(problem))),
+    };
     let said = fs::read_to_string(file).unwrap_or_default();
     if said == record.confirmed || !record.holds(&said) {
         let config = Config::load_with_files(file, overrides)?;
@@ -247,7 +289,7 @@ impl Agent {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, path::PathBuf};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -304,6 +346,22 @@ mod tests {
         assert_eq!(files.first(&good), (false, false), "put back");
         assert_eq!(Record::read(&store), None);
         fs::write(store.confirmed(), "{\"confirmed\": 7").unwrap();
-        assert_eq!(files.first(&bad), (true, false), "a record that says nothing");
+        fs::write(files.file(), &bad).unwrap();
+        let (config, reverted, note) = first_config(&files.file(), &Overrides::default()).unwrap();
+        assert!(config.filter.drop_fragments && !reverted, "a record that says nothing");
+        assert!(note.unwrap().contains("cannot be read, so the file counts"));
+    }
+
+    #[test]
+    fn where_the_file_names_no_store_any_more_it_is_looked_for_where_it_is_by_default() {
+        let files = Files::new();
+        fs::write(files.file(), files.text("drop")).unwrap();
+        let (record, store) = (Record::new(&files.config("pass"), &files.config("drop")), files.config("pass").store);
+        record.write(&store).unwrap();
+        fs::write(files.file(), "[store]\npath = \"/var/lib/ed\n").unwrap();
+        let found = Record::of(&files.file(), store.clone()).unwrap();
+        assert_eq!(found, Some((record.clone(), store.clone())));
+        Record { file: PathBuf::from("/etc/edge/another.toml"), ..record }.write(&store).unwrap();
+        assert_eq!(Record::of(&files.file(), store).unwrap(), None, "another agent's");
     }
 }

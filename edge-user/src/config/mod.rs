@@ -337,6 +337,12 @@ pub struct Store {
     pub path: PathBuf,
 }
 
+impl Default for Store {
+    fn default() -> Store {
+        Store { path: PathBuf::from("/var/lib/edge/edge.db") }
+    }
+}
+
 impl Store {
     /// Where the server keeps users and sessions.
     pub fn auth_directory(&self) -> PathBuf {

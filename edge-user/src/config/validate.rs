@@ -217,8 +217,7 @@ fn metrics(mut section: Section<'_>, problems: &mut Problems<'_>) -> Metrics {
 }
 
 fn store(mut section: Section<'_>, problems: &mut Problems<'_>) -> Store {
-    let store =
-        Store { path: section.read("path", problems, PathBuf::from("/var/lib/edge/edge.db"), |node, p| node.path(p)) };
+    let store = Store { path: section.read("path", problems, Store::default().path, |node, p| node.path(p)) };
     section.finish(problems);
     store
 }
