@@ -259,6 +259,8 @@ pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerC
         refresh_ttl: auth.refresh_ttl,
         leeway: auth.leeway,
         hashes_in_flight: auth.hashes_in_flight,
+        session_idle: auth.session_idle,
+        session_absolute: auth.session_absolute,
         trusted_issuers: auth.trusted_issuers.iter().map(trusted).collect::<Result<_, _>>()?,
         auth_store: config.store.auth_directory(),
     })

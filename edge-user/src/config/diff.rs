@@ -156,6 +156,8 @@ fn authenticated(old: &Auth, new: &Auth) -> Vec<&'static str> {
         refresh_ttl,
         leeway,
         hashes_in_flight,
+        session_idle,
+        session_absolute,
         trusted_issuers,
     } = new;
     differing([
@@ -167,6 +169,7 @@ fn authenticated(old: &Auth, new: &Auth) -> Vec<&'static str> {
         ("auth.refresh_ttl", *refresh_ttl != old.refresh_ttl),
         ("auth.leeway", *leeway != old.leeway),
         ("auth.hashes_in_flight", *hashes_in_flight != old.hashes_in_flight),
+        ("auth.session", (session_idle, session_absolute) != (&old.session_idle, &old.session_absolute)),
         ("auth.trusted_issuer", *trusted_issuers != old.trusted_issuers),
     ])
 }

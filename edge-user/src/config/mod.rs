@@ -298,6 +298,10 @@ pub struct Auth {
     pub refresh_ttl: Duration,
     pub leeway: Duration,
     pub hashes_in_flight: usize,
+    /// How long the session of a browser may be idle.
+    pub session_idle: Duration,
+    /// How long it may last.
+    pub session_absolute: Duration,
     pub trusted_issuers: Vec<TrustedIssuer>,
 }
 

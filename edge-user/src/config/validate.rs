@@ -152,6 +152,10 @@ fn auth(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (A
     let (signing_file, place) = signing_file(&mut section, algorithm, problems);
     let issuer = section.read("issuer", problems, "edge".to_owned(), |node, p| node.string(p));
     let (trusted_issuers, issuers) = super::issuers::trusted(&mut section, mode, &issuer, problems);
+    let mut session = section.section("session", problems);
+    let session_idle = duration(&mut session, "idle", problems, 30 * MINUTE, SECOND..=YEAR);
+    let session_absolute = duration(&mut session, "absolute", problems, 12 * HOUR, SECOND..=YEAR);
+    session.finish(problems);
     let auth = Auth {
         issuer,
         audience: section.read("audience", problems, "api".to_owned(), |node, p| node.string(p)),
@@ -161,6 +165,8 @@ fn auth(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (A
         refresh_ttl: duration(&mut section, "refresh_ttl", problems, 30 * DAY, SECOND..=10 * YEAR),
         leeway: duration(&mut section, "leeway", problems, 30 * SECOND, Duration::ZERO..=MINUTE),
         hashes_in_flight: number(&mut section, "hashes_in_flight", problems, 4, 1..=1_024) as usize,
+        session_idle,
+        session_absolute,
         trusted_issuers,
     };
     section.finish(problems);

@@ -155,6 +155,9 @@ pub struct ServerConfig {
     pub refresh_ttl: Duration,
     pub leeway: Duration,
     pub hashes_in_flight: usize,
+    /// Of browsers.
+    pub session_idle: Duration,
+    pub session_absolute: Duration,
     pub trusted_issuers: Vec<TrustedIssuer>,
     /// The directory of users and sessions, which belongs to the server.
     pub auth_store: PathBuf,

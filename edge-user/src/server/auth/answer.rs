@@ -12,7 +12,7 @@ use hyper::{
 };
 use serde_json::{Value, json};
 
-use super::{Outcome, credential::Identity};
+use super::{Outcome, credential::Identity, page::Page};
 
 /// Why a request is not answered with what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,13 @@ pub enum Denial {
     /// What a token is asked for with is not good.
     Grant {
         cause: Box<Denial>,
+    },
+    /// A cookie came along with what another site asked for, or nobody can tell.
+    Forged,
+    /// The sign-in page says it.
+    Page {
+        cause: Box<Denial>,
+        page: Box<Page>,
     },
     UnsupportedGrant,
     InvalidScope,
@@ -98,7 +105,7 @@ impl Denial {
     /// What it comes from.
     pub fn cause(&self) -> &Denial {
         match self {
-            Denial::Client { cause, .. } | Denial::Grant { cause } => cause.cause(),
+            Denial::Client { cause, .. } | Denial::Grant { cause } | Denial::Page { cause, .. } => cause.cause(),
             other => other,
         }
     }
@@ -107,8 +114,8 @@ impl Denial {
         match self {
             Denial::NoCredential => Outcome::Missing,
             Denial::Login { .. } | Denial::Token { .. } | Denial::Key { .. } => Outcome::Refused,
-            Denial::Client { cause, .. } | Denial::Grant { cause } => cause.outcome(),
-            Denial::Forbidden { .. } => Outcome::Forbidden,
+            Denial::Client { cause, .. } | Denial::Grant { cause } | Denial::Page { cause, .. } => cause.outcome(),
+            Denial::Forbidden { .. } | Denial::Forged => Outcome::Forbidden,
             Denial::UnsupportedGrant
             | Denial::InvalidScope
             | Denial::UnsupportedToken
@@ -124,6 +131,11 @@ impl Denial {
 
     pub fn response(&self, under_auth: bool) -> Response<Full<Bytes>> {
         let (status, error) = self.status();
+        if let Denial::Page { cause, page } = self {
+            let mut response = page.refused(status, cause);
+            cause.set_headers(&mut response);
+            return response;
+        }
         let mut response = if under_auth {
             json_answer(status, &json!({"error": error}))
         } else {
@@ -133,28 +145,35 @@ impl Denial {
             set(&mut problem, CONTENT_TYPE, "application/problem+json");
             problem
         };
+        self.set_headers(&mut response);
+        response
+    }
+
+    fn set_headers(&self, response: &mut Response<Full<Bytes>>) {
         match self {
             Denial::NoCredential | Denial::Login { .. } | Denial::Client { by_basic: false, .. } => {
-                set(&mut response, WWW_AUTHENTICATE, "Bearer realm=\"edge\"")
+                set(response, WWW_AUTHENTICATE, "Bearer realm=\"edge\"")
             }
-            Denial::Client { by_basic: true, .. } => set(&mut response, WWW_AUTHENTICATE, "Basic realm=\"edge\""),
+            Denial::Client { by_basic: true, .. } => set(response, WWW_AUTHENTICATE, "Basic realm=\"edge\""),
             Denial::Key { .. } => set(
-                &mut response,
+                response,
                 WWW_AUTHENTICATE,
                 "Bearer realm=\"edge\", error=\"invalid_token\", error_description=\"the key is not good\"",
             ),
             Denial::Token { .. } => set(
-                &mut response,
+                response,
                 WWW_AUTHENTICATE,
                 "Bearer realm=\"edge\", error=\"invalid_token\", error_description=\"the token is not good\"",
             ),
             Denial::Forbidden { .. } => {
-                set(&mut response, WWW_AUTHENTICATE, "Bearer realm=\"edge\", error=\"insufficient_scope\"");
+                set(response, WWW_AUTHENTICATE, "Bearer realm=\"edge\", error=\"insufficient_scope\"");
             }
-            Denial::Method(allow) => set(&mut response, ALLOW, allow),
-            Denial::Busy => set(&mut response, RETRY_AFTER, "1"),
-            Denial::Unavailable => set(&mut response, RETRY_AFTER, "5"),
+            Denial::Method(allow) => set(response, ALLOW, allow),
+            Denial::Busy => set(response, RETRY_AFTER, "1"),
+            Denial::Unavailable => set(response, RETRY_AFTER, "5"),
             Denial::Grant { .. }
+            | Denial::Forged
+            | Denial::Page { .. }
             | Denial::UnsupportedGrant
             | Denial::InvalidScope
             | Denial::UnsupportedToken
@@ -164,7 +183,6 @@ impl Denial {
             | Denial::HeadTooLarge
             | Denial::TooSlow => {}
         }
-        response
     }
 
     fn status(&self) -> (StatusCode, &'static str) {
@@ -175,6 +193,8 @@ impl Denial {
             Denial::Key { .. } => (StatusCode::UNAUTHORIZED, "invalid_key"),
             Denial::Client { .. } => (StatusCode::UNAUTHORIZED, "invalid_client"),
             Denial::Grant { .. } => (StatusCode::BAD_REQUEST, "invalid_grant"),
+            Denial::Forged => (StatusCode::FORBIDDEN, "forged"),
+            Denial::Page { cause, .. } => cause.status(),
             Denial::UnsupportedGrant => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),
             Denial::InvalidScope => (StatusCode::BAD_REQUEST, "invalid_scope"),
             Denial::UnsupportedToken => (StatusCode::BAD_REQUEST, "unsupported_token_type"),

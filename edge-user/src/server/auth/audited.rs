@@ -70,8 +70,9 @@ fn refused(denial: &Denial) -> Option<(Refused, Option<String>)> {
             Some((refused, key.as_ref().map(|key| key.caller.clone())))
         }
         Denial::Forbidden { account, .. } => Some((Refused::Forbidden, Some(account.clone()))),
+        Denial::Forged => Some((Refused::Forbidden, None)),
         Denial::Busy | Denial::Unavailable => Some((Refused::Unavailable, None)),
-        Denial::Client { cause, .. } | Denial::Grant { cause } => refused(cause),
+        Denial::Client { cause, .. } | Denial::Grant { cause } | Denial::Page { cause, .. } => refused(cause),
         Denial::NoCredential
         | Denial::UnsupportedGrant
         | Denial::InvalidScope

@@ -35,7 +35,7 @@ impl Auth {
         serde_json::from_slice(&self.body(request).await?).map_err(|_| Denial::Malformed)
     }
 
-    async fn body<B>(&self, request: Request<B>) -> Result<Zeroizing<Vec<u8>>, Denial>
+    pub(super) async fn body<B>(&self, request: Request<B>) -> Result<Zeroizing<Vec<u8>>, Denial>
     where
         B: Body<Data = Bytes> + Send,
     {
@@ -44,7 +44,7 @@ impl Auth {
     }
 }
 
-fn is_form(value: &HeaderValue) -> bool {
+pub(super) fn is_form(value: &HeaderValue) -> bool {
     let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
     media.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }

@@ -37,6 +37,8 @@ pub enum Kind {
     Key { row: i64, kind: KeyKind },
     /// A caller that a trusted issuer vouches for.
     External,
+    /// Whoever signed in at a browser, by its cookie.
+    Browser { session: i64 },
 }
 
 /// What a single token is revoked by.
@@ -64,7 +66,7 @@ impl Identity {
     pub fn key_id(&self) -> Option<String> {
         match self.kind {
             Kind::Key { row, .. } => Some(format!("{row:016x}")),
-            Kind::User { .. } | Kind::External => None,
+            Kind::User { .. } | Kind::External | Kind::Browser { .. } => None,
         }
     }
 }
@@ -84,7 +86,7 @@ impl Auth {
                 key if is_key(key) => self.by_key(key, KeyKind::Api),
                 token => self.by_token(token).map(|bearer| bearer.identity),
             },
-            (None, None, None) => Err(Denial::NoCredential),
+            (None, None, None) => self.by_cookie(headers),
         }
     }
 

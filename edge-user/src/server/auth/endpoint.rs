@@ -100,12 +100,10 @@ impl Endpoint {
     /// The methods it takes, as `Allow` names them; `None`: all.
     const fn allow(self) -> Option<&'static str> {
         match self {
-            Endpoint::Login
-            | Endpoint::Refresh
-            | Endpoint::Logout
-            | Endpoint::Token
-            | Endpoint::Introspect
-            | Endpoint::Revoke => Some("POST"),
+            Endpoint::Login => Some("GET, HEAD, POST"),
+            Endpoint::Refresh | Endpoint::Logout | Endpoint::Token | Endpoint::Introspect | Endpoint::Revoke => {
+                Some("POST")
+            }
             Endpoint::Me
             | Endpoint::Health
             | Endpoint::Ready

@@ -55,7 +55,9 @@ impl Auth {
         let identity = self.identify(headers)?;
         match identity.kind {
             Kind::Key { kind: KeyKind::Internal, .. } => Ok(identity),
-            Kind::Key { .. } | Kind::User { .. } | Kind::External => Err(Denial::forbidden(&identity)),
+            Kind::Key { .. } | Kind::User { .. } | Kind::External | Kind::Browser { .. } => {
+                Err(Denial::forbidden(&identity))
+            }
         }
     }
 

@@ -1,7 +1,11 @@
 //! Signing in with a password, what goes on from it, and signing out.
 
 use bytes::Bytes;
-use hyper::{HeaderMap, Request, Response, StatusCode, body::Body};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Body,
+    header::{HeaderValue, SET_COOKIE},
+};
 use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -9,6 +13,7 @@ use zeroize::Zeroizing;
 use super::{
     Auth, Good,
     answer::{Denial, json_answer},
+    browser::{Asked, SESSION, set_cookie},
     credential::Kind,
     hashing::{Busy, Unfinished},
     token::Stamp,
@@ -17,7 +22,7 @@ use crate::{
     clock::Wall,
     server::{
         report::Ends,
-        users::{Account, Refreshed, Session, SessionKind, SignIn, is_outdated, password_matches, renewed},
+        users::{Account, Refreshed, Session, SessionKind, SignIn, Who, is_outdated, password_matches, renewed},
     },
 };
 
@@ -37,7 +42,13 @@ impl Auth {
     where
         B: Body<Data = Bytes> + Send,
     {
-        let Login { username, password } = self.json(request).await?;
+        let body = self.body(request).await?;
+        self.login_with(ends, &body).await
+    }
+
+    /// With what was sent as JSON.
+    pub(super) async fn login_with(&self, ends: Ends, body: &[u8]) -> Result<Good, Denial> {
+        let Login { username, password } = serde_json::from_slice(body).map_err(|_| Denial::Malformed)?;
         let session = self.sign_in(ends, SessionKind::Password, username, password).await?;
         self.tokens_for(session, Wall::now())
     }
@@ -50,12 +61,7 @@ impl Auth {
         username: String,
         password: String,
     ) -> Result<Session, Denial> {
-        let password = Zeroizing::new(password);
-        let turn = self.hashing.turn(self.client(ends.peer.ip())).await.map_err(|Busy| Denial::Busy)?;
-        let (account, schemes) = self.store.read(|store| Ok((store.lookup(&username)?, store.schemes()?)))?;
-        let judged = turn.hash(move || judge(account, &schemes, &password));
-        let refused = || Denial::Login { account: username.clone() };
-        let (account, renewed) = judged.await.map_err(|Unfinished| Denial::Unavailable)?.ok_or_else(refused)?;
+        let (account, renewed) = self.account_of(ends, &username, password).await?;
         let sign_in = SignIn { kind, peer: ends.peer.ip(), now: Wall::now(), ttl: self.refresh_ttl };
         let begun = self.store.write(move |store| {
             if let Some(hash) = renewed {
@@ -63,9 +69,46 @@ impl Auth {
             }
             store.begin_session(&account, sign_in)
         });
-        let session = begun.await?.ok_or_else(refused)?;
+        let session = begun.await?.ok_or(Denial::Login { account: username })?;
         self.report.signed_in(ends, &session.user).await;
         Ok(session)
+    }
+
+    /// The same at a browser: whom the session is of, and the cookie that holds it.
+    pub(super) async fn begin_browser(
+        &self,
+        ends: Ends,
+        username: String,
+        password: String,
+    ) -> Result<(String, String), Denial> {
+        let (account, renewed) = self.account_of(ends, &username, password).await?;
+        let (idle, absolute) = self.browser_session;
+        let sign_in = SignIn { kind: SessionKind::Browser, peer: ends.peer.ip(), now: Wall::now(), ttl: idle };
+        let user = account.name.clone();
+        let begun = self.store.write(move |store| {
+            if let Some(hash) = renewed {
+                store.renew_hash(&account, &hash)?;
+            }
+            store.begin_browser(Who::Account(&account), sign_in, absolute)
+        });
+        let cookie = begun.await?.ok_or(Denial::Login { account: username })?;
+        self.report.signed_in(ends, &user).await;
+        Ok((user, cookie))
+    }
+
+    /// The account whose password it is, and a hash to keep in place of an outdated one.
+    async fn account_of(
+        &self,
+        ends: Ends,
+        username: &str,
+        password: String,
+    ) -> Result<(Account, Option<String>), Denial> {
+        let password = Zeroizing::new(password);
+        let turn = self.hashing.turn(self.client(ends.peer.ip())).await.map_err(|Busy| Denial::Busy)?;
+        let (account, schemes) = self.store.read(|store| Ok((store.lookup(username)?, store.schemes()?)))?;
+        let judged = turn.hash(move || judge(account, &schemes, &password));
+        let refused = || Denial::Login { account: username.to_owned() };
+        judged.await.map_err(|Unfinished| Denial::Unavailable)?.ok_or_else(refused)
     }
 
     pub(super) async fn refresh<B>(&self, request: Request<B>) -> Result<Good, Denial>
@@ -86,15 +129,22 @@ impl Auth {
         }
     }
 
-    pub(super) async fn logout(&self, headers: &HeaderMap) -> Result<Good, Denial> {
-        let caller = self.identify(headers)?;
+    pub(super) async fn logout(&self, asked: &Asked<'_>) -> Result<Good, Denial> {
+        let caller = self.identify_asked(asked)?;
         match caller.kind {
-            Kind::User { session: Some(session) } => self.store.write(move |store| store.end_session(session)).await?,
+            Kind::User { session: Some(session) } | Kind::Browser { session } => {
+                self.store.write(move |store| store.end_session(session)).await?
+            }
             // No session of edge's own: the token alone.
             Kind::User { session: None } | Kind::Key { .. } | Kind::External => self.revoke_single(&caller).await?,
         }
         let mut response = Response::default();
         *response.status_mut() = StatusCode::NO_CONTENT;
+        if let Kind::Browser { .. } = caller.kind
+            && let Ok(gone) = HeaderValue::from_str(&set_cookie(SESSION, "", Some(0)))
+        {
+            response.headers_mut().insert(SET_COOKIE, gone);
+        }
         Ok(Good::by(response, &caller))
     }
 

@@ -5,6 +5,7 @@
 mod answer;
 mod audited;
 mod body;
+mod browser;
 mod client;
 mod credential;
 mod endpoint;
@@ -13,6 +14,7 @@ mod grant;
 mod hashing;
 mod introspect;
 mod login;
+mod page;
 mod query;
 mod seen;
 mod store;
@@ -24,12 +26,13 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{HeaderMap, Request, Response, StatusCode, body::Body};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Body};
 use serde_json::json;
 
 pub use self::endpoint::{Endpoint, Outcome};
 use self::{
     answer::{Denial, KeyRefused, json_answer},
+    browser::Asked,
     credential::Identity,
     hashing::Hashing,
     seen::Seen,
@@ -60,6 +63,8 @@ pub struct Auth {
     counters: Arc<Counters>,
     seen: Seen,
     refresh_ttl: std::time::Duration,
+    /// How long the session of a browser may be idle, and how long it may last.
+    browser_session: (std::time::Duration, std::time::Duration),
     body_within: std::time::Duration,
     started: Instant,
 }
@@ -112,6 +117,7 @@ impl Auth {
             counters,
             seen: Seen::default(),
             refresh_ttl: config.refresh_ttl,
+            browser_session: (config.session_idle, config.session_absolute),
             body_within: config.header_timeout,
             started: Instant::now(),
         })
@@ -178,11 +184,13 @@ impl Auth {
     {
         endpoint.takes(request.method())?;
         match endpoint {
+            Endpoint::Login if request.method() != Method::POST => Ok(self.sign_in_page(request.uri().query())),
+            Endpoint::Login if browser::is_form(&request) => self.browser_login(ends, request).await,
             Endpoint::Login => self.login(ends, request).await,
             Endpoint::Refresh => self.refresh(request).await,
-            Endpoint::Logout => self.logout(request.headers()).await,
-            Endpoint::Me => self.me(request.headers()),
-            Endpoint::Verify => self.verify(request.headers(), request.uri().query()),
+            Endpoint::Logout => self.logout(&Asked::of(&request)).await,
+            Endpoint::Me => self.me(&Asked::of(&request)),
+            Endpoint::Verify => self.verify(&Asked::of(&request), request.uri().query()),
             Endpoint::Token => self.token(ends, request).await,
             Endpoint::Introspect => self.introspect(request).await,
             Endpoint::Revoke => self.revoke(request).await,

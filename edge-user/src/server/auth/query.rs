@@ -36,6 +36,11 @@ pub(super) fn required_roles(query: &str) -> impl Iterator<Item = String> {
     roles.into_iter().filter(|role| !role.is_empty())
 }
 
+/// A parameter that stands there once.
+pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
+    Form::parse(query.as_bytes())?.value(name).map(str::to_owned)
+}
+
 /// `application/x-www-form-urlencoded`; what is no escape stays as it is.
 pub(super) fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes(text.as_bytes())).into_owned()

@@ -1,5 +1,6 @@
 //! The endpoints without sockets: requests in, answers and offences out, with a task that plays the agent.
 
+mod browser;
 mod grants;
 mod keys;
 
@@ -52,6 +53,8 @@ fn world() -> World {
         refresh_ttl: Duration::from_secs(7200),
         leeway: Duration::from_secs(30),
         hashes_in_flight: 2,
+        session_idle: Duration::from_secs(1800),
+        session_absolute: Duration::from_secs(43_200),
         trusted_issuers: Vec::new(),
         auth_store: directory.path().to_owned(),
     };
@@ -225,8 +228,11 @@ async fn no_credential_is_no_offence_and_two_are_refused() {
 #[tokio::test]
 async fn what_cannot_be_asked_is_refused_by_name() {
     let world = world();
-    let (answer, _) = world.ask("GET", "/auth/login", None, "").await;
-    assert_eq!((answer.response.status().as_u16(), &answer.response.headers()[ALLOW]), (405, &"POST".parse().unwrap()));
+    let (answer, _) = world.ask("PUT", "/auth/login", None, "").await;
+    assert_eq!(
+        (answer.response.status().as_u16(), &answer.response.headers()[ALLOW]),
+        (405, &"GET, HEAD, POST".parse().unwrap())
+    );
     for (method, path, body, status) in [
         ("GET", "/", "", 404),
         ("GET", "/auth/other", "", 404),

@@ -1,24 +1,29 @@
 //! Who a caller is, told to the caller itself and to a proxy that asks before it passes a request on.
 
-use hyper::{HeaderMap, StatusCode, header::HeaderValue};
+use hyper::{StatusCode, header::HeaderValue};
 use serde_json::json;
 
 use super::{
     Auth, Good,
     answer::{Denial, json_answer},
-    credential::Identity,
+    browser::{Asked, csrf_token},
+    credential::{Identity, Kind},
     query::required_roles,
 };
 
 impl Auth {
-    pub(super) fn me(&self, headers: &HeaderMap) -> Result<Good, Denial> {
-        let caller = self.identify(headers)?;
-        let response = json_answer(StatusCode::OK, &json!({"username": caller.name, "roles": caller.roles}));
+    pub(super) fn me(&self, asked: &Asked<'_>) -> Result<Good, Denial> {
+        let caller = self.identify_asked(asked)?;
+        let mut told = json!({"username": caller.name, "roles": caller.roles});
+        if let (Kind::Browser { .. }, Some(token)) = (caller.kind, csrf_token(asked.headers)) {
+            told["csrf_token"] = token.into();
+        }
+        let response = json_answer(StatusCode::OK, &told);
         Ok(Good::by(response, &caller))
     }
 
-    pub(super) fn verify(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Good, Denial> {
-        let caller = self.identify(headers)?;
+    pub(super) fn verify(&self, asked: &Asked<'_>, query: Option<&str>) -> Result<Good, Denial> {
+        let caller = self.identify_asked(asked)?;
         let Identity { name, roles, email, .. } = &caller;
         if !required_roles(query.unwrap_or_default()).all(|role| roles.contains(&role)) {
             return Err(Denial::forbidden(&caller));

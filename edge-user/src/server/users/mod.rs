@@ -4,6 +4,7 @@
 
 mod accounts;
 mod anew;
+mod cookies;
 pub mod imported;
 mod kept;
 mod keys;
@@ -25,6 +26,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::
 
 pub use self::{
     accounts::{Account, User, check_name},
+    cookies::{Cookie, Who},
     kept::{Kept, kept},
     keys::{Issued, Key, KeyKind, ListedKey, check_key_name},
     password::{is_outdated, matches as password_matches, renewed},

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use super::password;
 
 /// Written to the file; a file with a higher one was made by a newer edge.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 const USERS_AND_SESSIONS: &str = "
     CREATE TABLE users(
@@ -44,6 +44,13 @@ const KEYS_AND_REVOCATION: &str = "
     CREATE INDEX revoked_until ON revoked(until);
     CREATE TABLE external(name TEXT PRIMARY KEY, revoked_before INTEGER NOT NULL) WITHOUT ROWID;";
 
+/// What browsers hold: the SHA-256 of each cookie. `idle` and `until` bound its session, in milliseconds.
+const COOKIES: &str = "
+    CREATE TABLE cookies(
+        hash BLOB PRIMARY KEY, family INTEGER NOT NULL, idle INTEGER NOT NULL, until INTEGER NOT NULL,
+        email TEXT) WITHOUT ROWID;
+    CREATE INDEX cookies_of_family ON cookies(family);";
+
 /// Makes the tables, or brings those of an earlier version up to date: all of it or nothing.
 pub(super) fn bring_up(db: &mut Connection) -> rusqlite::Result<()> {
     if version(db)? < VERSION {
@@ -55,8 +62,11 @@ pub(super) fn bring_up(db: &mut Connection) -> rusqlite::Result<()> {
         if from < 2 {
             write.execute_batch(KEYS_AND_REVOCATION)?;
             fill_in_schemes(&write)?;
-            write.pragma_update(None, "user_version", 2)?;
         }
+        if from < 3 {
+            write.execute_batch(COOKIES)?;
+        }
+        write.pragma_update(None, "user_version", VERSION)?;
         write.commit()?;
     }
     match version(db)? {
@@ -125,7 +135,7 @@ mod tests {
         let db = Connection::open(directory.path().join("users.db")).unwrap();
         db.pragma_update(None, "user_version", VERSION + 1).unwrap();
         let failure = UserStore::open(directory.path()).unwrap_err();
-        assert!(failure.message.contains("has layout 3, which this edge does not know (2)"), "{failure}");
+        assert!(failure.message.contains("has layout 4, which this edge does not know (3)"), "{failure}");
         assert_eq!(version(&db).unwrap(), VERSION + 1);
     }
 }

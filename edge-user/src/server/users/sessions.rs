@@ -210,7 +210,15 @@ impl UserStore {
     pub fn sessions_seen(&mut self, seen: &[(i64, Wall)]) -> Result<(), Failure> {
         self.transact(|db| {
             let mut update = db.prepare_cached("UPDATE families SET last_seen = max(last_seen, ?) WHERE id = ?")?;
-            seen.iter().try_for_each(|(id, at)| update.execute([at.0, *id]).map(drop))
+            // What a browser holds goes on from its last use.
+            let mut prolong = db.prepare_cached(
+                "UPDATE families SET expires = max(expires, (SELECT min(until, ?1 + idle) FROM cookies WHERE family = ?2))
+                WHERE id = ?2 AND EXISTS(SELECT 1 FROM cookies WHERE family = ?2)",
+            )?;
+            seen.iter().try_for_each(|(id, at)| {
+                update.execute([at.0, *id])?;
+                prolong.execute([at.0, *id]).map(drop)
+            })
         })
     }
 
@@ -263,9 +271,10 @@ fn insert_refresh(db: &Connection, token: &str, family: i64, expires: i64) -> ru
         .map(drop)
 }
 
-fn forget_old(db: &Connection, now: Wall) -> rusqlite::Result<()> {
+pub(super) fn forget_old(db: &Connection, now: Wall) -> rusqlite::Result<()> {
     let before = now.0 - REMEMBERED_MS;
     db.prepare_cached("DELETE FROM refresh WHERE family IN (SELECT id FROM families WHERE expires < ?)")?
         .execute([before])?;
+    db.prepare_cached("DELETE FROM cookies WHERE until < ?")?.execute([before])?;
     db.prepare_cached("DELETE FROM families WHERE expires < ?")?.execute([before]).map(drop)
 }
