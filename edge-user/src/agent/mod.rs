@@ -15,6 +15,7 @@ mod pause;
 mod prepare;
 mod reload;
 mod renewal;
+mod rotation;
 mod scrape;
 mod servers;
 mod start;
@@ -24,6 +25,8 @@ mod trial;
 mod watchdog;
 
 use std::{mem, path::Path, rc::Rc, time::Duration};
+
+pub use rotation::rotatable;
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -318,6 +321,14 @@ impl Agent {
                 return false;
             }
             Command::Keep => self.keep(),
+            Command::Rotate(ref rotate) => match self.can_rotate(rotate) {
+                Ok(()) if rotate.take_up => {
+                    self.reload(Asked::Rotation(order));
+                    return false;
+                }
+                Ok(()) => Ok(Reply::Noted),
+                Err(failure) => Err(failure),
+            },
             Command::Audit(ref part) => {
                 self.dropped();
                 let (opens, part) = (self.audit.opens(&self.config), part.clone());

@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use secrecy::ExposeSecret;
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     trial::Former,
 };
 use crate::{
-    config::{Config, ConfigErrors, Difference, Overrides},
+    config::{self, Config, ConfigErrors, Difference, Overrides},
     error::Failure,
     server::{jws::Algorithm, link::ServerConfig, spawn::Identity},
 };
@@ -61,6 +62,8 @@ pub(super) enum Aim {
     File,
     /// What is in force, with the certificates that are there now.
     Renewed,
+    /// What is in force, with the signing secret that is there now.
+    Resigned,
     /// Whatever the files hold by now.
     Former(Box<Former>),
 }
@@ -106,6 +109,7 @@ impl Present {
                 (config, difference, server)
             }
             Aim::Renewed => (self.config.clone(), Difference::default(), self.with_certificates()?),
+            Aim::Resigned => (self.config.clone(), Difference::default(), self.with_signing_key()?),
             Aim::File => {
                 let (config, difference) = self.config.read_again(&self.overrides).map_err(Refusal::Errors)?;
                 (config, difference, None)
@@ -120,6 +124,12 @@ impl Present {
         let (Some(server), Some(served)) = (&self.config.server, &self.served) else { return Ok(None) };
         let certificates = certificate::all(&self.config, server)?;
         Ok(Some(ServerConfig { certificates, ..served.config.clone() }))
+    }
+
+    fn with_signing_key(&self) -> Result<Option<ServerConfig>, Failure> {
+        let (Some(server), Some(served)) = (&self.config.server, &self.served) else { return Ok(None) };
+        let signing_key = config::read_signing_key(&server.auth)?.expose_secret().to_owned();
+        Ok(Some(ServerConfig { signing_key, ..served.config.clone() }))
     }
 
     fn to_serve(&self, config: &Config, as_it_was: Option<ServerConfig>) -> Result<ToServe, Failure> {

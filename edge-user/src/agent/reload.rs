@@ -48,6 +48,8 @@ pub(super) enum Asked {
     Signal,
     /// Files of certificates changed: what is in force with those that are there now.
     Renewal,
+    /// The signing secret was rotated: what is in force with that which is there now.
+    Rotation(Order),
     /// Nobody confirmed what is in force.
     Overdue,
 }
@@ -100,6 +102,7 @@ impl Agent {
             // It was kept meanwhile, or another is on trial.
             (Asked::Overdue, _) => return self.reload_next(),
             (Asked::Renewal, _) => Aim::Renewed,
+            (Asked::Rotation(_), _) => Aim::Resigned,
             (Asked::Command(..) | Asked::Signal, _) => Aim::File,
         };
         self.reloads.asked = Some(asked);
@@ -162,6 +165,7 @@ impl Agent {
                 self.tell_of_signal(answer);
             }
             Some(Asked::Renewal) => self.renewed(next).await,
+            Some(Asked::Rotation(order)) => self.rotated(order, next).await,
             Some(Asked::Overdue) => self.reverted(next).await,
             None => {}
         }
@@ -264,7 +268,7 @@ impl Agent {
     }
 
     /// Nobody who connects after the answer is served as before.
-    fn answer_when_retired(&self, order: Order, answer: Answer, retired: Option<oneshot::Receiver<()>>) {
+    pub(super) fn answer_when_retired(&self, order: Order, answer: Answer, retired: Option<oneshot::Receiver<()>>) {
         let (written, later) = (self.audit.written(), self.later.clone());
         tokio::spawn(async move {
             written.await;
@@ -360,7 +364,7 @@ impl Agent {
         Scrape::start(metrics, self.own.clone(), self.ask.clone()).map(Some)
     }
 
-    async fn serve_by(&mut self, server: NextServer) -> Option<oneshot::Receiver<()>> {
+    pub(super) async fn serve_by(&mut self, server: NextServer) -> Option<oneshot::Receiver<()>> {
         let next = match server {
             NextServer::AsItIs => return None,
             NextServer::None => None,

@@ -83,6 +83,7 @@ pub fn name(command: &Command) -> Name {
         Command::Reload { .. } | Command::Keep => Name::Reload,
         Command::Unload => Name::Unload,
         Command::Audit(_) => Name::Audit,
+        Command::Rotate(_) => Name::SecretRotate,
         Command::Note(noted) => noted.name,
     }
 }

@@ -36,7 +36,7 @@ use crate::{
     block::Target,
     clock::{Now, Wall},
     config::Config,
-    control::protocol::{Answer, AuditAt, AuditInJournal, AuditPart, Command, Handed, Noted},
+    control::protocol::{Answer, AuditAt, AuditInJournal, AuditPart, Command, Handed, Noted, Rotate},
     drops::Sample,
     error::Failure,
 };
@@ -110,6 +110,8 @@ impl Audit {
         let commanded = match command {
             // Whoever reads it asks for its former part first, and for this one again and again.
             Command::Audit(AuditPart::Current | AuditPart::Journal { .. }) => return,
+            // What comes of it is told when it is done, or by the caller.
+            Command::Rotate(Rotate { take_up: false, .. }) => return,
             Command::Note(noted) if answer.is_ok() => {
                 let (name, event) = commanded::noted(noted, actor, now.wall);
                 return self.take(Who::Uid(uid), name, event, now);

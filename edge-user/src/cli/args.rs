@@ -179,11 +179,12 @@ comes; until then another reload replaces it, and confirms nothing.")]
   edge key list"
     )]
     Key(Key),
-    /// Make signing secrets
+    /// Make and replace signing secrets
     #[command(
         subcommand,
         after_help = "Examples:
-  edge secret generate > /etc/edge/secrets/jwt"
+  edge secret generate > /etc/edge/secrets/jwt
+  edge secret rotate"
     )]
     Secret(Secret),
     /// List and end sessions

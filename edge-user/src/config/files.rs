@@ -72,6 +72,26 @@ pub fn read_keys(file: &Path) -> Result<String, Failure> {
     Ok(text.to_string())
 }
 
+/// Where the signing secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SigningFrom {
+    Variable(&'static str),
+    Credential(PathBuf),
+    File(PathBuf),
+}
+
+/// Where it comes from for this very process.
+pub fn signing_from(auth: &Auth) -> SigningFrom {
+    let file = signing_path(auth);
+    if secret_of_environment(auth).is_some() {
+        SigningFrom::Variable(SECRET_VARIABLE)
+    } else if file == auth.signing_file {
+        SigningFrom::File(file)
+    } else {
+        SigningFrom::Credential(file)
+    }
+}
+
 /// Adds what is wrong with each file, at the key that names it.
 pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
     if let (AuditTo::File(path), Some(place)) = (&config.log.audit, &places.audit)

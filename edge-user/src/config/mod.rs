@@ -28,7 +28,7 @@ use edge_common::ports::Exposure;
 use crate::{block::Target, error::Blame, server::jws::Algorithm};
 
 pub use diff::{Difference, costs};
-pub use files::{read_keys, read_signing_key};
+pub use files::{SigningFrom, read_keys, read_signing_key, signing_from};
 pub use filter::interface_name;
 pub use issuers::{KeysFrom, TrustedIssuer};
 pub use raw::{ConfigErrors, Place, Problem};

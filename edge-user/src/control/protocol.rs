@@ -75,6 +75,7 @@ pub enum Command {
     },
     /// Confirm what was reloaded.
     Keep,
+    Rotate(Rotate),
     /// Detach and unpin everything, then end.
     Unload,
 }
@@ -89,6 +90,7 @@ impl Command {
             | Command::Backup { .. }
             | Command::Why { .. }
             | Command::Audit(_)
+            | Command::Rotate(Rotate { take_up: false, .. })
             | Command::Note(_) => return None,
             Command::Block(BlockRequest { targets, for_seconds, reason, origin, force }) => {
                 let length =
@@ -114,6 +116,7 @@ impl Command {
                 format!("reload, to be confirmed within {}", duration::text(*within))
             }
             Command::Keep => "reload --keep".to_owned(),
+            Command::Rotate(Rotate { take_up: true, .. }) => "secret rotate".to_owned(),
             Command::Unload => "unload".to_owned(),
         };
         Some(change)
@@ -223,6 +226,15 @@ pub struct UnblockRequest {
     pub targets: Option<Vec<Target>>,
     /// `None`: of every origin.
     pub origin: Option<Origin>,
+}
+
+/// A new signing secret, which the caller writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotate {
+    /// Where the caller's config has the secret.
+    pub file: PathBuf,
+    /// It is written and is to be put into force; else only whether it could be.
+    pub take_up: bool,
 }
 
 /// One of the commands that need no agent, as its audit log is told of it.

@@ -24,7 +24,7 @@ impl<T: Tables> Enforcer<T> {
             Command::Export { origin } => return Ok(Reply::Listed(self.export(*origin, now))),
             Command::List { origin, limit } => return Ok(Reply::Listed(self.list(*origin, *limit, now))),
             Command::Why { address } => return Ok(Reply::Why(Box::new(self.why(*address, now)?))),
-            Command::Reload { .. } | Command::Keep | Command::Audit(_) | Command::Note(_) => {
+            Command::Reload { .. } | Command::Keep | Command::Rotate(_) | Command::Audit(_) | Command::Note(_) => {
                 return Err(Failure::bug("config and audit log are the agent's, not its enforcer's"));
             }
             Command::Unload => {

@@ -66,6 +66,12 @@ pub enum Secret {
     #[command(after_help = "Examples:
   edge secret generate > /etc/edge/secrets/jwt")]
     Generate,
+    /// Put a new secret in place of the one that signs, which verifies on until its tokens have ended
+    #[command(after_help = "Examples:
+  edge secret rotate
+
+The new one is in the file that auth.secret_file names, and in force when the command returns.")]
+    Rotate,
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -45,8 +45,9 @@ use super::{
     jws::SigningKey,
     link::{Kind, ServerConfig},
     report::{Ends, Report},
+    users::UserStore,
 };
-use crate::{audit::attempt::is_request_id, block::Target, error::Failure, fetch::Fetch};
+use crate::{audit::attempt::is_request_id, block::Target, clock::Wall, error::Failure, fetch::Fetch};
 
 /// The longest request head, in bytes.
 pub(super) const MAX_HEAD: usize = 64 << 10;
@@ -103,9 +104,7 @@ impl Auth {
         let (issuer, audience) = (config.issuer.clone(), config.audience.clone());
         let key = SigningKey::new(config.algorithm, &config.signing_key)
             .map_err(|why| Failure::refused(format!("the signing key {why}")))?;
-        // Each was good when it signed.
-        let former = config.former_keys.iter().filter_map(|(algorithm, key)| SigningKey::new(*algorithm, key).ok());
-        let former = former.map(|key| key.verifying().clone()).collect();
+        let former = former(config);
         Ok(Auth {
             production: config.production,
             tokens: Tokens::new(key, former, issuer, audience, config.access_ttl, config.leeway),
@@ -224,6 +223,19 @@ impl Auth {
         let status = json!({"version": env!("CARGO_PKG_VERSION"), "uptime_seconds": uptime, "upstreams": []});
         json_answer(StatusCode::OK, &status)
     }
+}
+
+/// The keys that signed before: those that were rotated verify for a while, the others are only known. Each was good when
+/// it signed.
+fn former(config: &ServerConfig) -> Vec<token::Former> {
+    let rotated = UserStore::open(&config.auth_store).and_then(|store| store.former()).unwrap_or_default();
+    let rotated = rotated.into_iter().map(|former| (former.algorithm, former.key, former.until));
+    let known = config.former_keys.iter().map(|(algorithm, key)| (*algorithm, key.clone(), Wall(0)));
+    let verifying = |(algorithm, key, until): (_, String, _)| {
+        let key = SigningKey::new(algorithm, &key).ok()?;
+        Some(token::Former { key: key.verifying().clone(), until })
+    };
+    rotated.chain(known).filter_map(verifying).collect()
 }
 
 /// What the client, or a proxy before this server, calls the request.

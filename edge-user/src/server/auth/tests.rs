@@ -13,7 +13,6 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    clock::Wall,
     config::{AuditTo, Log, LogFormat},
     logging::Logging,
     server::{

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     clock::Wall,
     error::Failure,
-    server::jws::{Members, NotSigned, Signed, SigningKey, VerifyingKey},
+    server::jws::{Members, Signed, SigningKey, VerifyingKey},
 };
 
 /// The last second that RFC 3339 can write. A later one is no time, and a sum with it may be none.
@@ -18,11 +18,19 @@ pub const LAST_SECOND: u64 = 253_402_300_799;
 /// The signing key and what its tokens say.
 pub struct Tokens {
     key: SigningKey,
-    former: Vec<VerifyingKey>,
+    former: Vec<Former>,
     issuer: String,
     audience: String,
     ttl: Duration,
     leeway: Duration,
+}
+
+/// A key that signed before.
+#[derive(Clone, Debug)]
+pub struct Former {
+    pub key: VerifyingKey,
+    /// What it signed is good so long, and no guess afterwards either.
+    pub until: Wall,
 }
 
 /// What a good token says.
@@ -87,7 +95,7 @@ pub enum Audience {
 impl Tokens {
     pub fn new(
         key: SigningKey,
-        former: Vec<VerifyingKey>,
+        former: Vec<Former>,
         issuer: String,
         audience: String,
         ttl: Duration,
@@ -135,16 +143,25 @@ impl Tokens {
     }
 
     pub fn verify(&self, token: &str, now: Wall) -> Result<Caller, Bad> {
-        let signed = self.key.verifying().verify(token).map_err(|NotSigned| {
-            let was_issued = self.former.iter().any(|key| key.verify(token).is_ok());
-            if was_issued { Bad::Issued } else { Bad::Foreign }
-        })?;
-        self.read(&signed, now).ok_or(Bad::Issued)
+        if let Ok(signed) = self.key.verifying().verify(token) {
+            return self.read(self.key.verifying(), &signed, now).ok_or(Bad::Issued);
+        }
+        let mut bad = Bad::Foreign;
+        for Former { key, until } in &self.former {
+            let Ok(signed) = key.verify(token) else { continue };
+            bad = Bad::Issued;
+            if now < *until
+                && let Some(caller) = self.read(key, &signed, now)
+            {
+                return Ok(caller);
+            }
+        }
+        Err(bad)
     }
 
-    fn read(&self, signed: &Signed, now: Wall) -> Option<Caller> {
+    fn read(&self, key: &VerifyingKey, signed: &Signed, now: Wall) -> Option<Caller> {
         let header = &signed.header;
-        (is_understood(header) && self.key.verifying().is_named_by(header)).then_some(())?;
+        (is_understood(header) && key.is_named_by(header)).then_some(())?;
         // Each claim once; only then what they are.
         let Members(claims) = serde_json::from_slice(&signed.payload).ok()?;
         let claims: Read = serde_json::from_value(Value::Object(claims.into_iter().collect())).ok()?;
@@ -295,12 +312,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_former_key_signed_is_refused_and_no_guess() {
+    fn what_a_former_key_signed_is_good_for_its_time_and_no_guess_afterwards() {
         let former = tokens_of("another secret of thirty two bytes", "https://a.test", "api");
         let token = former.issue("alice", Stamp { generation: 1, family: 1 }, NOW).unwrap();
         assert_eq!(tokens().verify(&token, NOW), Err(Bad::Foreign));
-        let now = Tokens { former: vec![former.key.verifying().clone()], ..tokens() };
-        assert_eq!(now.verify(&token, NOW), Err(Bad::Issued));
+        let with = |until| {
+            let key = former.key.verifying().clone();
+            Tokens { former: vec![Former { key, until }], ..tokens() }.verify(&token, NOW)
+        };
+        assert_eq!(with(Wall(0)), Err(Bad::Issued));
+        assert_eq!(with(NOW), Err(Bad::Issued));
+        assert_eq!(with(Wall(NOW.0 + 1)).unwrap().name, "alice", "it was rotated, and verifies for a while");
     }
 
     #[test]

@@ -204,6 +204,10 @@ impl VerifyingKey {
         self.algorithm
     }
 
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
     /// Whether a header names this key, or none.
     pub fn is_named_by(&self, header: &Members) -> bool {
         match (header.0.get("kid"), &self.kid) {

@@ -4,6 +4,7 @@
 mod grants;
 mod import;
 mod keys;
+mod rotation;
 mod sessions;
 
 use std::fs;
