@@ -1,5 +1,5 @@
-//! A backup as bytes: what the agent keeps ([`State`]) and the users, in named sections under a version and a checksum. The
-//! same form, without users, carries a state between agent and command line. What is read is checked whole before
+//! A backup as bytes: what the agent keeps ([`State`]) the users and the keys, in named sections under a version and a checksum. The
+//! same form, without these, carries a state between agent and command line. What is read is checked whole before
 //! anything of it counts.
 //!
 //! The layout is edge's own, since blocks are kept as they are packed elsewhere (a million in megabytes, read in
@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{block::Target, clock::Wall, offense::History, parcel::Parcel, server::users::Kept};
+use crate::{block::Target, clock::Wall, offense::History, parcel::Parcel, server::users::Holders};
 
 /// Begins every backup of every version.
 const MAGIC: &[u8; 12] = b"edge backup\n";
 /// Counted up with every section that an earlier edge must not pass over.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SUM: usize = 32;
 
 /// What the agent decided and its store keeps, but for what the config names.
@@ -30,7 +30,7 @@ pub struct State {
 pub struct Backup {
     pub made: Made,
     pub state: State,
-    pub users: Vec<Kept>,
+    pub holders: Holders,
 }
 
 /// When and by which edge.
@@ -89,11 +89,12 @@ impl State {
 
 impl Backup {
     pub fn encode(&self) -> std::io::Result<Vec<u8>> {
-        let Backup { made, state, users } = self;
+        let Backup { made, state, holders: Holders { users, keys } } = self;
         let mut sections = Sections::default();
         sections.add("made", &serde_json::to_vec(made)?);
         state.write(&mut sections)?;
         sections.add("users", &serde_json::to_vec(users)?);
+        sections.add("keys", &serde_json::to_vec(keys)?);
         Ok(sections.sealed())
     }
 
@@ -102,7 +103,11 @@ impl Backup {
         let backup = Backup {
             made: json(&mut sections, "made")?,
             state: State::read(&mut sections)?,
-            users: json(&mut sections, "users")?,
+            holders: Holders {
+                users: json(&mut sections, "users")?,
+                // Version 1 had none.
+                keys: if sections.contains_key("keys") { json(&mut sections, "keys")? } else { Vec::new() },
+            },
         };
         nothing_more(&sections)?;
         Ok(backup)
@@ -143,7 +148,7 @@ fn opened(bytes: &[u8]) -> Result<BTreeMap<String, &[u8]>, NotABackup> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(NotABackup::Foreign)?;
     let (version, _) = rest.split_first_chunk().ok_or(NotABackup::Altered)?;
     match u32::from_le_bytes(*version) {
-        VERSION => {}
+        1..=VERSION => {}
         newer if newer > VERSION => return Err(NotABackup::Newer(newer)),
         _ => return Err(NotABackup::Altered),
     }
@@ -194,6 +199,7 @@ mod tests {
     use crate::{
         block::Origin,
         parcel::{About, End, Part},
+        server::users::{Kept, KeptKey, KeyKind},
     };
 
     fn backup() -> Backup {
@@ -213,13 +219,27 @@ mod tests {
                 allowed: vec![target("192.0.2.0/24")],
                 history: vec![History { client: target("203.0.113.7"), number: 2, ended: Wall(9) }],
             },
-            users: vec![Kept {
-                name: "alice".to_owned(),
-                hash: "$argon2id$…".to_owned(),
-                roles: vec!["chat".to_owned()],
-                disabled: true,
-                created: Wall(11),
-            }],
+            holders: Holders {
+                users: vec![Kept {
+                    name: "alice".to_owned(),
+                    hash: "$argon2id$…".to_owned(),
+                    roles: vec!["chat".to_owned()],
+                    disabled: true,
+                    created: Wall(11),
+                }],
+                keys: vec![KeptKey {
+                    id: "00000000000000ff".to_owned(),
+                    name: "ci".to_owned(),
+                    kind: KeyKind::Internal,
+                    roles: Vec::new(),
+                    prefix: "edge_int_AbCd".to_owned(),
+                    hash: "A".repeat(43),
+                    created: Wall(13),
+                    expires: Some(Wall(17)),
+                    last_used: None,
+                    replaced: true,
+                }],
+            },
         }
     }
 
@@ -260,7 +280,7 @@ mod tests {
         let error = Backup::decode(&state).unwrap_err().to_string();
         assert!(error.contains("no section `made`"), "{error}");
         let more = State::decode(&backup().encode().unwrap()).unwrap_err().to_string();
-        assert!(more.contains("has a section `made`"), "{more}");
+        assert!(more.contains("has a section `keys`"), "{more}");
         let mut sections = Sections::default();
         sections.add("made", b"{");
         let error = Backup::decode(&sections.sealed()).unwrap_err().to_string();

@@ -126,7 +126,7 @@ impl Agent {
         let waiting = &mut self.reloads.waiting;
         match asked {
             // The next one reads them anyway.
-            Asked::Renewal if !waiting.is_empty() => {}
+            Asked::Renewal if waiting.iter().any(|asked| !matches!(asked, Asked::Rotation(_))) => {}
             // One reads the files as they are then, however many signals came.
             Asked::Signal if waiting.iter().any(|asked| matches!(asked, Asked::Signal)) => {}
             Asked::Command(order, _) if waiting.len() >= WAITING => {

@@ -41,8 +41,8 @@ pub fn backup(global: &Global, arguments: &BackupFile) -> Result<Outcome, Compla
         _ => return Err(ask::mismatched()),
     };
     let made = Made { time: Wall::now(), version: env!("CARGO_PKG_VERSION").to_owned() };
-    let written = users::kept(&config.store.auth_directory()).and_then(|users| {
-        let backup = Backup { made, state, users };
+    let written = users::kept(&config.store.auth_directory()).and_then(|holders| {
+        let backup = Backup { made, state, holders };
         if to_output {
             pour(&backup)?
         } else {
@@ -110,16 +110,17 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn told_backup(file: &Path, backup: &Backup) -> Outcome {
-    let Backup { made, state: State { blocks, allowed, history }, users } = backup;
+    let Backup { made, state: State { blocks, allowed, history }, holders } = backup;
     let blocks: usize = blocks.parts().iter().map(|part| part.targets.len()).sum();
-    let (allowed, offences, users) = (allowed.len(), history.len(), users.len());
+    let (allowed, offences) = (allowed.len(), history.len());
+    let (users, keys) = (holders.users.len(), holders.keys.len());
     let text = format!(
-        "written to {}: {blocks} blocks, {allowed} allowed, {offences} with offences, {users} users",
+        "written to {}: {blocks} blocks, {allowed} allowed, {offences} with offences, {users} users, {keys} keys",
         printable(&file.display().to_string())
     );
     let document = json!({
         "file": file.display().to_string(), "made": made.time, "blocks": blocks, "allowed": allowed,
-        "offences": offences, "users": users,
+        "offences": offences, "users": users, "keys": keys,
     });
     Outcome::new(document, text)
 }
@@ -129,11 +130,11 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::{backup::State, cli::restore::read};
+    use crate::{backup::State, cli::restore::read, server::users::Holders};
 
     fn backup() -> Backup {
         let made = Made { time: Wall(1_767_323_045_000), version: "0.1.0".to_owned() };
-        Backup { made, state: State::default(), users: Vec::new() }
+        Backup { made, state: State::default(), holders: Holders::default() }
     }
 
     fn names(directory: &Path) -> Vec<String> {

@@ -24,7 +24,7 @@ use crate::{
     printable::printable,
     server::{
         secret,
-        users::{Kept, Replacement},
+        users::{Holders, Replacement},
     },
 };
 
@@ -39,12 +39,12 @@ pub fn restore(global: &Global, arguments: &RestoreFile) -> Result<Outcome, Comp
         note::done(global, &config, Name::Restore, Some(&file.display().to_string()), Some(&failure));
         Complaint::from(failure)
     };
-    let Backup { made, state, users } = read(file).map_err(failed)?;
+    let Backup { made, state, holders } = read(file).map_err(failed)?;
     // Who hangs up does not leave half of it.
     SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM])
         .thread_block()
         .map_err(|errno| failed(Failure::system(format!("signals cannot be held back: {errno}"))))?;
-    let replacement = prepared(&config, &users, file).map_err(failed)?;
+    let replacement = prepared(&config, &holders, file).map_err(failed)?;
     let id = replacement.as_ref().map_or_else(secret::generate, |users| Ok(users.id().to_owned())).map_err(failed)?;
     let restored = match put(global, &config, request(file, id, state)) {
         Ok(Ok(restored)) => restored,
@@ -63,7 +63,9 @@ pub fn restore(global: &Global, arguments: &RestoreFile) -> Result<Outcome, Comp
             return Err(failed(without_users(failure, replacement, matches!(undone, Ok(Ok(_))))));
         }
     };
-    Ok(told(file, &made, &restored, users.len(), aside.as_deref()))
+    let revived = replacement.as_ref().map(Replacement::revived).unwrap_or_default();
+    let outcome = told(file, &made, &restored, &holders, aside.as_deref());
+    Ok(with_revived(outcome, revived))
 }
 
 fn without_users(failure: Failure, replacement: Option<Replacement>, undone: bool) -> Failure {
@@ -99,12 +101,12 @@ fn unanswered(silence: Failure, file: &Path) -> Failure {
 }
 
 /// `None`: there are no users, here and there.
-fn prepared(config: &Config, users: &[Kept], file: &Path) -> Result<Option<Replacement>, Failure> {
+fn prepared(config: &Config, holders: &Holders, file: &Path) -> Result<Option<Replacement>, Failure> {
     let directory = config.store.auth_directory();
-    if users.is_empty() && !directory.exists() {
+    if holders.is_empty() && !directory.exists() {
         return Ok(None);
     }
-    let prepared = Replacement::prepare(&directory, users, &file.display().to_string());
+    let prepared = Replacement::prepare(&directory, holders, &file.display().to_string());
     prepared
         .map(Some)
         .map_err(|failure| Failure { message: format!("nothing was changed: {}", failure.message), ..failure })
@@ -123,19 +125,21 @@ pub(super) fn read(file: &Path) -> Result<Backup, Failure> {
     }
     let refused = |why: String| Failure::refused(format!("nothing was changed: {name} cannot be restored: {why}"));
     let backup = Backup::decode(&bytes).map_err(|error| refused(error.to_string()))?;
-    backup.users.iter().try_for_each(Kept::check).map_err(|failure| refused(failure.message))?;
+    backup.holders.check().map_err(|failure| refused(failure.message))?;
     Ok(backup)
 }
 
-fn told(file: &Path, made: &Made, restored: &Restored, users: usize, aside: Option<&Path>) -> Outcome {
+fn told(file: &Path, made: &Made, restored: &Restored, holders: &Holders, aside: Option<&Path>) -> Outcome {
     let mut document = json!(restored);
     document["file"] = json!(file.display().to_string());
     document["made"] = json!(made.time);
+    let (users, keys) = (holders.users.len(), holders.keys.len());
     document["users"] = json!(users);
+    document["keys"] = json!(keys);
     let Restored { imported, allowed, offences, .. } = restored;
     let mut text = format!(
-        "restored from {}, made {}: {} blocks, {allowed} allowed, {offences} with offences, {users} users; every session \
-         and token of before is ended",
+        "restored from {}, made {}: {} blocks, {allowed} allowed, {offences} with offences, {users} users, {keys} keys; every \
+         session and token of before is ended",
         printable(&file.display().to_string()),
         made.time,
         imported.imported,
@@ -151,14 +155,24 @@ fn told(file: &Path, made: &Made, restored: &Restored, users: usize, aside: Opti
     Outcome { warnings, ..Outcome::new(document, text) }
 }
 
+/// Whoever took a key away has to hear that it opens again.
+fn with_revived(mut outcome: Outcome, names: &[String]) -> Outcome {
+    let warning = |name: &String| {
+        let name = printable(name);
+        format!("the key {name} was ended since the backup and is in force again; `edge key revoke {name}` ends it")
+    };
+    outcome.warnings.extend(names.iter().map(warning));
+    outcome
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::backup::write, clock::Wall, control::protocol::Imported};
+    use crate::{cli::backup::write, clock::Wall, control::protocol::Imported, server::users::Kept};
 
     fn backup() -> Backup {
         let made = Made { time: Wall(1_767_323_045_000), version: "0.1.0".to_owned() };
-        Backup { made, state: State::default(), users: Vec::new() }
+        Backup { made, state: State::default(), holders: Holders::default() }
     }
 
     #[test]
@@ -172,7 +186,7 @@ mod tests {
         assert!(failure.message.contains("/a cannot be restored: it is no backup of edge"), "{failure}");
         let user =
             Kept { name: "a:b".to_owned(), hash: String::new(), roles: Vec::new(), disabled: false, created: Wall(1) };
-        write(&file, &Backup { users: vec![user], ..backup() }).unwrap();
+        write(&file, &Backup { holders: Holders { users: vec![user], keys: Vec::new() }, ..backup() }).unwrap();
         assert!(read(&file).unwrap_err().message.contains("the user name \"a:b\" contains ':'"));
     }
 
@@ -180,10 +194,11 @@ mod tests {
     fn what_was_left_out_is_told() {
         let imported = Imported { imported: 3, ended: 2, left_out_total: 4, ..Imported::default() };
         let restored = Restored { imported, allowed: 1, offences: 5, before: State::default() };
-        let outcome = told(Path::new("a"), &backup().made, &restored, 7, Some(Path::new("b")));
-        assert!(outcome.text.contains("3 blocks, 1 allowed, 5 with offences, 7 users"), "{}", outcome.text);
+        let holders = Holders::default();
+        let outcome = told(Path::new("a"), &backup().made, &restored, &holders, Some(Path::new("b")));
+        assert!(outcome.text.contains("3 blocks, 1 allowed, 5 with offences, 0 users, 0 keys"), "{}", outcome.text);
         assert!(outcome.text.ends_with("left out: 2"), "{}", outcome.text);
         assert_eq!(outcome.warnings.len(), 2, "{:?}", outcome.warnings);
-        assert_eq!((&outcome.json["users"], &outcome.json["imported"]), (&json!(7), &json!(3)));
+        assert_eq!((&outcome.json["users"], &outcome.json["imported"]), (&json!(0), &json!(3)));
     }
 }

@@ -10,7 +10,7 @@ use rusqlite::ErrorCode;
 
 use super::{
     UserStore, create_file, failure,
-    kept::Kept,
+    kept::Holders,
     replacement::{put, remove},
     unopened,
 };
@@ -44,21 +44,21 @@ pub fn may_make_anew(directory: &Path, path: &Path) -> Result<(), Failure> {
 }
 
 /// In place of a damaged one, which is set aside.
-pub fn make_anew(directory: &Path, path: &Path, users: &[Kept]) -> Result<Option<PathBuf>, Failure> {
+pub fn make_anew(directory: &Path, path: &Path, holders: &Holders) -> Result<Option<PathBuf>, Failure> {
     let beside = path.with_extension("db-new");
-    let made = written_beside(directory, &beside, users).and_then(|()| take_place(&beside, path));
+    let made = written_beside(directory, &beside, holders).and_then(|()| take_place(&beside, path));
     if made.is_err() {
         let _ = remove_with_log(&beside);
     }
     made
 }
 
-fn written_beside(directory: &Path, beside: &Path, users: &[Kept]) -> Result<(), Failure> {
+fn written_beside(directory: &Path, beside: &Path, holders: &Holders) -> Result<(), Failure> {
     remove_with_log(beside).map_err(|error| unopened(beside, &error))?;
     create_file(directory, beside)?;
     let failed = |error: rusqlite::Error| failure(beside, &error);
     let mut store = UserStore::connect(beside).map_err(failed)?;
-    put(&mut store.db, users, Wall::now())?.map_err(failed)?;
+    put(&mut store.db, holders, Wall::now())?.map_err(failed)?;
     store.forget_replaced()?;
     store.db.close().map_err(|(_, error)| failed(error))
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
@@ -19,7 +19,7 @@ const PREFIX_LETTERS: usize = 4;
 const COLUMNS: &str = "id, name, kind, roles, expires, generation, not_before, replaced, ended, created";
 
 /// Where a key counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyKind {
     /// In `X-API-Key` or as bearer.
@@ -208,6 +208,26 @@ impl UserStore {
 
     pub fn key_by_row(&self, row: i64) -> Result<Option<Key>, Failure> {
         self.key_where("id = ?", params![row])
+    }
+
+    pub(super) fn key_hash(&self, id: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let read = || {
+            let mut query = self.db.prepare_cached("SELECT hash FROM keys WHERE id = ?")?;
+            query.query_row([id_of(id)], |row| row.get(0)).optional()
+        };
+        read().map_err(|error| self.failure(&error))
+    }
+
+    /// Which of these are ended here, by name.
+    pub(super) fn ended_of(&self, ids: impl Iterator<Item = String>, now: Wall) -> Result<Vec<String>, Failure> {
+        let mut names = Vec::new();
+        for id in ids {
+            names.extend(
+                self.key_by_id(&id)?.filter(|key| key.ended || key.replaced && !key.is_good(now)).map(|key| key.name),
+            );
+        }
+        names.dedup();
+        Ok(names)
     }
 
     /// The one of that name that nothing has taken the place of.

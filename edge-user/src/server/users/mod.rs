@@ -27,7 +27,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::
 pub use self::{
     accounts::{Account, User, check_name},
     cookies::{Cookie, Who},
-    kept::{Kept, kept},
+    kept::{Holders, Kept, KeptKey, kept},
     keys::{Issued, Key, KeyKind, ListedKey, check_key_name},
     password::{is_outdated, matches as password_matches, renewed},
     replacement::{Replacement, Settled, settle, waiting},

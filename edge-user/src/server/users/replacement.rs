@@ -1,4 +1,4 @@
-//! All users replaced at once: prepared first, in force when it is committed, so that the agent's part of a restore can be
+//! All users and keys replaced at once: prepared first, in force when it is committed, so that the agent's part of a restore can be
 //! refused in between, or the restore cut short. Whoever is in the store then begins anew: every session and token of
 //! before is ended.
 
@@ -17,8 +17,10 @@ use super::{
     accounts::joined,
     anew::{is_damaged, make_anew, may_make_anew},
     create_file,
-    kept::{Kept, path_in},
-    password, random_id, unopened,
+    kept::{Holders, Kept, KeptKey, path_in},
+    password, random_id,
+    revocation::revoke_external,
+    unopened,
 };
 use crate::{clock::Wall, error::Failure, server::secret};
 
@@ -29,6 +31,7 @@ pub struct Replacement {
     directory: PathBuf,
     laid: Laid,
     replaces_damaged: bool,
+    revived: Vec<String>,
 }
 
 /// What lies beside the store.
@@ -39,6 +42,8 @@ struct Laid {
     /// The file that they come from.
     source: String,
     users: Vec<Kept>,
+    #[serde(default)]
+    keys: Vec<KeptKey>,
 }
 
 /// What became of a restore that was cut short, and of which backup it was.
@@ -50,23 +55,32 @@ pub enum Settled {
 
 impl Replacement {
     /// Changes nothing yet.
-    pub fn prepare(directory: &Path, users: &[Kept], source: &str) -> Result<Replacement, Failure> {
-        check_all(users)?;
+    pub fn prepare(directory: &Path, holders: &Holders, source: &str) -> Result<Replacement, Failure> {
+        check_all(holders)?;
         let path = path_in(directory);
         let replaces_damaged = is_damaged(&path)?;
+        let mut revived = Vec::new();
         if replaces_damaged {
             may_make_anew(directory, &path)?;
         } else {
-            UserStore::open_or_create(directory)?.touch()?;
+            let mut store = UserStore::open_or_create(directory)?;
+            store.touch()?;
+            revived = store.ended_of(holders.keys.iter().map(|key| key.id.clone()), Wall::now())?;
         }
-        let laid = Laid { id: secret::generate()?, source: source.to_owned(), users: users.to_vec() };
+        let Holders { users, keys } = holders.clone();
+        let laid = Laid { id: secret::generate()?, source: source.to_owned(), users, keys };
         lay(directory, &laid).map_err(|error| unopened(&laid_in(directory), &error))?;
-        Ok(Replacement { directory: directory.to_owned(), laid, replaces_damaged })
+        Ok(Replacement { directory: directory.to_owned(), laid, replaces_damaged, revived })
     }
 
     /// Whether the store in place cannot be read and goes.
     pub fn replaces_damaged(&self) -> bool {
         self.replaces_damaged
+    }
+
+    /// Names of keys that were ended since and are in force again.
+    pub fn revived(&self) -> &[String] {
+        &self.revived
     }
 
     pub fn id(&self) -> &str {
@@ -76,11 +90,12 @@ impl Replacement {
     /// After a failure the users are as they were. Gives where a damaged store lies now.
     pub fn commit(&self) -> Result<Option<PathBuf>, Failure> {
         let path = path_in(&self.directory);
+        let holders = self.laid.holders();
         let aside = if self.replaces_damaged {
-            make_anew(&self.directory, &path, &self.laid.users)?
+            make_anew(&self.directory, &path, &holders)?
         } else {
             let mut store = UserStore::open(&self.directory)?;
-            put(&mut store.db, &self.laid.users, Wall::now())?.map_err(|error| store.failure(&error))?;
+            put(&mut store.db, &holders, Wall::now())?.map_err(|error| store.failure(&error))?;
             // What they replaced is gone from the log with its next checkpoint otherwise.
             let _ = store.forget_replaced();
             None
@@ -107,15 +122,26 @@ pub fn settle(directory: &Path, restored: Option<&str>) -> Result<Option<Settled
     let source = laid.source.clone();
     if restored == Some(&laid.id) {
         let replaces_damaged = is_damaged(&path_in(directory))?;
-        Replacement { directory: directory.to_owned(), laid, replaces_damaged }.commit()?;
+        Replacement { directory: directory.to_owned(), laid, replaces_damaged, revived: Vec::new() }.commit()?;
         return Ok(Some(Settled::Finished(source)));
     }
     take_away(directory).map_err(|error| unopened(&laid_in(directory), &error))?;
     Ok(Some(Settled::Undone(source)))
 }
 
-fn check_all(users: &[Kept]) -> Result<(), Failure> {
-    users.iter().try_for_each(Kept::check)?;
+impl Laid {
+    fn holders(&self) -> Holders {
+        Holders { users: self.users.clone(), keys: self.keys.clone() }
+    }
+}
+
+fn check_all(holders: &Holders) -> Result<(), Failure> {
+    holders.check()?;
+    let Holders { users, keys } = holders;
+    let (mut ids, mut in_force) = (BTreeSet::new(), BTreeSet::new());
+    if let Some(twice) = keys.iter().find(|key| !ids.insert(&key.id) || !key.replaced && !in_force.insert(&key.name)) {
+        return Err(Failure::usage(format!("the key {} is named twice", twice.name)));
+    }
     let mut names = BTreeSet::new();
     match users.iter().find(|user| !names.insert(&user.name)) {
         Some(twice) => Err(Failure::usage(format!("the user {} is named twice", twice.name))),
@@ -157,7 +183,9 @@ fn take_away(directory: &Path) -> io::Result<()> {
 }
 
 /// All of them in one transaction. Random numbers come first: they fail in another way.
-pub(super) fn put(db: &mut Connection, users: &[Kept], now: Wall) -> Result<rusqlite::Result<()>, Failure> {
+pub(super) fn put(db: &mut Connection, holders: &Holders, now: Wall) -> Result<rusqlite::Result<()>, Failure> {
+    let Holders { users, keys } = holders;
+    let keys = keys.iter().map(|key| Ok((key, key.check()?, random_id()?))).collect::<Result<Vec<_>, Failure>>()?;
     let generations = users.iter().map(|_| random_id()).collect::<Result<Vec<i64>, Failure>>()?;
     let not_before = now.0 / 1000 + 1;
     let mut write = || {
@@ -172,6 +200,30 @@ pub(super) fn put(db: &mut Connection, users: &[Kept], now: Wall) -> Result<rusq
             insert.execute(params![name, hash, roles, disabled, generation, not_before, created, scheme])?;
         }
         drop(insert);
+        // Those that the backup does not have stay known as ended.
+        write.execute("UPDATE keys SET ended = 1, replaced = 1", [])?;
+        for (key, (row, hash), generation) in &keys {
+            let KeptKey { name, kind, roles, prefix, created, expires, last_used, replaced, .. } = key;
+            let (expires, last_used) = (expires.map(|at| at.0), last_used.map(|at| at.0));
+            write.execute(
+                "INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+                params![
+                    row,
+                    name,
+                    kind.name(),
+                    joined(roles),
+                    prefix,
+                    hash,
+                    created.0,
+                    expires,
+                    last_used,
+                    generation,
+                    not_before,
+                    replaced
+                ],
+            )?;
+        }
+        revoke_external(&write, "", now)?;
         write.execute("UPDATE families SET user = '' WHERE user NOT IN (SELECT name FROM users)", [])?;
         write.commit()
     };
@@ -190,7 +242,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::server::users::{Refreshed, Session, SessionKind, SignIn, kept, password_matches};
+    use crate::server::users::{KeyKind, Refreshed, Session, SessionKind, SignIn, kept, password_matches};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -208,7 +260,7 @@ mod tests {
     #[test]
     fn users_come_back_as_they_were_and_every_session_is_ended() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(kept(directory.path()).unwrap(), []);
+        assert_eq!(kept(directory.path()).unwrap(), Holders::default());
         assert!(!path_in(directory.path()).exists(), "looking makes no store");
         let mut store = UserStore::open(directory.path()).unwrap();
         store.add("alice", "correct horse", &["chat".to_owned()]).unwrap();
@@ -245,11 +297,37 @@ mod tests {
         let mut store = UserStore::open(directory.path()).unwrap();
         store.add("zacharias-the-removed", "correct horse", &[]).unwrap();
         begin(&mut store, "zacharias-the-removed");
-        Replacement::prepare(directory.path(), &[], "a").unwrap().commit().unwrap();
+        Replacement::prepare(directory.path(), &Holders::default(), "a").unwrap().commit().unwrap();
         for entry in fs::read_dir(directory.path()).unwrap() {
             let bytes = fs::read(entry.unwrap().path()).unwrap();
             assert!(!bytes.windows(21).any(|window| window == b"zacharias-the-removed"));
         }
+    }
+
+    #[test]
+    fn keys_come_back_as_they_were_and_no_others_and_those_ended_since_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = UserStore::open(directory.path()).unwrap();
+        let now = Wall::now();
+        let mut create = |name| store.create_key(name, KeyKind::Api, &["ci".to_owned()], None, now).unwrap();
+        let (one, two) = (create("one"), create("two"));
+        let before = kept(directory.path()).unwrap();
+        assert_eq!(before.keys.len(), 2);
+        store.revoke_key("one", now).unwrap();
+        let rotated = store.rotate_key("two", Duration::ZERO, now).unwrap();
+        let later = store.create_key("three", KeyKind::Internal, &[], None, now).unwrap();
+        let generation = store.find_key(&two.key).unwrap().unwrap().generation;
+
+        let replacement = Replacement::prepare(directory.path(), &before, "a").unwrap();
+        assert_eq!(replacement.revived(), ["one", "two"]);
+        replacement.commit().unwrap();
+        assert_eq!(kept(directory.path()).unwrap(), before);
+        let good = |key: &str| store.find_key(key).unwrap().unwrap().is_good(Wall::now());
+        assert!(good(&one.key) && good(&two.key));
+        assert!(!good(&rotated.key) && !good(&later.key), "known, and ended");
+        assert_ne!(store.find_key(&two.key).unwrap().unwrap().generation, generation, "its tokens are ended");
+        assert!(store.external_not_before("google:7").unwrap() > now.0 / 1000);
+        store.create_key("three", KeyKind::Api, &[], None, now).unwrap();
     }
 
     #[test]
@@ -312,7 +390,7 @@ mod tests {
     fn what_no_edge_wrote_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         UserStore::open(directory.path()).unwrap().add("alice", "correct horse", &[]).unwrap();
-        let good = kept(directory.path()).unwrap().remove(0);
+        let good = kept(directory.path()).unwrap().users.remove(0);
         let bad = [
             Kept { name: "a:b".to_owned(), ..good.clone() },
             Kept { roles: vec!["a b".to_owned()], ..good.clone() },
@@ -323,9 +401,13 @@ mod tests {
             Kept { hash: good.hash.rsplit_once('$').unwrap().0.to_owned(), ..good.clone() },
         ];
         for user in bad {
-            assert!(Replacement::prepare(directory.path(), &[user], "a").is_err());
+            assert!(
+                Replacement::prepare(directory.path(), &Holders { users: vec![user], ..Holders::default() }, "a")
+                    .is_err()
+            );
         }
-        assert!(Replacement::prepare(directory.path(), &[good.clone(), good], "a").is_err(), "twice");
+        let twice = Holders { users: vec![good.clone(), good], ..Holders::default() };
+        assert!(Replacement::prepare(directory.path(), &twice, "a").is_err(), "twice");
         assert_eq!(names(&UserStore::open(directory.path()).unwrap()), ["alice"]);
     }
 }
