@@ -21,6 +21,7 @@ use crate::{
     error::Failure,
     logging::Logging,
     server::{
+        auth::OidcProvider,
         counters,
         issuers::{Keys, TrustedIssuer},
         link::{self, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
@@ -261,6 +262,7 @@ pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerC
         hashes_in_flight: auth.hashes_in_flight,
         session_idle: auth.session_idle,
         session_absolute: auth.session_absolute,
+        oidc: auth.oidc.iter().map(provider).collect::<Result<_, _>>()?,
         trusted_issuers: auth.trusted_issuers.iter().map(trusted).collect::<Result<_, _>>()?,
         auth_store: config.store.auth_directory(),
     })
@@ -273,4 +275,11 @@ fn trusted(issuer: &config::TrustedIssuer) -> Result<TrustedIssuer, Failure> {
         KeysFrom::File(file) => Keys::Set(config::read_keys(&file)?),
     };
     Ok(TrustedIssuer { name, issuer, audience, keys, roles, role_claim })
+}
+
+fn provider(provider: &config::Oidc) -> Result<OidcProvider, Failure> {
+    let config::Oidc { name, issuer, client_id, client_secret_file, allowed_emails, allowed_domains, roles } =
+        provider.clone();
+    let client_secret = config::read_client_secret(&client_secret_file)?.expose_secret().to_owned();
+    Ok(OidcProvider { name, issuer, client_id, client_secret, allowed_emails, allowed_domains, roles })
 }

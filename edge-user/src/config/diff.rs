@@ -159,6 +159,7 @@ fn authenticated(old: &Auth, new: &Auth) -> Vec<&'static str> {
         session_idle,
         session_absolute,
         trusted_issuers,
+        oidc,
     } = new;
     differing([
         ("auth.issuer", *issuer != old.issuer),
@@ -171,6 +172,7 @@ fn authenticated(old: &Auth, new: &Auth) -> Vec<&'static str> {
         ("auth.hashes_in_flight", *hashes_in_flight != old.hashes_in_flight),
         ("auth.session", (session_idle, session_absolute) != (&old.session_idle, &old.session_absolute)),
         ("auth.trusted_issuer", *trusted_issuers != old.trusted_issuers),
+        ("auth.oidc", *oidc != old.oidc),
     ])
 }
 

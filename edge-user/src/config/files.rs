@@ -62,6 +62,19 @@ pub fn read_signing_key(auth: &Auth) -> Result<SecretString, Failure> {
     trimmed(text, &file.display().to_string())
 }
 
+/// What an OpenID provider knows this server by; white space around it does not belong to it.
+pub fn read_client_secret(file: &Path) -> Result<SecretString, Failure> {
+    let wrong = |why: &str| {
+        Failure::new(Blame::Usage, format!("{} {why}; write the secret that the provider gave", file.display()))
+    };
+    let text = read_small(file).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
+    match text.trim() {
+        "" => Err(wrong("is empty")),
+        secret if secret.chars().any(char::is_control) => Err(wrong("has a control character in it")),
+        secret => Ok(SecretString::from(secret)),
+    }
+}
+
 /// The JSON Web Key set of a trusted issuer, as its file has it.
 pub fn read_keys(file: &Path) -> Result<String, Failure> {
     let right = "write the issuer's JSON Web Key set, as its jwks_uri gives it";
@@ -103,6 +116,13 @@ pub fn check(config: &Config, places: &Places, problems: &mut Problems<'_>) {
     let production = config.mode == Mode::Production;
     check_signing_key(&server.auth, production, places, problems);
     check_certificates(&server.tls.files, &places.certificates, production, problems);
+    for (provider, place) in server.auth.oidc.iter().zip(&places.oidc) {
+        if let Err(failure) = read_client_secret(&provider.client_secret_file) {
+            problems.at(place, failure.message);
+        } else if production && open_to_others(&provider.client_secret_file) {
+            problems.at(place, readable(&provider.client_secret_file));
+        }
+    }
     for (issuer, place) in server.auth.trusted_issuers.iter().zip(&places.issuers) {
         if let KeysFrom::File(file) = &issuer.keys
             && let Err(failure) = read_keys(file)

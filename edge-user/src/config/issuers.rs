@@ -92,14 +92,17 @@ fn host(issuer: &str) -> String {
 /// What stands before the colon in the name of a caller.
 pub fn issuer_name(node: &Node<'_, '_>, problems: &mut Problems<'_>) -> Option<String> {
     let text = node.text(problems)?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if text == "key" || !text.chars().all(plain) {
+    if !is_issuer_name(text) {
         return node.wrong(
             problems,
             format!("`{text}` is no name here; write letters, digits, `-`, `_` and `.`, and not `key`"),
         );
     }
     Some(text.to_owned())
+}
+
+pub fn is_issuer_name(text: &str) -> bool {
+    !text.is_empty() && text != "key" && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 /// One or several strings.

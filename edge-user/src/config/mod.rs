@@ -6,6 +6,7 @@ pub mod duration;
 mod files;
 mod filter;
 mod issuers;
+mod oidc;
 mod partial;
 mod raw;
 #[cfg(test)]
@@ -28,9 +29,10 @@ use edge_common::ports::Exposure;
 use crate::{block::Target, error::Blame, server::jws::Algorithm};
 
 pub use diff::{Difference, costs};
-pub use files::{SigningFrom, read_keys, read_signing_key, signing_from};
+pub use files::{SigningFrom, read_client_secret, read_keys, read_signing_key, signing_from};
 pub use filter::interface_name;
 pub use issuers::{KeysFrom, TrustedIssuer};
+pub use oidc::Oidc;
 pub use raw::{ConfigErrors, Place, Problem};
 pub use validate::Places;
 
@@ -303,6 +305,7 @@ pub struct Auth {
     /// How long it may last.
     pub session_absolute: Duration,
     pub trusted_issuers: Vec<TrustedIssuer>,
+    pub oidc: Vec<Oidc>,
 }
 
 impl Auth {

@@ -234,6 +234,23 @@ impl<'i> Section<'i> {
         sections
     }
 
+    /// The tables below `key`, each with its own name.
+    pub fn named(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<(String, Section<'i>)> {
+        let below = self.section(key, problems);
+        let mut sections = Vec::new();
+        for (found, value) in below.entries {
+            let (offset, own) = (found.span().start, found.into_inner().into_owned());
+            let name = format!("{}.{}", below.name, quotable(&own));
+            match value.into_inner() {
+                DeValue::Table(entries) => {
+                    sections.push((own, Section { name, offset, present: true, entries, asked: Vec::new() }));
+                }
+                other => problems.add(offset, name.clone(), format!("is {}; write a table, as [{name}]", kind(&other))),
+            }
+        }
+        sections
+    }
+
     /// What `read` makes of `key`; `default` where it is absent or wrong.
     pub fn read<T>(
         &mut self,

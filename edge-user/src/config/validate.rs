@@ -33,6 +33,8 @@ pub struct Places {
     pub certificates: Vec<CertificatePlaces>,
     /// Where each trusted issuer says where its keys are.
     pub issuers: Vec<Place>,
+    /// Where each OpenID provider names its secret.
+    pub oidc: Vec<Place>,
     pub audit: Option<Place>,
 }
 
@@ -48,7 +50,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         let place = Place { offset: auth_section.offset, key: "auth".to_owned() };
         problems.warn(&place, "says nothing without [server], which serves it; write that too, or leave this out");
     }
-    let (auth, signing, issuers) = auth(auth_section, mode, problems);
+    let (auth, signing, issuers, oidc) = auth(auth_section, mode, problems);
     let listen = listen(&mut server_section, problems);
     let may_be_plain = mode == Mode::Development && listen.iter().all(|address| address.ip().is_loopback());
     let (tls, certificates) = tls(server_section.section("tls", problems), mode, may_be_plain, problems);
@@ -69,7 +71,7 @@ pub fn config(file: &Path, text: &str, overrides: &Overrides, problems: &mut Pro
         warnings: Vec::new(),
     };
     document.finish(problems);
-    (config, Places { filter: filter_places, group, signing, certificates, issuers, audit })
+    (config, Places { filter: filter_places, group, signing, certificates, issuers, oidc, audit })
 }
 
 /// The socket that the config names, whatever else is wrong with it.
@@ -146,12 +148,13 @@ fn server(
     present.then_some(server)
 }
 
-fn auth(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Auth, Place, Vec<Place>) {
+fn auth(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Auth, Place, Vec<Place>, Vec<Place>) {
     let algorithms = Algorithm::ALL.map(|algorithm| (algorithm.name(), algorithm));
     let algorithm = section.read("algorithm", problems, Algorithm::HS256, |node, p| node.choice(p, &algorithms));
     let (signing_file, place) = signing_file(&mut section, algorithm, problems);
     let issuer = section.read("issuer", problems, "edge".to_owned(), |node, p| node.string(p));
     let (trusted_issuers, issuers) = super::issuers::trusted(&mut section, mode, &issuer, problems);
+    let (oidc, client_secrets) = super::oidc::oidc(&mut section, mode, &issuer, &trusted_issuers, problems);
     let mut session = section.section("session", problems);
     let session_idle = duration(&mut session, "idle", problems, 30 * MINUTE, SECOND..=YEAR);
     let session_absolute = duration(&mut session, "absolute", problems, 12 * HOUR, SECOND..=YEAR);
@@ -168,9 +171,10 @@ fn auth(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (A
         session_idle,
         session_absolute,
         trusted_issuers,
+        oidc,
     };
     section.finish(problems);
-    (auth, place, issuers)
+    (auth, place, issuers, client_secrets)
 }
 
 /// What this algorithm signs with, and where that is said. The other kind of key beside it is a mistake.

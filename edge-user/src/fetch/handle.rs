@@ -93,6 +93,25 @@ impl Fetch {
     }
 }
 
+#[cfg(test)]
+impl Fetch {
+    /// One whose fetcher answers so.
+    pub fn answered_by(answers: impl Fn(Request<Bytes>) -> Response<Bytes> + Send + 'static) -> Fetch {
+        use super::protocol::Got;
+        let ((mut agent, server), (near, mut far)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let fetch = Fetch::start(server);
+        tokio::spawn(async move {
+            hand_over(&mut agent, near.into_std().unwrap()).await.unwrap();
+            while let Ok(Some(message)) = crate::frame::read(&mut far, MAX_FRAME).await {
+                let ToFetcher::Fetch(asked) = message else { continue };
+                let got = Got::new(&answers(asked.request().unwrap()));
+                crate::frame::write(&mut far, &Answered { id: asked.id, result: Ok(got) }, MAX_FRAME).await.unwrap();
+            }
+        });
+        fetch
+    }
+}
+
 /// Gives the server the link to a new fetcher.
 pub async fn hand_over(to: &mut UnixStream, link: std::os::unix::net::UnixStream) -> std::io::Result<()> {
     handed::write(to, &(), MAX_FRAME, Some(&link.into())).await

@@ -14,6 +14,7 @@ use crate::{
     audit::attempt::Attempt,
     logging::Logging,
     server::{
+        auth::OidcProvider,
         issuers::{Keys, TrustedIssuer},
         jws::Algorithm,
     },
@@ -159,6 +160,7 @@ pub struct ServerConfig {
     pub session_idle: Duration,
     pub session_absolute: Duration,
     pub trusted_issuers: Vec<TrustedIssuer>,
+    pub oidc: Vec<OidcProvider>,
     /// The directory of users and sessions, which belongs to the server.
     pub auth_store: PathBuf,
 }
@@ -174,7 +176,7 @@ pub struct CertificatePem {
 impl ServerConfig {
     /// Whether anything in it has the server ask others, for which it needs a fetcher.
     pub fn fetches(&self) -> bool {
-        self.trusted_issuers.iter().any(|issuer| matches!(issuer.keys, Keys::Url(_)))
+        !self.oidc.is_empty() || self.trusted_issuers.iter().any(|issuer| matches!(issuer.keys, Keys::Url(_)))
     }
 }
 

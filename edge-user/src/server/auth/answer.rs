@@ -49,6 +49,14 @@ pub enum Denial {
     },
     /// A cookie came along with what another site asked for, or nobody can tell.
     Forged,
+    /// What came back from an OpenID provider is not what was asked for.
+    Callback,
+    /// Whoever signed in at a provider may not sign in here.
+    NotAllowed {
+        account: String,
+    },
+    /// An OpenID provider fails.
+    Provider,
     /// The sign-in page says it.
     Page {
         cause: Box<Denial>,
@@ -115,8 +123,9 @@ impl Denial {
             Denial::NoCredential => Outcome::Missing,
             Denial::Login { .. } | Denial::Token { .. } | Denial::Key { .. } => Outcome::Refused,
             Denial::Client { cause, .. } | Denial::Grant { cause } | Denial::Page { cause, .. } => cause.outcome(),
-            Denial::Forbidden { .. } | Denial::Forged => Outcome::Forbidden,
-            Denial::UnsupportedGrant
+            Denial::Forbidden { .. } | Denial::NotAllowed { .. } | Denial::Forged => Outcome::Forbidden,
+            Denial::Callback
+            | Denial::UnsupportedGrant
             | Denial::InvalidScope
             | Denial::UnsupportedToken
             | Denial::NotFound
@@ -125,7 +134,7 @@ impl Denial {
             | Denial::TooLarge
             | Denial::HeadTooLarge
             | Denial::TooSlow => Outcome::Invalid,
-            Denial::Busy | Denial::Unavailable => Outcome::Unavailable,
+            Denial::Busy | Denial::Unavailable | Denial::Provider => Outcome::Unavailable,
         }
     }
 
@@ -173,6 +182,9 @@ impl Denial {
             Denial::Unavailable => set(response, RETRY_AFTER, "5"),
             Denial::Grant { .. }
             | Denial::Forged
+            | Denial::Callback
+            | Denial::NotAllowed { .. }
+            | Denial::Provider
             | Denial::Page { .. }
             | Denial::UnsupportedGrant
             | Denial::InvalidScope
@@ -193,6 +205,9 @@ impl Denial {
             Denial::Key { .. } => (StatusCode::UNAUTHORIZED, "invalid_key"),
             Denial::Client { .. } => (StatusCode::UNAUTHORIZED, "invalid_client"),
             Denial::Grant { .. } => (StatusCode::BAD_REQUEST, "invalid_grant"),
+            Denial::Callback => (StatusCode::BAD_REQUEST, "sign_in_refused"),
+            Denial::NotAllowed { .. } => (StatusCode::FORBIDDEN, "not_allowed"),
+            Denial::Provider => (StatusCode::BAD_GATEWAY, "provider_failed"),
             Denial::Forged => (StatusCode::FORBIDDEN, "forged"),
             Denial::Page { cause, .. } => cause.status(),
             Denial::UnsupportedGrant => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),

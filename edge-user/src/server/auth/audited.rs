@@ -44,7 +44,7 @@ fn key_of(denial: &Denial) -> Option<String> {
 
 fn audited(endpoint: Endpoint) -> Option<attempt::Endpoint> {
     match endpoint {
-        Endpoint::Login => Some(attempt::Endpoint::Login),
+        Endpoint::Login | Endpoint::OidcCallback => Some(attempt::Endpoint::Login),
         Endpoint::Refresh => Some(attempt::Endpoint::Refresh),
         Endpoint::Logout => Some(attempt::Endpoint::Logout),
         Endpoint::Me => Some(attempt::Endpoint::Me),
@@ -52,7 +52,12 @@ fn audited(endpoint: Endpoint) -> Option<attempt::Endpoint> {
         Endpoint::Token => Some(attempt::Endpoint::Token),
         Endpoint::Introspect => Some(attempt::Endpoint::Introspect),
         Endpoint::Revoke => Some(attempt::Endpoint::Revoke),
-        Endpoint::Health | Endpoint::Ready | Endpoint::Status | Endpoint::Jwks | Endpoint::Metadata => None,
+        Endpoint::OidcLogin
+        | Endpoint::Health
+        | Endpoint::Ready
+        | Endpoint::Status
+        | Endpoint::Jwks
+        | Endpoint::Metadata => None,
     }
 }
 
@@ -70,7 +75,9 @@ fn refused(denial: &Denial) -> Option<(Refused, Option<String>)> {
             Some((refused, key.as_ref().map(|key| key.caller.clone())))
         }
         Denial::Forbidden { account, .. } => Some((Refused::Forbidden, Some(account.clone()))),
-        Denial::Forged => Some((Refused::Forbidden, None)),
+        Denial::Forged | Denial::Callback => Some((Refused::Forbidden, None)),
+        Denial::NotAllowed { account } => Some((Refused::Forbidden, Some(account.clone()))),
+        Denial::Provider => Some((Refused::Unavailable, None)),
         Denial::Busy | Denial::Unavailable => Some((Refused::Unavailable, None)),
         Denial::Client { cause, .. } | Denial::Grant { cause } | Denial::Page { cause, .. } => refused(cause),
         Denial::NoCredential

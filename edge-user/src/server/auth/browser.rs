@@ -70,7 +70,7 @@ impl Auth {
     }
 
     fn page(&self, next: String, username: String) -> Page {
-        Page { next, username, providers: Vec::new() }
+        Page { next, username, providers: self.oidc.names() }
     }
 
     /// A form that was sent: a session and the way on, or the form again.
@@ -131,8 +131,8 @@ impl Auth {
     }
 
     /// The roles of a caller by sign-in with OpenID; `None`: its provider is not there any more.
-    fn roles_of_external(&self, _name: &str) -> Option<Vec<String>> {
-        None
+    fn roles_of_external(&self, name: &str) -> Option<Vec<String>> {
+        self.oidc.roles(name)
     }
 
     /// Whom a request names, if it is this site's idea where that matters.

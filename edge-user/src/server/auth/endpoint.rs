@@ -9,6 +9,8 @@ use super::{answer::Denial, wellknown};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     Login,
+    OidcLogin,
+    OidcCallback,
     Refresh,
     Logout,
     Me,
@@ -40,8 +42,10 @@ pub enum Outcome {
 }
 
 impl Endpoint {
-    pub const ALL: [Endpoint; 13] = [
+    pub const ALL: [Endpoint; 15] = [
         Endpoint::Login,
+        Endpoint::OidcLogin,
+        Endpoint::OidcCallback,
         Endpoint::Refresh,
         Endpoint::Logout,
         Endpoint::Me,
@@ -71,13 +75,20 @@ impl Endpoint {
             "/status" => Some(Endpoint::Status),
             wellknown::JWKS => Some(Endpoint::Jwks),
             wellknown::METADATA => Some(Endpoint::Metadata),
-            _ => path.starts_with("/auth/verify/").then_some(Endpoint::Verify),
+            _ if path.starts_with("/auth/verify/") => Some(Endpoint::Verify),
+            _ => match path.strip_prefix("/auth/oidc/")?.split_once('/')?.1 {
+                "login" => Some(Endpoint::OidcLogin),
+                "callback" => Some(Endpoint::OidcCallback),
+                _ => None,
+            },
         }
     }
 
     pub const fn name(self) -> &'static str {
         match self {
             Endpoint::Login => "login",
+            Endpoint::OidcLogin => "oidc_login",
+            Endpoint::OidcCallback => "oidc_callback",
             Endpoint::Refresh => "refresh",
             Endpoint::Logout => "logout",
             Endpoint::Me => "me",
@@ -105,6 +116,8 @@ impl Endpoint {
                 Some("POST")
             }
             Endpoint::Me
+            | Endpoint::OidcLogin
+            | Endpoint::OidcCallback
             | Endpoint::Health
             | Endpoint::Ready
             | Endpoint::Status

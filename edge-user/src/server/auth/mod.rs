@@ -14,6 +14,7 @@ mod grant;
 mod hashing;
 mod introspect;
 mod login;
+mod oidc;
 mod page;
 mod query;
 mod seen;
@@ -29,15 +30,19 @@ use http_body_util::Full;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Body};
 use serde_json::json;
 
-pub use self::endpoint::{Endpoint, Outcome};
 use self::{
     answer::{Denial, KeyRefused, json_answer},
     browser::Asked,
     credential::Identity,
     hashing::Hashing,
+    oidc::Oidc,
     seen::Seen,
     store::Store,
     token::Tokens,
+};
+pub use self::{
+    endpoint::{Endpoint, Outcome},
+    oidc::OidcProvider,
 };
 use super::{
     counters::Counters,
@@ -57,6 +62,7 @@ pub struct Auth {
     production: bool,
     tokens: Tokens,
     issuers: Issuers,
+    oidc: Oidc,
     store: Arc<Store>,
     hashing: Hashing,
     ipv6_unit: u8,
@@ -109,6 +115,7 @@ impl Auth {
             production: config.production,
             tokens: Tokens::new(key, former, issuer, audience, config.access_ttl, config.leeway),
             issuers: Issuers::start(&config.trusted_issuers, fetch, config.leeway, &config.auth_store)?,
+            oidc: Oidc::new(&config.oidc, fetch, &config.issuer, config.leeway, &config.auth_store),
             store: Arc::new(Store::new(config.auth_store.clone())),
             hashing: Hashing::new(config.hashes_in_flight),
             ipv6_unit: config.ipv6_unit,
@@ -186,6 +193,8 @@ impl Auth {
             Endpoint::Login if request.method() != Method::POST => Ok(self.sign_in_page(request.uri().query())),
             Endpoint::Login if browser::is_form(&request) => self.browser_login(ends, request).await,
             Endpoint::Login => self.login(ends, request).await,
+            Endpoint::OidcLogin => self.oidc_login(&request).await,
+            Endpoint::OidcCallback => self.oidc_callback(ends, &request).await,
             Endpoint::Refresh => self.refresh(request).await,
             Endpoint::Logout => self.logout(&Asked::of(&request)).await,
             Endpoint::Me => self.me(&Asked::of(&request)),

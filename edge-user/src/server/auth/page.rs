@@ -53,6 +53,9 @@ impl Page {
             Denial::Login { .. } => "This user name and password do not go together. Check both and try again.",
             Denial::Busy | Denial::Unavailable => "Signing in is not possible at this moment. Try again in a minute.",
             Denial::Forged => "This sign-in was sent from another site. Sign in here.",
+            Denial::Callback => "The sign-in was not completed. Begin again.",
+            Denial::NotAllowed { .. } => "This account may not sign in here.",
+            Denial::Provider => "The other side does not answer as it should. Try again in a minute.",
             Denial::TooLarge => "What was sent is too long.",
             _ => "The sign-in was not complete. Fill in both fields.",
         };

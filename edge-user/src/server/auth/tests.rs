@@ -3,6 +3,7 @@
 mod browser;
 mod grants;
 mod keys;
+mod oidc;
 
 use std::time::Duration;
 
@@ -31,10 +32,14 @@ struct World {
 
 /// An agent that blocks at the third offence.
 fn world() -> World {
+    world_with(None, |_| {})
+}
+
+fn world_with(fetch: Option<&Fetch>, change: impl FnOnce(&mut ServerConfig)) -> World {
     let directory = tempfile::tempdir().unwrap();
     let mut users = UserStore::open(directory.path()).unwrap();
     users.add("alice", "correct horse", &["chat".to_owned()]).unwrap();
-    let config = ServerConfig {
+    let mut config = ServerConfig {
         logging: Logging::of(&Log { format: LogFormat::Text, audit: AuditTo::Journald, loudness: 0 }),
         production: true,
         listen: Vec::new(),
@@ -55,8 +60,10 @@ fn world() -> World {
         session_idle: Duration::from_secs(1800),
         session_absolute: Duration::from_secs(43_200),
         trusted_issuers: Vec::new(),
+        oidc: Vec::new(),
         auth_store: directory.path().to_owned(),
     };
+    change(&mut config);
     let (out, mut sent) = mpsc::channel(8);
     let report = Arc::new(Report::new(out));
     let offences = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -74,7 +81,7 @@ fn world() -> World {
             }
         }
     });
-    let auth = Auth::new(&config, None, report, Arc::default()).unwrap();
+    let auth = Auth::new(&config, fetch, report, Arc::default()).unwrap();
     World { auth, offences, users, _directory: directory }
 }
 
