@@ -7,6 +7,7 @@ use super::{
     args::{Global, Key as Command},
     ask, note,
     output::{Complaint, Outcome, relative, table},
+    user::{no_store, none_waits},
 };
 use crate::{
     audit::event::Name,
@@ -43,8 +44,20 @@ fn noted(command: &Command) -> (Name, Option<&str>) {
 }
 
 fn execute(config: &Config, command: &Command) -> Result<Done, Failure> {
-    let mut store = UserStore::open_or_create(&config.store.auth_directory())?;
+    let directory = config.store.auth_directory();
+    if !matches!(command, Command::List) {
+        none_waits(&directory)?;
+    }
+    let opened = match command {
+        Command::Create { .. } => Some(UserStore::open_or_create(&directory)?),
+        Command::List | Command::Rotate { .. } | Command::Revoke { .. } => UserStore::open_existing(&directory)?,
+    };
     let now = Wall::now();
+    let mut store = match (opened, command) {
+        (Some(store), _) => store,
+        (None, Command::List) => return Ok(Done { id: None, outcome: Outcome::new(json!([]), text(&[], now)) }),
+        (None, _) => return Err(Failure::refused(format!("{}; the key is not there", no_store(&directory)))),
+    };
     match command {
         Command::Create { name, roles, length, internal } => {
             let kind = if *internal { KeyKind::Internal } else { KeyKind::Api };

@@ -7,6 +7,7 @@ use super::{
     args::{Global, Session as Command, Token},
     ask, note,
     output::{Complaint, Outcome, relative, table},
+    user::no_store,
 };
 use crate::{
     audit::event::Name,
@@ -49,7 +50,11 @@ fn carried_out(
     command: impl FnOnce(&mut UserStore) -> Result<(Option<String>, Outcome), Failure>,
 ) -> Result<Outcome, Complaint> {
     let config = Config::load(&ask::config_file(global), &ask::without_interfaces())?;
-    let done = UserStore::open_or_create(&config.store.auth_directory()).and_then(|mut store| command(&mut store));
+    let directory = config.store.auth_directory();
+    let missing = || Failure::refused(format!("{}; nobody is signed in", no_store(&directory)));
+    let done = UserStore::open_existing(&directory)
+        .and_then(|store| store.ok_or_else(missing))
+        .and_then(|mut store| command(&mut store));
     let subject = done.as_ref().ok().and_then(|(found, _)| found.clone()).or(subject);
     note::done(global, &config, name, subject.as_deref(), done.as_ref().err());
     Ok(done?.1)

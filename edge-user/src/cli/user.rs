@@ -96,7 +96,7 @@ fn execute(config: &Config, command: &Command) -> Result<Outcome, Failure> {
 }
 
 /// What is changed while a restore waits would be undone by it.
-fn none_waits(directory: &Path) -> Result<(), Failure> {
+pub(super) fn none_waits(directory: &Path) -> Result<(), Failure> {
     match users::waiting(directory)? {
         Some(source) => Err(Failure::refused(format!(
             "the restore of {} is under way or was cut short; restore it again, or start edge again, which finishes or \
@@ -107,7 +107,7 @@ fn none_waits(directory: &Path) -> Result<(), Failure> {
     }
 }
 
-fn no_store(directory: &Path) -> String {
+pub(super) fn no_store(directory: &Path) -> String {
     format!("there is no store of users in {}; `edge user add NAME` makes it", directory.display())
 }
 

@@ -24,18 +24,42 @@ const MAX_BYTES: u64 = 1 << 20;
 /// RFC 7518, section 3.2: a key for HS256 has at least the size of the hash.
 const MIN_SECRET_BYTES: usize = 32;
 
-/// Examples that stand in well-known documentation, or begin what their tools generate as a placeholder.
-const PUBLISHED: [&str; 10] = [
+/// Examples that stand in well-known documentation, or begin what their tools generate as a placeholder; in lower case.
+const PUBLISHED: [&str; 26] = [
+    // jwt.io, now and before
     "your-256-bit-secret",
+    "your-384-bit-secret",
+    "your-512-bit-secret",
     "a-string-secret-at-least-256-bits-long",
+    "a-valid-string-secret-that-is-at-least-",
+    "qwertyuiopasdfghjklzxcvbnm123456",
+    // RFC 7515, appendix A.1
+    "aym1sysppbydfgzld3umj1qzkobwvmkoqq-estjqlr_t-1qs0gzh75aktmn3yj0ips4hcguutwjazzr1z9caow",
+    // FastAPI, Flask
     "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+    "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
+    // Django
     "django-insecure-",
-    "super-secret-jwt-token-with-at-least-32-characters-long",
-    "base64:",
-    "changeme",
-    "change-me",
-    "your-super-secret",
+    "!!!set django_secret_key!!!",
+    // Rails
     "3b7cd727ee24e8444053437c36cc66c3",
+    // Laravel
+    "base64:",
+    "somerandomstring",
+    "ackfsecxivnk5r28gviwuaxmbbsjtsmf",
+    // Supabase
+    "super-secret-jwt-token-with-at-least-32-characters-long",
+    "your-super-secret",
+    "upnvntn3cdxhjpq99ymc1t1aqgqpc8kfyturgbiya15blrx8etqoxz3gzv1/u2oq",
+    "your-encryption-key-32-chars-min",
+    // Guides to Spring
+    "404e635266556a586e3272357538782f413f4428472b4b6250645367566b5970",
+    "changeme",
+    "changethis",
+    "change-me",
+    "change_me",
+    "replace-me",
+    "replace_me",
 ];
 
 /// The signing secret: `EDGE_AUTH_SECRET`, else the systemd credential with the file's name, else the file; white
@@ -335,6 +359,10 @@ mod tests {
             "a-string-secret-at-least-256-bits-long",
             "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
             "super-secret-jwt-token-with-at-least-32-characters-long",
+            "UpNVntn3cDxHJpq99YMc1T1AQgQpc8kfYTuRgBiYa15BLrx8etQoXz3gZv1/u2oq",
+            "SomeRandomStringWith32Characters",
+            "404E635266556A586E3272357538782F413F4428472B4B6250645367566B5970",
+            "a-valid-string-secret-that-is-at-least-512-bits-long-which-is-very-long",
             "django-insecure-4k3j5h34kj5h3k4jh534k5jh3k4jh5",
         ] {
             assert!(strong(weak).is_err(), "{weak}");
@@ -343,6 +371,11 @@ mod tests {
         {
             assert_eq!(strong(good), Ok(()), "{good}");
         }
+    }
+
+    #[test]
+    fn published_examples_are_compared_without_case() {
+        assert!(PUBLISHED.iter().all(|known| *known == known.to_ascii_lowercase()));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     Auth, Good,
     answer::{Denial, json_answer},
     credential::{Bearer, Identity, Kind, is_key},
+    query::Form,
 };
 use crate::{
     clock::Wall,
@@ -20,8 +21,7 @@ impl Auth {
     where
         B: Body<Data = Bytes> + Send,
     {
-        let caller = self.internal(request.headers())?;
-        let form = self.form(request).await?;
+        let (caller, form) = self.asked(request).await?;
         let token = form.value("token").ok_or(Denial::Malformed)?;
         let about = self.about(token)?.unwrap_or_else(|| json!({"active": false}));
         Ok(Good::by(json_answer(StatusCode::OK, &about), &caller))
@@ -31,8 +31,7 @@ impl Auth {
     where
         B: Body<Data = Bytes> + Send,
     {
-        let caller = self.internal(request.headers())?;
-        let form = self.form(request).await?;
+        let (caller, form) = self.asked(request).await?;
         let token = form.value("token").ok_or(Denial::Malformed)?.to_owned();
         if is_key(&token) {
             return Err(Denial::UnsupportedToken);
@@ -49,6 +48,17 @@ impl Auth {
     pub(super) async fn revoke_single(&self, identity: &Identity) -> Result<(), Denial> {
         let Some(token) = identity.token.clone() else { return Ok(()) };
         self.store.write(move |store| store.revoke_token(&token.digest, token.until, Wall::now())).await
+    }
+
+    /// Who asks, and what. All of it is read before anybody is refused: over HTTP/2 many clients do not see an answer that
+    /// comes before they have sent all.
+    async fn asked<B>(&self, request: Request<B>) -> Result<(Identity, Form), Denial>
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let headers = request.headers().clone();
+        let form = self.form(request).await;
+        Ok((self.internal(&headers)?, form?))
     }
 
     fn internal(&self, headers: &HeaderMap) -> Result<Identity, Denial> {
