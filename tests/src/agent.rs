@@ -23,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::{
     Output,
+    canary::Canaries,
     net::{HOST_INTERFACE, HOST4, HOST6, Lab},
     refuse::refuse,
     run, wait_for,
@@ -116,6 +117,8 @@ pub struct Edge {
     pub mounts: Option<PathBuf>,
     /// Variables that all of it runs with.
     pub environment: Vec<(String, String)>,
+    /// What may stand nowhere; looked for at the end.
+    pub canaries: Canaries,
     folder: TempDir,
     binary: PathBuf,
     namespace: PathBuf,
@@ -134,7 +137,10 @@ impl Edge {
     /// Makes of one that is bare one that can be started.
     pub fn prepare(&self) -> Result<()> {
         certificate(&self.path("cert.pem"), &self.path("key.pem"))?;
+        let key = fs::read_to_string(self.path("key.pem"))?;
+        self.canaries.watch("the certificate's key", key.lines().nth(1).context("no key")?)?;
         let secret = self.cli(&["secret", "generate"])?.good().context("edge secret generate")?;
+        self.canaries.watch("the signing secret", &secret)?;
         fs::write(self.path("jwt"), secret)?;
         fs::set_permissions(self.path("jwt"), Permissions::from_mode(0o600))?;
         self.write_config()?;
@@ -154,6 +160,7 @@ impl Edge {
             inherits: Vec::new(),
             mounts: None,
             environment: Vec::new(),
+            canaries: Canaries::default(),
             folder,
             binary: binary()?,
             namespace: lab.host.path(),
@@ -192,6 +199,7 @@ impl Edge {
         for role in roles {
             args.extend(["--role", role]);
         }
+        self.canaries.watch("a password", password)?;
         self.cli_with(&args, format!("{password}\n").as_bytes())?.good().with_context(|| format!("user add {name}"))?;
         Ok(())
     }
@@ -341,7 +349,9 @@ impl Edge {
         let words = wrapper.iter().map(Path::new).chain([self.binary.as_path()]).collect::<Vec<_>>();
         let mut command = self.command(words[0], &[]);
         command.args(&words[1..]).args(args).arg("--config").arg(self.path("edge.toml"));
-        run(&mut command, input)
+        let output = run(&mut command, input)?;
+        self.canaries.not_printed(&format!("edge {}", args.join(" ")), &output)?;
+        Ok(output)
     }
 
     /// `edge ARGS` as a process that goes on, its standard output in a pipe. The caller ends it.
@@ -382,10 +392,26 @@ impl Edge {
     }
 }
 
+impl Edge {
+    /// Whether a secret stands where none may.
+    fn keeps_its_secrets(&self) -> Result<()> {
+        for process in [self.server_pid(), self.fetcher_pid()].into_iter().flatten() {
+            self.canaries.not_in_process(process)?;
+        }
+        self.canaries.not_below(self.folder.path())
+    }
+}
+
 impl Drop for Edge {
     fn drop(&mut self) {
+        let secrets = self.keeps_its_secrets();
         let _ = self.kill();
         let _ = self.cli(&["unload"]);
+        if !std::thread::panicking()
+            && let Err(told) = secrets
+        {
+            panic!("{told:#}");
+        }
     }
 }
 

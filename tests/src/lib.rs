@@ -2,7 +2,7 @@
 //! ([`agent`]), real clients and forged frames ([`client`], [`crowd`], [`forged`], [`talk`]), connections by the
 //! thousand and how they end ([`endings`]), a flood and what comes through of it ([`flood`], [`tap`]), honest clients all
 //! the while ([`service`]), a slow attack ([`slow`]), a death at any step
-//! ([`strace`]), what processes hold ([`descriptor`]), a disk that can be full ([`disk`]), a real
+//! ([`strace`]), secrets that may stand nowhere ([`canary`]), what processes hold ([`descriptor`]), a disk that can be full ([`disk`]), a real
 //! SSH server ([`ssh`]), the kernel's own word on sockets, programs and maps ([`sockets`], [`bpf`], [`verifier`]);
 //! what was decided, on paper ([`decisions`]); and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
 //! ([`scene`]) to ask it about. The tests in `it/` and `cargo xtask demo` stand on it. It knows no crate of edge, so
@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod bpf;
+pub mod canary;
 pub mod client;
 pub mod crowd;
 pub mod decisions;

@@ -31,6 +31,7 @@ mod ports;
 mod privileges;
 mod reload;
 mod renew;
+mod secrets;
 mod signing;
 mod ssh;
 mod stores;
