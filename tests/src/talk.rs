@@ -21,7 +21,9 @@ impl Talk {
     /// To the served port of the guarded host; `alpn` is `http/1.1` or `h2`.
     pub fn open(lab: &Lab, alpn: &str) -> Result<Talk> {
         let mut command = lab.client.command("openssl");
-        command.args(["s_client", "-quiet", "-no_ign_eof", "-alpn", alpn, "-connect", &format!("{HOST4}:443")]);
+        // What a read of its begins with is no command of its own.
+        command.args(["s_client", "-quiet", "-no_ign_eof", "-nocommands", "-alpn", alpn]);
+        command.args(["-connect", &format!("{HOST4}:443")]);
         let mut client =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("openssl")?;
         let hears = BufReader::new(client.stdout.take().context("stdout")?);

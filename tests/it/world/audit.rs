@@ -182,7 +182,6 @@ fn a_flood_has_30_lines_and_one_that_counts_the_rest() -> Result<()> {
 
 #[test]
 fn whatever_was_answered_before_a_stop_is_there() -> Result<()> {
-    // As much as the client's program reads at once: what a later read begins with, it could take for its own command.
     const AT_ONCE: usize = 25;
     const REQUESTS: usize = 12 * AT_ONCE;
     let lab = Lab::new()?;

@@ -238,10 +238,11 @@ fn nobody_is_refused_or_let_go_while_certificates_change() -> Result<()> {
         }
         Ok(())
     };
+    // Another client than all others: of one, only so many may be in their handshakes at once.
     let knocks = || -> Result<()> {
-        let to = SocketAddr::new(HOST4, 443);
+        let to = SocketAddr::new(HOST6, 443);
         while !over.load(Ordering::Relaxed) {
-            match connect(&lab, NEIGHBOUR4, to, SOON)? {
+            match connect(&lab, NEIGHBOUR6, to, SOON)? {
                 Ok(_) => drop(met.connected.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => met.failed.lock().map_err(|_| anyhow!("poisoned"))?.push(error.to_string()),
             }

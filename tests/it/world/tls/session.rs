@@ -54,7 +54,7 @@ impl Session {
         let name = ServerName::try_from(greeting.name.to_owned())?;
         let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name)?, socket);
         while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock)?;
+            stream.conn.complete_io(&mut stream.sock).context("in the handshake")?;
         }
         Ok(Session(stream))
     }
@@ -75,9 +75,10 @@ impl Session {
 
     /// `GET /health` in HTTP/1.1, which has to be answered with 200.
     pub fn served(&mut self) -> Result<()> {
-        self.0.write_all(b"GET /health HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\n\r\n")?;
+        self.0.write_all(b"GET /health HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\n\r\n").context("asking")?;
         let mut answer = Vec::new();
-        self.0.read_to_end(&mut answer)?;
+        let read = self.0.read_to_end(&mut answer);
+        read.with_context(|| format!("after {:?}", String::from_utf8_lossy(&answer)))?;
         ensure!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
         Ok(())
     }
