@@ -87,6 +87,10 @@ pub struct Child {
     listens: Vec<SocketAddr>,
     /// Told when it accepts no more.
     retired: Option<oneshot::Sender<()>>,
+    /// Whether it has anything to ask of others.
+    fetches: bool,
+    /// Told what of that could not be had.
+    fetched: Option<oneshot::Sender<Vec<String>>>,
 }
 
 impl Child {
@@ -104,6 +108,8 @@ impl Child {
             silent: 0,
             listens: served.listeners.iter().map(|listener| listener.address).collect(),
             retired: None,
+            fetches: served.config.fetches(),
+            fetched: None,
         };
         child.tell(&FromAgent::Accept).await;
         child
@@ -142,6 +148,22 @@ impl Child {
         self.retired = Some(retired);
         self.tell(&FromAgent::Retire).await;
         hears
+    }
+
+    /// Has it ask others anew. `None`: it asks nobody.
+    pub async fn fetch_again(&mut self) -> Option<oneshot::Receiver<Vec<String>>> {
+        self.fetches.then_some(())?;
+        let (fetched, hears) = oneshot::channel();
+        self.fetched = Some(fetched);
+        self.tell(&FromAgent::FetchAgain).await;
+        Some(hears)
+    }
+
+    pub fn has_fetched(&mut self, failures: Vec<String>) {
+        if let Some(fetched) = self.fetched.take() {
+            // Nobody waits for what a signal asked for.
+            let _ = fetched.send(failures);
+        }
     }
 
     pub fn has_retired(&mut self) {

@@ -238,6 +238,13 @@ impl Agent {
             }
             Heard::Says(_, FromServer::Audit { attempts, lost }) => self.audit.attempted(attempts, lost, Now::read()),
             Heard::Says(from, FromServer::Metrics(metrics)) => self.servers.counts(from, metrics),
+            Heard::Says(from, FromServer::Fetched { failures }) => {
+                if !failures.is_empty() {
+                    self.enforcer.reloaded_in_part(Now::read());
+                    failures.iter().for_each(|why| tracing::error!("reload: {why}; what was good last stays"));
+                }
+                self.servers.has_fetched(from, failures);
+            }
             Heard::Says(from, FromServer::Retired) => self.servers.has_retired(from),
             Heard::Says(_, FromServer::Ready) => {}
             Heard::Says(_, FromServer::Failed { message }) => tracing::error!("the server cannot serve: {message}"),

@@ -33,6 +33,8 @@ use crate::{
     metrics::Lost,
 };
 
+/// So long an answer waits for what is asked of others.
+const FETCHED_WITHIN: Duration = Duration::from_secs(11);
 /// How long an answer waits for the server before to accept nobody more.
 const RETIRED_WITHIN: Duration = Duration::from_secs(1);
 /// What takes longer changes nothing, so that a file that cannot be read through stops no later reload and no revert. A
@@ -158,10 +160,13 @@ impl Agent {
         match self.reloads.asked.take() {
             Some(Asked::Command(order, confirm)) => {
                 let (answer, retired) = self.reloaded(next, confirm).await;
-                self.answer_when_retired(order, answer, retired);
+                let fetched = self.fetch_again(&answer).await;
+                self.answer_when_retired(order, answer, retired, fetched);
             }
             Some(Asked::Signal) => {
                 let (answer, _) = self.reloaded(next, None).await;
+                // What cannot be had is logged when that is heard.
+                let _ = self.fetch_again(&answer).await;
                 self.tell_of_signal(answer);
             }
             Some(Asked::Renewal) => self.renewed(next).await,
@@ -268,15 +273,37 @@ impl Agent {
     }
 
     /// Nobody who connects after the answer is served as before.
-    pub(super) fn answer_when_retired(&self, order: Order, answer: Answer, retired: Option<oneshot::Receiver<()>>) {
+    pub(super) fn answer_when_retired(
+        &self,
+        order: Order,
+        mut answer: Answer,
+        retired: Option<oneshot::Receiver<()>>,
+        fetched: Option<oneshot::Receiver<Vec<String>>>,
+    ) {
         let (written, later) = (self.audit.written(), self.later.clone());
         tokio::spawn(async move {
             written.await;
             if let Some(retired) = retired {
                 let _ = timeout(RETIRED_WITHIN, retired).await;
             }
+            if let (Some(fetched), Ok(Reply::Reloaded(done))) = (fetched, &mut answer) {
+                let failures = match timeout(FETCHED_WITHIN, fetched).await {
+                    Ok(told) => told.unwrap_or_default(),
+                    Err(_) => vec![format!("what is asked of others did not come within {FETCHED_WITHIN:?}")],
+                };
+                if !failures.is_empty() {
+                    done.now.last_result = LastResult::Partial;
+                    done.warnings.extend(failures.into_iter().map(|why| format!("{why}; what was good last stays")));
+                }
+            }
             let _ = later.send((order, answer)).await;
         });
+    }
+
+    /// What the config names of others is asked for anew, where it was put into force.
+    async fn fetch_again(&mut self, answer: &Answer) -> Option<oneshot::Receiver<Vec<String>>> {
+        matches!(answer, Ok(Reply::Reloaded(_))).then_some(())?;
+        self.servers.fetch_again().await
     }
 
     /// The log has the answer to a signal.

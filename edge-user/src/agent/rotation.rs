@@ -49,7 +49,7 @@ impl Agent {
             Err(Refusal::Errors(errors)) => (failed(errors.into()), None),
             Err(Refusal::Failure(failure)) => (failed(failure), None),
         };
-        self.answer_when_retired(order, answer, retired);
+        self.answer_when_retired(order, answer, retired, None);
     }
 }
 

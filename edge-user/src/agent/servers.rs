@@ -179,6 +179,17 @@ impl Servers {
         }
     }
 
+    /// Has the one in service ask others anew. `None`: it asks nobody.
+    pub async fn fetch_again(&mut self) -> Option<oneshot::Receiver<Vec<String>>> {
+        self.current.as_mut()?.fetch_again().await
+    }
+
+    pub fn has_fetched(&mut self, id: Id, failures: Vec<String>) {
+        if let Some(child) = self.all().find(|child| child.id == id) {
+            child.has_fetched(failures);
+        }
+    }
+
     /// It accepts no more.
     pub fn has_retired(&mut self, id: Id) {
         if let Some(child) = self.all().find(|child| child.id == id) {

@@ -94,6 +94,14 @@ impl<T: Tables> Enforcer<T> {
         self.reload
     }
 
+    /// What others were asked for at the last reload could not all be had.
+    pub fn reloaded_in_part(&mut self, now: Now) {
+        if self.reload.last_result == LastResult::Ok {
+            self.reload.last_result = LastResult::Partial;
+            self.metrics.reloaded(false, now.wall);
+        }
+    }
+
     /// It began with the config that was confirmed last, which is not the file's.
     pub fn began_reverted(&mut self, now: Now) {
         self.reload.last_result = LastResult::Reverted;

@@ -33,6 +33,8 @@ pub enum FromServer {
     Ready,
     /// After [`FromAgent::Retire`]: it accepts no more.
     Retired,
+    /// After [`FromAgent::FetchAgain`]: what could not be had, a sentence each.
+    Fetched { failures: Vec<String> },
     /// The config cannot be served; one sentence for the operator. The server ends after it.
     Failed { message: String },
     /// A credential was refused. The server waits for [`FromAgent::Judged`] before it answers the client, so that a
@@ -126,6 +128,8 @@ pub enum FromAgent {
     /// Another server takes over: stop accepting, serve who has come until now, end. Who was answered and asks no more
     /// is let go at once.
     Retire,
+    /// Ask anew for what is kept of others, and read again whom the system trusts.
+    FetchAgain,
     /// Stop accepting, finish what is being answered, end.
     Drain,
 }

@@ -257,7 +257,7 @@ async fn obey(
     reads: &mut OwnedReadHalf,
     mut listeners: Vec<TcpListener>,
     shared: &Arc<Shared>,
-    report: &Report,
+    report: &Arc<Report>,
     phase: &watch::Sender<Phase>,
 ) -> Result<(), Failure> {
     loop {
@@ -265,6 +265,7 @@ async fn obey(
             Ok(Some(FromAgent::Judged { id, blocked })) => report.judged(id, blocked),
             Ok(Some(FromAgent::Blocked { client })) => shared.connections.close(client),
             Ok(Some(FromAgent::Accept)) => accept(mem::take(&mut listeners), shared)?,
+            Ok(Some(FromAgent::FetchAgain)) => drop(tokio::spawn(fetch_again(shared.clone(), report.clone()))),
             Ok(Some(FromAgent::Retire)) => drop(phase.send(Phase::Retiring)),
             Ok(Some(FromAgent::Drain)) => drop(phase.send(Phase::Ending)),
             Ok(Some(FromAgent::Config(_))) => return Err(Failure::bug("the agent sent a second config")),
@@ -276,6 +277,13 @@ async fn obey(
             Err(_) => return Ok(()),
         }
     }
+}
+
+async fn fetch_again(shared: Arc<Shared>, report: Arc<Report>) {
+    if let Some(fetch) = &shared.fetch {
+        fetch.read_roots().await;
+    }
+    report.fetched(shared.auth.fetch_again().await).await;
 }
 
 /// Returns when all that was begun is finished, within its time. The last counts go with it.

@@ -128,6 +128,13 @@ impl Report {
         let _ = self.out.send(FromServer::Ready).await;
     }
 
+    /// No more sentences, and none longer, than one message has room for.
+    pub async fn fetched(&self, mut failures: Vec<String>) {
+        failures.truncate(16);
+        failures.iter_mut().for_each(|why| why.truncate(why.floor_char_boundary(1024)));
+        let _ = self.out.send(FromServer::Fetched { failures }).await;
+    }
+
     pub async fn retired(&self) {
         let _ = self.out.send(FromServer::Retired).await;
     }

@@ -142,6 +142,14 @@ fn keys_come_when_they_can_change_when_they_must_and_stay_through_an_outage() ->
 
     provider.says(500, &[]);
     is_good(&client, &good)?;
+    // The rest applies, and what failed is named.
+    edge.config.set("auth", "leeway", "\"31s\"");
+    edge.write_config()?;
+    let (code, partly) = edge.json_any(&["reload"])?;
+    ensure!(code == 1 && partly["last_result"] == "partial" && partly["applied"] == json!(["auth.leeway"]), "{partly}");
+    ensure!(partly.to_string().contains("it answered 500"), "{partly}");
+    ensure!(edge.json(&["status"])?["reload"]["last_result"] == "partial");
+    is_good(&client, &good)?;
     let begin = Instant::now();
     ensure!(edge.stop()? == 0);
     edge.run()?;

@@ -25,6 +25,11 @@ pub struct External {
 }
 
 impl Auth {
+    /// Fetches the keys of all trusted issuers anew; what went wrong, a sentence each.
+    pub async fn fetch_again(&self) -> Vec<String> {
+        self.issuers.fetch_again().await
+    }
+
     /// Has the keys be there by which the credential of a request is judged, as far as they can be had.
     pub(super) async fn prepare(&self, headers: &HeaderMap) {
         if let Some(token) = bearer_of(headers) {
