@@ -32,6 +32,7 @@ pub mod error;
 pub mod fetch;
 mod frame;
 mod inventory;
+mod keep;
 mod lists;
 pub mod logging;
 pub mod metrics;

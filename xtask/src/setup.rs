@@ -31,7 +31,7 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const TEST_TOOLS: [Tool; 8] = [
+const TEST_TOOLS: [Tool; 10] = [
     tool("journalctl", "systemd", "reads the journal that tests write to, and systemd-journald keeps it"),
     tool(
         "nft",
@@ -48,6 +48,8 @@ const TEST_TOOLS: [Tool; 8] = [
         "python3-cryptography",
         "has the algorithms that PyJWT verifies with",
     ),
+    tool("pebble", "pebble", "issues certificates by ACME in tests"),
+    tool("pebble-challtestsrv", "pebble", "answers for names in tests"),
     SLOW,
 ];
 
@@ -178,7 +180,9 @@ fn packages(tools: &[Tool]) -> Result<()> {
     for tool in &missing {
         eprintln!("setup: {} (package {}) is missing; it {}", tool.program, tool.package, tool.why);
     }
-    apt_install(&missing.iter().map(|tool| tool.package).collect::<Vec<_>>())
+    let mut names: Vec<_> = missing.iter().map(|tool| tool.package).collect();
+    names.dedup();
+    apt_install(&names)
 }
 
 fn apt_install(names: &[&str]) -> Result<()> {

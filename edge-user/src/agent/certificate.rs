@@ -4,11 +4,11 @@ use std::{fs::read_to_string, net::SocketAddr, path::Path, time::Duration};
 
 use zeroize::Zeroizing;
 
-use super::keep::keep;
 use crate::{
     clock::Wall,
     config::{Config, Server},
     error::{Blame, Context, Failure},
+    keep::keep,
     server::{
         link::CertificatePem,
         tls::{self, Certificate},

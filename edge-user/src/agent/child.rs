@@ -53,9 +53,11 @@ pub struct Served {
 }
 
 impl Served {
-    /// The first name of each certificate, and when it ends.
-    pub fn certificates(&self) -> Vec<(String, Wall)> {
-        self.config.certificates.iter().filter_map(|pem| x509::name_and_end(&pem.chain)).collect()
+    /// The first name of each certificate, and when it ends; of one that is yet to be issued 0.
+    pub fn certificates(&self, acme_end: Option<Wall>) -> Vec<(String, Wall)> {
+        let files = self.config.certificates.iter().filter_map(|pem| x509::name_and_end(&pem.chain));
+        let acme = self.config.acme.as_ref().and_then(|acme| acme.domains.first().cloned());
+        files.chain(acme.map(|name| (name, acme_end.unwrap_or_default()))).collect()
     }
 }
 
@@ -261,6 +263,11 @@ pub fn listen_on(served: &Served, held: &[Listener]) -> Result<(), Failure> {
     listener::listen_on(REDIRECT, redirect, held)
 }
 
+fn acme(acme: &config::Acme) -> link::Acme {
+    let config::Acme { domains, contact, directory } = acme.clone();
+    link::Acme { domains, contact, directory }
+}
+
 /// All that the server needs; the agent reads the files.
 pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerConfig, Failure> {
     let auth = &server.auth;
@@ -268,7 +275,9 @@ pub fn server_config(config: &Config, server: &config::Server) -> Result<ServerC
         logging: Logging::of(&config.log),
         production: config.mode == Mode::Production,
         listen: server.listen.clone(),
+        redirects: !server.http_redirect.is_empty(),
         certificates: certificate::all(config, server)?,
+        acme: server.tls.acme.as_ref().map(acme),
         header_timeout: server.header_timeout,
         idle_timeout: server.idle_timeout,
         max_handshakes: server.max_handshakes,

@@ -9,7 +9,6 @@ mod drift;
 mod fetcher;
 mod growth;
 mod interfaces;
-mod keep;
 mod listener;
 mod pause;
 mod prepare;
@@ -389,7 +388,7 @@ impl Agent {
         let now = Now::read();
         let connected = self.enforcer.connected();
         let server = self.servers.metrics();
-        let certificates = self.servers.served().map(|served| served.certificates()).unwrap_or_default();
+        let certificates = self.servers.served().map(|served| served.certificates(server.acme_end)).unwrap_or_default();
         let links = self.enforcer.links();
         let attached = links.attached().map(|one| (one.name.clone(), one.mode().to_owned(), true));
         let unfiltered = links.unfiltered().iter().map(|one| (one.name.clone(), one.mode().to_owned(), false));

@@ -12,12 +12,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Agent, keep::keep, reload::Asked};
+use super::{Agent, reload::Asked};
 use crate::{
     clock::Wall,
     config::{Config, ConfigErrors, Overrides, Store},
     control::protocol::{Answer, LastResult, Reply},
     error::{Blame, Context, Failure},
+    keep::keep,
     server::link::ServerConfig,
 };
 

@@ -280,6 +280,18 @@ pub struct Tls {
     pub files: Vec<CertificateFiles>,
     /// Made by edge and kept beside the store; development only.
     pub self_signed: bool,
+    /// Has an authority issue one more.
+    pub acme: Option<Acme>,
+}
+
+/// How certificates are had by ACME (RFC 8555).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acme {
+    /// In lower case, at least one.
+    pub domains: Vec<String>,
+    /// As `mailto:ops@example.org`.
+    pub contact: Option<String>,
+    pub directory: String,
 }
 
 /// A certificate chain and its private key.

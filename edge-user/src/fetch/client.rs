@@ -145,7 +145,8 @@ mod tests {
     /// A server that reads a request and then says this, and whom it trusts; with `endless` it says the last byte on and on.
     async fn server(says: &'static [u8], endless: bool) -> (SocketAddr, RootCertStore) {
         let (chain, key) = tls::self_signed(&["127.0.0.1".to_owned()], crate::clock::Wall::now()).unwrap();
-        let mut config = (*tls::server_config(&[CertificatePem { chain: chain.clone(), key }]).unwrap()).clone();
+        let certificates = tls::Certificates::from_pem(&[CertificatePem { chain: chain.clone(), key }]).unwrap();
+        let mut config = (*tls::server_config(Arc::new(certificates), false).unwrap()).clone();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()).unwrap();

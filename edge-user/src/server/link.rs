@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::frame::{frame, read, write};
 use crate::{
     audit::attempt::Attempt,
+    clock::Wall,
     logging::Logging,
     server::{
         auth::OidcProvider,
@@ -97,6 +98,8 @@ pub struct Metrics {
     pub tls_handshakes: Vec<(String, u64)>,
     /// The store of users cannot be used.
     pub store_failed: bool,
+    /// When the certificate that was had by ACME ends; `None`: there is none.
+    pub acme_end: Option<Wall>,
 }
 
 impl Metrics {
@@ -142,8 +145,12 @@ pub struct ServerConfig {
     pub production: bool,
     /// The addresses of the first listeners; the others send plain HTTP on to them.
     pub listen: Vec<SocketAddr>,
+    /// Whether any listener sends plain HTTP on.
+    pub redirects: bool,
     /// The first answers whoever asks for a name that none has; without any, the listeners speak plain HTTP.
     pub certificates: Vec<CertificatePem>,
+    /// Has an authority issue one more, which comes last.
+    pub acme: Option<Acme>,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub max_handshakes: usize,
@@ -177,10 +184,20 @@ pub struct CertificatePem {
     pub key: String,
 }
 
+/// How certificates are had by ACME.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acme {
+    pub domains: Vec<String>,
+    pub contact: Option<String>,
+    pub directory: String,
+}
+
 impl ServerConfig {
     /// Whether anything in it has the server ask others, for which it needs a fetcher.
     pub fn fetches(&self) -> bool {
-        !self.oidc.is_empty() || self.trusted_issuers.iter().any(|issuer| matches!(issuer.keys, Keys::Url(_)))
+        let by_url = |issuer: &TrustedIssuer| matches!(issuer.keys, Keys::Url(_));
+        self.acme.is_some() || !self.oidc.is_empty() || self.trusted_issuers.iter().any(by_url)
     }
 }
 

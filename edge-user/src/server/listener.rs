@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{Notify, Semaphore, watch},
     time::{sleep, sleep_until, timeout},
@@ -26,6 +26,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
+    acme::Issued,
     activity::{Activity, Watched},
     auth::{Answer, Auth, MAX_HEAD},
     connections::{Connections, Door, Entry},
@@ -34,6 +35,7 @@ use super::{
     link::client_address,
     redirect,
     report::Ends,
+    tls::{Certificates, PROOF},
 };
 use crate::fetch::Fetch;
 
@@ -51,6 +53,8 @@ pub struct Shared {
     pub auth: Arc<Auth>,
     /// `None`: plain HTTP.
     pub tls: Option<TlsAcceptor>,
+    pub certificates: Arc<Certificates>,
+    pub acme: Option<Arc<Issued>>,
     /// Of those that serve everything.
     pub listen: Vec<SocketAddr>,
     pub counters: Arc<Counters>,
@@ -203,10 +207,16 @@ async fn connection(
     drop(handshake);
     entry.greeted();
     match greeted {
-        Ok(Ok(stream)) => {
+        Ok(Ok(mut stream)) => {
             shared.counters.handshake(Handshake::Success);
-            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            talk(stream, http2, ends, &entry.end, &shared).await;
+            match stream.get_ref().1.alpn_protocol() {
+                // The handshake is the proof.
+                Some(PROOF) => drop(timeout(LAST_ANSWER, stream.shutdown()).await),
+                protocol => {
+                    let http2 = protocol == Some(b"h2");
+                    talk(stream, http2, ends, &entry.end, &shared).await;
+                }
+            }
         }
         Ok(Err(error)) => {
             tracing::debug!("TLS handshake: {error}");
@@ -232,7 +242,7 @@ async fn sent_on(
     tokio::select! {
         () = entry.end.notified() => {}
         // What the head takes, and as long again for the answer to be taken.
-        _ = timeout(shared.header_timeout * 2, redirect::serve(stream, port, shared.header_timeout)) => {}
+        _ = timeout(shared.header_timeout * 2, redirect::serve(stream, port, &shared.certificates.challenges, shared.header_timeout)) => {}
     }
 }
 

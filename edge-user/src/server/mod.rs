@@ -2,6 +2,7 @@
 //! it can say to the agent are the messages of [`link`]. The agent starts it with [`spawn`], the CLI's main hands it
 //! over to [`main`].
 
+mod acme;
 mod activity;
 pub mod auth;
 mod connections;
@@ -40,6 +41,7 @@ use tokio::{
 };
 
 use self::{
+    acme::Issued,
     auth::Auth,
     counters::Counters,
     link::{FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
@@ -47,6 +49,7 @@ use self::{
     report::Report,
     sandbox::Process,
     spawn::LINK_FD,
+    tls::Certificates,
 };
 use crate::{
     error::{Blame, Context, Failure},
@@ -187,15 +190,21 @@ fn build(
     report: &Arc<Report>,
     phase: watch::Receiver<Phase>,
 ) -> Result<Shared, Failure> {
-    let tls = match config.certificates.as_slice() {
-        [] => None,
-        certificates => Some(tls::server_config(certificates).map_err(Failure::refused)?.into()),
-    };
+    let certificates = Arc::new(Certificates::from_pem(&config.certificates).map_err(Failure::refused)?);
+    let is_plain = config.certificates.is_empty() && config.acme.is_none();
+    let tls = tls::server_config(certificates.clone(), config.acme.is_some()).map_err(Failure::refused)?;
+    let acme = config
+        .acme
+        .clone()
+        .zip(fetch.clone())
+        .map(|(acme, fetch)| Arc::new(Issued::new(acme, &config, fetch, certificates.clone())));
     let counters = Arc::new(Counters::default());
     let handshakes = config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS);
     Ok(Shared {
         auth: Arc::new(Auth::new(&config, fetch.as_ref(), report.clone(), counters.clone())?),
-        tls,
+        tls: (!is_plain).then(|| tls.into()),
+        certificates,
+        acme,
         listen: config.listen,
         counters,
         header_timeout: config.header_timeout,
@@ -264,7 +273,10 @@ async fn obey(
         match link::read(reads, MAX_FROM_AGENT).await {
             Ok(Some(FromAgent::Judged { id, blocked })) => report.judged(id, blocked),
             Ok(Some(FromAgent::Blocked { client })) => shared.connections.close(client),
-            Ok(Some(FromAgent::Accept)) => accept(mem::take(&mut listeners), shared)?,
+            Ok(Some(FromAgent::Accept)) => {
+                accept(mem::take(&mut listeners), shared)?;
+                tokio::spawn(issue(shared.clone()));
+            }
             Ok(Some(FromAgent::FetchAgain)) => drop(tokio::spawn(fetch_again(shared.clone(), report.clone()))),
             Ok(Some(FromAgent::Retire)) => drop(phase.send(Phase::Retiring)),
             Ok(Some(FromAgent::Drain)) => drop(phase.send(Phase::Ending)),
@@ -306,6 +318,16 @@ async fn drained(shared: &Shared, report: &Report) {
     report.metrics(Metrics { store_failed: false, ..shared.counters.snapshot() });
 }
 
+/// Sees to the certificate that an authority issues, until another server does.
+async fn issue(shared: Arc<Shared>) {
+    if let Some(acme) = &shared.acme {
+        tokio::select! {
+            () = shared.reached(Phase::Retiring) => {}
+            () = acme.renew() => {}
+        }
+    }
+}
+
 /// Tells when another can be sure that nobody new is served here.
 async fn retired(shared: Arc<Shared>, report: Arc<Report>) {
     shared.reached(Phase::Retiring).await;
@@ -318,7 +340,9 @@ async fn count(shared: Arc<Shared>, report: Arc<Report>) {
     let mut second = tokio::time::interval(COUNTS_EVERY);
     loop {
         second.tick().await;
-        report.metrics(Metrics { store_failed: shared.auth.store_has_failed(), ..shared.counters.snapshot() });
+        let store_failed = shared.auth.store_has_failed();
+        let acme_end = shared.acme.as_ref().and_then(|acme| acme.end());
+        report.metrics(Metrics { store_failed, acme_end, ..shared.counters.snapshot() });
     }
 }
 

@@ -1,5 +1,5 @@
-//! Plain HTTP (`http_redirect`): every request is sent on to https, with its name, path and query. One request a
-//! connection, HTTP/1 alone; nothing of it is believed, and nothing else is answered.
+//! Plain HTTP (`http_redirect`): every request is sent on to https, with its name, path and query, but for those by which
+//! an authority has a name proven. One request a connection, HTTP/1 alone; nothing of it is believed.
 
 use std::{
     convert::Infallible,
@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode, Uri, Version,
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
     header::{CONTENT_TYPE, EXPECT, HOST, HeaderValue, LOCATION, X_CONTENT_TYPE_OPTIONS},
     server::conn::http1,
@@ -19,7 +19,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::auth::MAX_HEAD;
+use super::{acme::Challenges, auth::MAX_HEAD};
 use crate::config::listens_on;
 
 /// The longest name that DNS has room for.
@@ -35,9 +35,10 @@ pub fn port(listen: &[SocketAddr], local: SocketAddr) -> u16 {
 const MAX_BODY: usize = 64 << 10;
 
 /// Answers the first request of a connection, and ends it.
-pub async fn serve(stream: TcpStream, port: u16, head_within: Duration) {
+pub async fn serve(stream: TcpStream, port: u16, challenges: &Challenges, head_within: Duration) {
     let service = service_fn(|request: Request<Incoming>| async move {
-        let answer = answer(request.version(), request.uri(), request.headers(), port);
+        let answer = proof(&request, challenges)
+            .unwrap_or_else(|| answer(request.version(), request.uri(), request.headers(), port));
         if !request.headers().contains_key(EXPECT) {
             // What was sent and is never read would cost the client the answer.
             let _ = Limited::new(request.into_body(), MAX_BODY).collect().await;
@@ -56,6 +57,13 @@ pub async fn serve(stream: TcpStream, port: u16, head_within: Duration) {
     }
 }
 
+/// What an authority that issues a certificate asks for (RFC 8555, section 8.3).
+fn proof(request: &Request<Incoming>, challenges: &Challenges) -> Option<Response<Full<Bytes>>> {
+    let token = request.uri().path().strip_prefix("/.well-known/acme-challenge/")?;
+    let proof = challenges.proof(token).filter(|_| matches!(*request.method(), Method::GET | Method::HEAD))?;
+    Some(marked(Response::new(Full::new(Bytes::from(proof)))))
+}
+
 /// 308 keeps method and body (RFC 9110, section 15.4.9); a client of HTTP/1.0 is older than it.
 fn answer(version: Version, uri: &Uri, headers: &HeaderMap, port: u16) -> Response<Full<Bytes>> {
     let location = name(uri, headers).and_then(|name| location(&name, port, uri));
@@ -66,10 +74,14 @@ fn answer(version: Version, uri: &Uri, headers: &HeaderMap, port: u16) -> Respon
     };
     let mut response = Response::new(Full::new(Bytes::new()));
     *response.status_mut() = status;
+    response.headers_mut().extend(location.map(|location| (LOCATION, location)));
+    marked(response)
+}
+
+fn marked(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    headers.extend(location.map(|location| (LOCATION, location)));
     response
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::{
     certificate::X509Certificate,
-    extensions::GeneralName,
+    extensions::{GeneralName, ParsedExtension},
     prelude::{ASN1Time, FromDer},
     x509::X509Version,
 };
@@ -47,6 +47,26 @@ pub fn name_and_end(pem: &str) -> Option<(String, Wall)> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;
     Some((name(&certificate), wall(certificate.validity().not_after)))
+}
+
+/// From when to when the first certificate of a chain is good.
+pub fn validity(pem: &str) -> Option<(Wall, Wall)> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    let validity = certificate.validity();
+    Some((wall(validity.not_before), wall(validity.not_after)))
+}
+
+/// By which its authority knows the first certificate of a chain (RFC 9773, section 4.1): the key identifier of the
+/// authority, and the serial number.
+pub fn renewal_id(pem: &str) -> Option<(Vec<u8>, Vec<u8>)> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    let authority = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(found) => found.key_identifier.as_ref().map(|key| key.0.to_vec()),
+        _ => None,
+    })?;
+    Some((authority, certificate.raw_serial().to_vec()))
 }
 
 /// Whether the first certificate of a chain has all these names, of hosts and addresses, and is good at this time.

@@ -5,34 +5,73 @@
 mod self_signed;
 mod sni;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::{
-    InconsistentKeys, ServerConfig, SignatureAlgorithm, crypto::aws_lc_rs, server::ResolvesServerCert,
-    sign::CertifiedKey, version,
+    InconsistentKeys, ServerConfig, SignatureAlgorithm,
+    crypto::aws_lc_rs,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+    version,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use super::{link::CertificatePem, x509};
+use super::{acme::Challenges, link::CertificatePem, x509};
 pub use self_signed::self_signed;
 use sni::ByName;
 
-/// What the listeners speak; an error is one sentence about a certificate or a key.
-pub fn server_config(certificates: &[CertificatePem]) -> Result<Arc<ServerConfig>, String> {
-    let loaded: Result<Vec<_>, _> =
-        certificates.iter().map(|pem| Certificate::from_pem(&pem.chain, &pem.key)).collect();
-    with_certificates(Arc::new(ByName::new(loaded?)))
-}
+/// The protocol of a proof (RFC 8737).
+pub const PROOF: &[u8] = b"acme-tls/1";
 
-fn with_certificates(certificates: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, String> {
+/// What the listeners speak. `proves`: also the protocol in which an authority asks for the proof of a name.
+pub fn server_config(certificates: Arc<Certificates>, proves: bool) -> Result<Arc<ServerConfig>, String> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| format!("TLS 1.2 and 1.3 cannot be set up: {error}"))?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // The strongest that both know, whatever an old client puts first.
+    config.ignore_client_order = true;
+    config.alpn_protocols.extend(proves.then(|| PROOF.to_vec()));
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| format!("no session ticket key: {error}"))?;
     Ok(Arc::new(config))
+}
+
+/// Those that are served now.
+#[derive(Debug)]
+pub struct Certificates {
+    files: Vec<Certificate>,
+    now: RwLock<Arc<ByName>>,
+    /// By which names are proven to an authority.
+    pub challenges: Challenges,
+}
+
+impl Certificates {
+    /// An error is one sentence about a certificate or a key.
+    pub fn from_pem(certificates: &[CertificatePem]) -> Result<Certificates, String> {
+        let files = certificates.iter().map(|pem| Certificate::from_pem(&pem.chain, &pem.key));
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        let now = RwLock::new(Arc::new(ByName::new(files.clone())));
+        Ok(Certificates { files, now, challenges: Challenges::default() })
+    }
+
+    /// One more was issued, in place of the one that was issued before.
+    pub fn issued(&self, certificate: Certificate) {
+        let all = self.files.iter().cloned().chain([certificate]).collect();
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ByName::new(all));
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // An authority offers nothing else (RFC 8737, section 3).
+        if hello.alpn().is_some_and(|offered| offered.eq([PROOF])) {
+            return self.challenges.certificate(hello.server_name()?);
+        }
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner).clone();
+        now.choose(hello.server_name(), hello.signature_schemes()).cloned()
+    }
 }
 
 /// A chain and its key that can be served.

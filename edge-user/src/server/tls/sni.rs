@@ -5,11 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use rustls::{
-    SignatureScheme,
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
+use rustls::{SignatureScheme, sign::CertifiedKey};
 
 use super::Certificate;
 
@@ -37,7 +33,7 @@ impl ByName {
         by_name
     }
 
-    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Arc<CertifiedKey>> {
+    pub fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Arc<CertifiedKey>> {
         let named = name.map(|name| self.named(&name.to_ascii_lowercase())).unwrap_or_default();
         let mut named = named.iter().filter_map(|at| self.all.get(*at));
         let any = named.clone().next();
@@ -47,12 +43,6 @@ impl ByName {
     fn named(&self, name: &str) -> &[usize] {
         let wildcard = || self.wildcard.get(name.get(name.find('.')?..)?);
         self.exact.get(name).or_else(wildcard).map(Vec::as_slice).unwrap_or_default()
-    }
-}
-
-impl ResolvesServerCert for ByName {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name(), hello.signature_schemes()).cloned()
     }
 }
 

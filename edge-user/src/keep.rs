@@ -1,4 +1,4 @@
-//! Small files that the agent keeps for itself, each written whole or not at all.
+//! Small files that agent and server keep for themselves, each written whole or not at all.
 
 use std::{
     ffi::OsString,
