@@ -33,7 +33,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
 };
 
-pub use self::trial::first_config;
+pub use self::trial::{confirmed, first_config};
 use self::{
     child::Id,
     cutoff::{Cutoff, Question},

@@ -172,6 +172,15 @@ fn forgotten(store: &Store) -> Result<(), Failure> {
     }
 }
 
+/// The config that was confirmed last, where a start after a crash would go by it and not by the file. For those who may
+/// not read it the file counts.
+pub fn confirmed(file: &Path, overrides: &Overrides) -> Option<Config> {
+    let (record, _) = Record::of(file, Store::default()).ok()??;
+    let said = fs::read_to_string(file).unwrap_or_default();
+    let is_another = said != record.confirmed && record.holds(&said);
+    is_another.then(|| Config::parse(file, &record.confirmed, overrides).ok()).flatten()
+}
+
 /// The config to start with, and whether it is not that of the file but the one that was confirmed last. What is to be
 /// said of it comes third.
 pub fn first_config(file: &Path, overrides: &Overrides) -> Result<(Config, bool, Option<String>), ConfigErrors> {
@@ -336,6 +345,11 @@ mod tests {
         record.write(&store).unwrap();
         let mode = fs::metadata(store.confirmed()).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600);
+        let commands_go_by = |said: &str| {
+            fs::write(files.file(), said).unwrap();
+            confirmed(&files.file(), &Overrides::default()).map(|config| config.text)
+        };
+        assert_eq!([commands_go_by(&bad), commands_go_by(&good)], [Some(record.confirmed.clone()), None]);
         assert_eq!([files.first(&bad), files.first(&edited)], [(false, true); 2], "after a crash");
         Record { stopped: true, ..record.clone() }.write(&store).unwrap();
         assert_eq!(files.first(&bad), (false, true), "after a stop");

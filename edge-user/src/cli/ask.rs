@@ -12,6 +12,7 @@ use super::{
     output::Complaint,
 };
 use crate::{
+    agent,
     block::Target,
     config::{Config, ConfigErrors, DEFAULT_FILE, DEFAULT_SOCKET, Overrides},
     control::{
@@ -97,7 +98,13 @@ pub fn config_for(global: &Global, command: &Command) -> Result<Config, Complain
         Command::Unload => &["filter.pin_path"],
         _ => &["filter.pin_path", "filter.allow", "server.trusted_proxies", "store.path"],
     };
-    let (config, wrong) = Config::load_partly(&config_file(global), global.config.is_none(), needed)?;
+    let file = config_file(global);
+    // After a crash in a trial the kernel and the next start go by that, whatever the file says.
+    if let Some(config) = agent::confirmed(&file, &without_interfaces()) {
+        eprintln!("edge: {} was never confirmed; the config that was confirmed last counts", file.display());
+        return Ok(config);
+    }
+    let (config, wrong) = Config::load_partly(&file, global.config.is_none(), needed)?;
     if !wrong.is_empty() {
         let keys: Vec<&str> = wrong.iter().map(|problem| problem.key.as_str()).filter(|key| !key.is_empty()).collect();
         let named = if keys.is_empty() { String::new() } else { format!(" ({})", keys.join(", ")) };

@@ -21,6 +21,9 @@ use crate::{
     targets::Targets,
 };
 
+/// So much is kept in mind of what was undone; of more, what the store holds is not brought back at all.
+const MOST: usize = 100_000;
+
 /// What was undone while it was not known what the store holds.
 #[derive(Debug, Default)]
 pub struct Meanwhile {
@@ -29,12 +32,31 @@ pub struct Meanwhile {
     disallowed: BTreeSet<Target>,
     /// That what the store held does not fit in, which is tried again.
     is_told: bool,
+    /// More was undone than is kept in mind.
+    is_full: bool,
 }
 
 impl Meanwhile {
+    fn bound(&mut self) {
+        if self.lifted.len().max(self.disallowed.len()) <= MOST {
+            return;
+        }
+        if !mem::replace(&mut self.is_full, true) {
+            tracing::error!(
+                "more than {MOST} addresses were lifted or disallowed while the store could not be read; when it can be, \
+                 what it holds is left out; `edge restore` brings back what a backup has"
+            );
+        }
+        (self.lifted, self.disallowed) = Default::default();
+    }
+
+    fn disallowed(&self, target: &Target) -> bool {
+        self.is_full || self.disallowed.contains(target)
+    }
+
     fn lifted(&self, target: Target, origin: Origin) -> bool {
         let named = [Some(target), None].into_iter().flat_map(|one| [(one, Some(origin)), (one, None)]);
-        named.into_iter().any(|one| self.lifted.contains(&one))
+        self.is_full || named.into_iter().any(|one| self.lifted.contains(&one))
     }
 }
 
@@ -47,11 +69,13 @@ impl<T: Tables> Enforcer<T> {
             Some(targets) => self.meanwhile.lifted.extend(targets.iter().map(|target| (Some(*target), *origin))),
             None => drop(self.meanwhile.lifted.insert((None, *origin))),
         }
+        self.meanwhile.bound();
     }
 
     pub(super) fn disallowed_meanwhile(&mut self, targets: &[Target]) {
         if !self.memory.is_complete() {
             self.meanwhile.disallowed.extend(targets);
+            self.meanwhile.bound();
         }
     }
 
@@ -83,7 +107,7 @@ impl<T: Tables> Enforcer<T> {
         let meanwhile = mem::take(&mut self.meanwhile);
         let known: BTreeSet<Target> = self.learner.histories().map(|History { client, .. }| client).collect();
         history.into_iter().filter(|one| !known.contains(&one.client)).for_each(|one| self.learner.restore(one));
-        self.allowed.extend(allowed.into_iter().filter(|target| !meanwhile.disallowed.contains(target)));
+        self.allowed.extend(allowed.into_iter().filter(|target| !meanwhile.disallowed(target)));
         let parts = self.unknown(blocked, &meanwhile);
         let stories = Targets::union(parts.iter().map(|(_, targets)| targets));
         let count = stories.len();
@@ -125,5 +149,25 @@ impl<T: Tables> Enforcer<T> {
         };
         let recovered: Vec<Target> = known.iter().map(|(_, target)| target).filter(is_recovered).collect();
         recovered.into_iter().try_for_each(|target| self.lift(target, Some(Origin::Manual), &mut gone).map(drop))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_undone_is_kept_in_mind_up_to_a_bound_and_then_nothing_comes_back() {
+        let target = |number: u32| Target::of(std::net::Ipv4Addr::from_bits(number).into());
+        let mut meanwhile = Meanwhile::default();
+        meanwhile.lifted.extend((0..MOST as u32).map(|number| (Some(target(number)), None)));
+        meanwhile.bound();
+        let (first, other) = (target(0), target(u32::MAX));
+        assert!(meanwhile.lifted(first, Origin::Manual) && !meanwhile.lifted(other, Origin::Manual));
+        assert!(!meanwhile.disallowed(&first));
+        meanwhile.lifted.insert((Some(other), None));
+        meanwhile.bound();
+        assert!(meanwhile.lifted.is_empty());
+        assert!(meanwhile.lifted(target(7_000_000), Origin::Feed) && meanwhile.disallowed(&first));
     }
 }

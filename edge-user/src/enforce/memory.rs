@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::again::Again;
 use crate::{
     block::Target,
     clock::{Boot, Now},
@@ -41,6 +42,7 @@ pub struct Memory {
     aside: Option<PathBuf>,
     /// When the store was told the time.
     seen: Option<Boot>,
+    again: Again,
     /// The restore that all of it comes from, until the store has it.
     restored: Option<String>,
 }
@@ -84,6 +86,7 @@ impl Memory {
             mark: None,
             aside: None,
             seen: None,
+            again: Again::default(),
             restored: None,
         })
     }
@@ -143,10 +146,14 @@ impl Memory {
         if self.is_complete {
             return None;
         }
+        if !self.again.is_due(&self.path, Instant::now()) {
+            self.behind = Some(Boot::now());
+            return None;
+        }
         let mut store = match Store::open(&self.path) {
             Ok(store) => store,
             Err(_) => {
-                self.behind = Some(Boot::now());
+                self.not_recalled();
                 return None;
             }
         };
@@ -158,7 +165,7 @@ impl Memory {
             }
             Err(_) => {
                 store.abandon();
-                self.behind = Some(Boot::now());
+                self.not_recalled();
                 None
             }
         }
@@ -168,7 +175,12 @@ impl Memory {
     pub fn not_merged(&mut self) {
         self.is_complete = false;
         self.leave();
+        self.not_recalled();
+    }
+
+    fn not_recalled(&mut self) {
         self.behind = Some(Boot::now());
+        self.again.failed(&self.path, Instant::now());
     }
 
     pub fn write(&mut self, write: impl FnOnce(&mut Store) -> Result<(), StoreError>) {

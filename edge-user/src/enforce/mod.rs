@@ -4,6 +4,7 @@
 //! [`Enforcer::start`] builds the next generation of tables from the store and puts it into force; [`offline()`] runs
 //! one command on the pinned tables where no agent runs.
 
+mod again;
 mod answer;
 mod command;
 mod connections;
