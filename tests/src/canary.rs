@@ -34,6 +34,11 @@ impl Canaries {
         Ok(())
     }
 
+    /// It may be kept from now on: a former signing secret goes on verifying.
+    pub fn let_go(&self, secret: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, watched)| watched != secret.trim());
+    }
+
     fn all(&self) -> Vec<(String, String)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,7 +1,7 @@
 //! Outgoing HTTPS. The server may not connect to anybody, for the agent takes its word about its connections; so a process
-//! of its own asks for it: `edge fetcher`, the same unprivileged user, which may connect and do nothing else ([`process`]).
+//! of its own asks for it: `edge fetcher`, the same unprivileged user, which may connect and do nothing else (`process`).
 //! The agent starts one beside each server that needs it, and hands the server the other end of its link. The server
-//! asks by a [`Fetch`]; [`client`] is what speaks HTTP.
+//! asks by a [`Fetch`]; `client` is what speaks HTTP.
 
 mod client;
 mod handle;

@@ -1,6 +1,6 @@
 //! TLS of the listeners: 1.2 and 1.3 by rustls, HTTP/2 and HTTP/1.1 by ALPN, the certificate by the name that the client
-//! asks for ([`sni`]). Also the check of a certificate and its key that `edge check` and the agent make, and the
-//! certificate that edge makes itself for development ([`mod@self_signed`]).
+//! asks for (`sni`). Also the check of a certificate and its key that `edge check` and the agent make, and the
+//! certificate that edge makes itself for development (`self_signed`).
 
 mod self_signed;
 mod sni;

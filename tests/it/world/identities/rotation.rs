@@ -30,6 +30,7 @@ fn a_rotated_secret_signs_at_once_and_the_former_verifies_over_restarts() -> Res
     let (first, first_secret) = (log_in(&client)?, secret()?);
     let server = edge.server_pid()?;
     let told = edge.json(&["secret", "rotate"])?;
+    edge.canaries.let_go(&first_secret);
     let (second, second_secret) = (log_in(&client)?, secret()?);
     ensure!(first_secret != second_secret && second_secret.len() == 43 && edge.server_pid()? != server);
     ensure!(kid(&second)? != kid(&first)? && told["kid"] == kid(&second)?, "{told}");
