@@ -73,7 +73,12 @@ impl Authority {
         let nothing = ["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv4", &HOST4.to_string()];
         self.begin(lab, "pebble-challtestsrv", &[&names[..], &nothing].concat())?;
         let file = file.display().to_string();
-        self.begin(lab, "pebble", &["-config", &file, "-dnsserver", "127.0.0.1:8053"])
+        self.begin(lab, "pebble", &["-config", &file, "-dnsserver", "127.0.0.1:8053"])?;
+        wait_for("the authority", ISSUED_WITHIN, || {
+            let mut curl = lab.client.command("curl");
+            curl.args(["--silent", "--insecure", "--max-time", "10", &format!("https://{NEIGHBOUR4}:14000/dir")]);
+            Ok((run(&mut curl, b"")?.code == 0).then_some(()))
+        })
     }
 
     fn begin(&mut self, lab: &Lab, program: &str, args: &[&str]) -> Result<()> {
