@@ -4,11 +4,15 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use anyhow::Result;
 
-use crate::net::{CLIENT_INTERFACE, HOST_INTERFACE, HOST4, HOST6, Lab, Namespace};
+use crate::{
+    net::{CLIENT_INTERFACE, HOST_INTERFACE, HOST4, HOST6, Lab, Namespace},
+    wait_for,
+};
 
 /// The guarded host on its second interface.
 pub const SECOND4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 0, 1));
@@ -20,6 +24,7 @@ pub const GUEST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 79, 0, 2));
 pub const GUEST6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2));
 const GATEWAY4: &str = "10.79.0.1";
 const GATEWAY6: &str = "2001:db8:2::1";
+const LINKED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Makes the second pair. The same clients reach [`SECOND4`] over it; what the host sends goes by the first.
 pub fn add_second_interface(lab: &Lab) -> Result<()> {
@@ -79,6 +84,13 @@ impl Guest {
         set(host, "ipv6/conf/all/forwarding", "1")?;
         client.ip(&format!("route replace 10.79.0.0/24 via {HOST4}"))?;
         client.ip(&format!("route replace 2001:db8:2::/64 via {HOST6}"))?;
+        // What is asked for an address before is lost, on a busy machine for longer than it is asked again.
+        wait_for("the links to the guest", LINKED_WITHIN, || {
+            let ends = [(host, gateway), (host, "edge-g"), (&guest.namespace, "edge-i")];
+            let up = ends.map(|(namespace, name)| namespace.link(name).map(|link| link["operstate"] == "UP"));
+            let up: Vec<bool> = up.into_iter().collect::<Result<_>>()?;
+            Ok(up.into_iter().all(|up| up).then_some(()))
+        })?;
         Ok(guest)
     }
 
