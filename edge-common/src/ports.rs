@@ -26,6 +26,10 @@ impl Exposure {
         Exposure(Self::PROTOCOLS | number as u32)
     }
 
+    pub const fn is_udp(self) -> bool {
+        self.0 & !0xffff == Self::UDP
+    }
+
     /// The word's index and the bit within it.
     #[inline(always)]
     pub const fn place(self) -> (u32, u64) {

@@ -1,7 +1,7 @@
 //! What differs between the config in force and one that was read again: which keys a reload puts into force, which
 //! no reload can change, and what a change costs. What the files hold that the config names is not looked at. Pure.
 
-use super::{Admin, Attach, Auth, Config, Filter, Learn, Limits, Log, Metrics, Server, Store};
+use super::{Admin, Attach, Auth, Config, Exposed, Filter, Learn, Limits, Log, Metrics, Server, Store};
 
 /// Keys whose values differ, dotted, as `filter.allow`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,10 +67,21 @@ pub fn costs(old: &Filter, new: &Filter) -> Vec<String> {
     if old.attach != new.attach && new.attach != Attach::Auto {
         costs.push("filter.attach changed: where the mode was another, nothing was dropped for a moment".to_owned());
     }
+    let closed = closed_udp(old, new);
     if old.exposed_ports.is_empty() && !new.exposed_ports.is_empty() {
         costs.push("filter.exposed_ports: answers over UDP to what was sent before this reload are dropped".to_owned());
+    } else if !closed.is_empty() {
+        let closed = closed.join(", ");
+        costs.push(format!("filter.exposed_ports: answers to what {closed} sent before this reload are dropped"));
     }
     costs
+}
+
+/// Ports whose datagrams passed unasked and pass as answers alone now: what an exposed port sends is not noted.
+fn closed_udp<'a>(old: &'a Filter, new: &Filter) -> Vec<&'a str> {
+    let is_exposed = |port: &Exposed| new.exposed_ports.iter().any(|other| other.exposure == port.exposure);
+    let closed = |port: &&Exposed| !new.exposed_ports.is_empty() && port.exposure.is_udp() && !is_exposed(port);
+    old.exposed_ports.iter().filter(closed).map(|port| port.text.as_str()).collect()
 }
 
 fn differing<const N: usize>(keys: [(&'static str, bool); N]) -> Vec<&'static str> {
@@ -247,6 +258,10 @@ mod tests {
         );
         assert_eq!(costs_of("ipv6_unit = 56\n").len(), 2);
         assert_eq!(costs_of("limits.syns.burst = 9\nexposed_ports = [\"22/tcp\"]\n").len(), 2);
+        let exposed = |ports: &str| limited(&format!("exposed_ports = [{ports}]\n"));
+        let closed = costs(&exposed("\"53/udp\", \"53/tcp\", \"123/udp\""), &exposed("\"123/udp\""));
+        assert_eq!(closed, ["filter.exposed_ports: answers to what 53/udp sent before this reload are dropped"]);
+        assert_eq!(costs(&exposed("\"53/udp\""), &limited("")), [""; 0], "nothing is closed");
         let capped = |more: &str| config(&format!("{FILTER}limits.connections = 5\n{more}")).filter;
         let moved = capped("max_tracked = 7\ncapped_ports = [22]\n");
         assert_eq!(costs(&capped(""), &moved), [""; 0], "counts of connections go on");

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use edge_tests::{
     generate::Generator,
-    model::Flow,
+    model::{Exposed, Flow},
     net::{HOST4, HOST6},
     scene::{Features, Setting},
 };
@@ -82,8 +82,9 @@ fn compare_setting(features: Features, mut random: Rng) -> Result<()> {
 
 /// Half of the packets of a state.
 fn compare_some(rig: &mut Rig, random: &mut Rng) -> Result<()> {
-    if rig.policy.exposed.is_some() {
-        rig.send(&flows(random), random.usize(..4000))?;
+    if let Some(exposed) = &rig.policy.exposed {
+        let flows = flows(exposed, random);
+        rig.send(&flows, random.usize(..4000))?;
     }
     let mut generator = Generator::new(&rig.policy, random.u64(..));
     let mut frame = Vec::new();
@@ -96,10 +97,12 @@ fn compare_some(rig: &mut Rig, random: &mut Rng) -> Result<()> {
     rig.hits_agree()
 }
 
-/// From this host to somebody.
-fn flows(random: &mut Rng) -> Vec<Flow> {
+/// From this host to somebody, now and then from an exposed port.
+fn flows(exposed: &Exposed, random: &mut Rng) -> Vec<Flow> {
+    let exposed: Vec<u16> = exposed.udp.iter().copied().collect();
     let mut flow = || {
-        let (port, remote_port) = (random.u16(1024..), random.u16(1..));
+        let port = random.choice(&exposed).filter(|_| random.u8(..8) == 0);
+        let (port, remote_port) = (port.copied().unwrap_or(random.u16(1024..)), random.u16(1..));
         let (local, remote): (IpAddr, IpAddr) = match random.bool() {
             // Outside of loopback, multicast and the lab.
             true => (HOST4, IpAddr::V4(random.u32(0x0b00_0000..0x7f00_0000).into())),

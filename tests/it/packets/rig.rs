@@ -136,7 +136,7 @@ impl Rig {
             flows.iter().try_for_each(|flow| send(flow).map(drop).with_context(|| format!("cannot send over {flow:?}")))
         })?;
         let now = now()?;
-        flows.iter().for_each(|flow| self.policy.sent.insert(*flow, now));
+        flows.iter().for_each(|flow| self.policy.send(*flow, now));
         Ok(())
     }
 

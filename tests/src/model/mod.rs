@@ -119,6 +119,13 @@ impl Reason {
 }
 
 impl Policy {
+    /// This host sends something over a flow. From an exposed port nothing has to be noted: what comes to it passes.
+    pub fn send(&mut self, flow: Flow, now: Duration) {
+        if !self.exposed.as_ref().is_some_and(|exposed| exposed.udp.contains(&flow.local.port())) {
+            self.sent.insert(flow, now);
+        }
+    }
+
     /// Judges one packet at `now` (time since boot), and keeps what must be remembered of it.
     pub fn judge(&mut self, frame: Frame, now: Duration) -> Judgement {
         let finding = self.find(frame, now);
