@@ -23,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::{
     Output,
+    authority::certificate,
     canary::Canaries,
     net::{HOST_INTERFACE, HOST4, HOST6, Lab},
     refuse::refuse,
@@ -435,26 +436,6 @@ fn default_config(folder: &Path, pin_path: &Path) -> Config {
         .text("admin", "socket", folder.join("edge.sock"))
         .text("log", "format", "text");
     config
-}
-
-/// A certificate for the lab's host addresses that signs itself, so that a client can trust it by name.
-pub fn certificate(cert: &Path, key: &Path) -> Result<()> {
-    certificate_of(&format!("DNS:edge.test,IP:{HOST4},IP:{HOST6}"), cert, key)
-}
-
-/// The same for other names, as openssl writes them: `DNS:*.example.org,IP:192.0.2.1`.
-pub fn certificate_of(names: &str, cert: &Path, key: &Path) -> Result<()> {
-    let names = format!("subjectAltName={names}");
-    let mut command = Command::new("openssl");
-    command
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=edge.test", "-addext", &names, "-keyout"])
-        .arg(key)
-        .arg("-out")
-        .arg(cert);
-    run(&mut command, b"")?.good().context("openssl req")?;
-    fs::set_permissions(key, Permissions::from_mode(0o600))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub struct Client<'lab> {
 }
 
 impl<'lab> Client<'lab> {
-    /// One that trusts the certificate of `edge`.
+    /// One that takes the certificate of `edge` and no other, not even of the same authority.
     pub fn new(lab: &'lab Lab, edge: &Edge, address: IpAddr) -> Client<'lab> {
         Client { namespace: &lab.client, address, authority: edge.path("cert.pem") }
     }

@@ -1,5 +1,5 @@
 //! The harness that sees edge from the outside: network namespaces ([`net`], [`places`]), the real binary in them
-//! ([`agent`]), real clients and forged frames ([`client`], [`crowd`], [`forged`], [`talk`]), connections by the
+//! ([`agent`]) with the authority that signs for it ([`authority`]), real clients and forged frames ([`client`], [`crowd`], [`forged`], [`talk`]), connections by the
 //! thousand and how they end ([`endings`]), a flood and what comes through of it ([`flood`], [`tap`]), honest clients all
 //! the while ([`service`]), a slow attack ([`slow`]), a death at any step
 //! ([`strace`]), secrets that may stand nowhere ([`canary`]), what processes hold ([`descriptor`]), a disk that can be full ([`disk`]), a real
@@ -9,6 +9,7 @@
 //! that nothing can be right on both sides and wrong on the wire.
 
 pub mod agent;
+pub mod authority;
 pub mod bpf;
 pub mod canary;
 pub mod client;

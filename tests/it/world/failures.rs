@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     Output,
-    agent::{Edge, certificate},
+    agent::Edge,
+    authority::certificate,
     client::Client,
     net::{ATTACKER4, HOST_INTERFACE, HOST4, Lab, NEIGHBOUR4},
 };

@@ -13,7 +13,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use edge_tests::{
     Output,
-    agent::{Edge, PASSWORD, USER, certificate},
+    agent::{Edge, PASSWORD, USER},
+    authority::certificate,
     client::{Client, Metrics, connect, scrape},
     net::{ATTACKER4, ATTACKER6, HOST4, HOST6, Lab, NEIGHBOUR4, NEIGHBOUR6},
     run, wait_for,

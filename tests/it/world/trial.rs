@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Result, ensure};
 use edge_tests::{
     Output,
-    agent::{Edge, certificate},
+    agent::Edge,
+    authority::certificate,
     client::{Client, connect, scrape},
     net::{HOST4, Lab, NEIGHBOUR4},
     wait_for,

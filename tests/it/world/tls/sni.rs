@@ -4,7 +4,8 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use edge_tests::{
-    agent::{Config, Edge, certificate_of},
+    agent::{Config, Edge},
+    authority::certificate_of,
     client::scrape,
     net::{Lab, NEIGHBOUR4},
     wait_for,
