@@ -32,6 +32,13 @@ pub fn certificate_of(names: &str, cert: &Path, key: &Path) -> Result<()> {
     made(&mut command, key)
 }
 
+/// The same, signed by its own key.
+pub fn self_signed(cert: &Path, key: &Path) -> Result<()> {
+    let mut command = request("/CN=edge.test", cert, key);
+    command.args(["-addext", &format!("subjectAltName=DNS:edge.test,IP:{HOST4},IP:{HOST6}")]);
+    made(&mut command, key)
+}
+
 /// Certificate and key of the one that signs in this folder.
 fn authority(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let (cert, key) = (folder.join(AUTHORITY), folder.join("authority.key"));

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::Wall,
-    config::{Config, Server},
+    config::{Config, Mode, Server},
     error::{Blame, Context, Failure},
     keep::keep,
     server::{
@@ -27,8 +27,12 @@ pub fn all(config: &Config, server: &Server) -> Result<Vec<CertificatePem>, Fail
     let mut all = Vec::new();
     for files in &server.tls.files {
         let pem = CertificatePem { chain: read(&files.cert_file)?, key: read(&files.key_file)? };
-        Certificate::from_pem(&pem.chain, &pem.key)
-            .map_err(|why| Failure::usage(format!("server.tls: {}: {why}", files.cert_file.display())))?;
+        let told = |why| Failure::usage(format!("server.tls: {}: {why}", files.cert_file.display()));
+        Certificate::from_pem(&pem.chain, &pem.key).map_err(told)?;
+        // The files may have changed since the config was checked.
+        if config.mode == Mode::Production {
+            x509::refused_in_production(&pem.chain).map_or(Ok(()), |why| Err(told(why)))?;
+        }
         all.push(pem);
     }
     if server.tls.self_signed {

@@ -240,9 +240,8 @@ fn check_pair(
     if let Some(warning) = x509::out_of_date(&cert, Wall::now()) {
         problems.warn(place, format!("{}: {warning}", cert_file.display()));
     }
-    if production && x509::is_self_signed(&cert) {
-        let told = "is signed by itself, so that only clients that were given it take it; have an authority sign it";
-        problems.warn(place, format!("{} {told}", cert_file.display()));
+    if production && let Some(refused) = x509::refused_in_production(&cert) {
+        problems.at(place, format!("{}: {refused}", cert_file.display()));
     }
     let checked = Certificate::from_pem(&cert, &key?);
     checked

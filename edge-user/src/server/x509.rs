@@ -1,9 +1,12 @@
-//! What a certificate says of itself: its version, its names, and from when to when it is good. Nothing is verified here.
+//! What a certificate says of itself: its version, its names, and from when to when it is good, and whether it vouches for
+//! itself. Nothing else is verified here.
 
 use std::net::IpAddr;
 
+use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::{
+    asn1_rs::Oid,
     certificate::X509Certificate,
     extensions::{GeneralName, ParsedExtension},
     prelude::{ASN1Time, FromDer},
@@ -81,10 +84,38 @@ pub fn is_good_for(pem: &str, wanted: &[String], at: Wall) -> bool {
     wanted.iter().all(has) && wall(validity.not_before) <= at && at < wall(validity.not_after)
 }
 
-/// Whether nobody but its own key vouches for the first certificate of a chain.
-pub fn is_self_signed(pem: &str) -> bool {
+/// One sentence about a chain that may be served in development only.
+pub fn refused_in_production(pem: &str) -> Option<String> {
+    is_self_signed(pem).then(|| {
+        "the certificate is signed by itself, which production refuses, since no client can tell it from another's; have \
+         an authority sign it, a private one will do, or let `acme` have one issued"
+            .to_owned()
+    })
+}
+
+/// Whether nobody but its own key vouches for the first certificate of a chain. A signature that cannot be checked is
+/// taken for its own where the names say so.
+fn is_self_signed(pem: &str) -> bool {
     let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
-    X509Certificate::from_der(&der).is_ok_and(|(_, certificate)| certificate.issuer() == certificate.subject())
+    X509Certificate::from_der(&der).is_ok_and(|(_, certificate)| {
+        certificate.issuer() == certificate.subject() && is_signed_by_own_key(&certificate) != Some(false)
+    })
+}
+
+/// `None`: not by an algorithm that is known here.
+fn is_signed_by_own_key(certificate: &X509Certificate<'_>) -> Option<bool> {
+    let (key, signed) = (&certificate.public_key().subject_public_key.data, certificate.tbs_certificate.as_ref());
+    let algorithm = certificate.signature_algorithm.oid();
+    let known = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    let mut fitting =
+        known.iter().filter(|one| oid(one.signature_alg_id().as_ref()).as_ref() == Some(algorithm)).peekable();
+    fitting.peek()?;
+    Some(fitting.any(|one| one.verify_signature(key, signed, &certificate.signature_value.data).is_ok()))
+}
+
+/// Of an algorithm with its parameters, in DER without the sequence around it.
+fn oid(algorithm: &[u8]) -> Option<Oid<'_>> {
+    Oid::from_der(algorithm).ok().map(|(_, oid)| oid)
 }
 
 fn wall(time: ASN1Time) -> Wall {
@@ -128,6 +159,27 @@ mod tests {
         let mut params = CertificateParams::new(vec!["edge.test".to_owned()]).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 2), date_time_ymd(to, 1, 2));
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn a_certificate_vouches_for_itself_by_name_and_key() {
+        let named = |name: &str| {
+            let mut params = CertificateParams::new(vec!["edge.test".to_owned()]).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params
+        };
+        for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+            let key = || KeyPair::generate_for(algorithm).unwrap();
+            let own = named("edge.test").self_signed(&key()).unwrap().pem();
+            assert!(is_self_signed(&own) && is_self_signed(&(own.clone() + &pem(2026, 2027))));
+            for authority in ["a private authority", "edge.test"] {
+                let issuer = rcgen::Issuer::new(named(authority), key());
+                let signed = named("edge.test").signed_by(&key(), &issuer).unwrap().pem();
+                assert!(!is_self_signed(&signed), "{authority}");
+                assert!(!is_self_signed(&(signed + &own)), "the rest of a chain may vouch for itself");
+            }
+        }
+        assert!(!is_self_signed(""));
     }
 
     #[test]

@@ -1,16 +1,18 @@
-//! What development allows: a certificate that edge makes itself, and plain HTTP on loopback.
+//! What development allows and production refuses: a certificate that edge makes itself or that signs itself, and plain HTTP
+//! on loopback.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use anyhow::{Result, ensure};
 use edge_tests::{
     agent::Edge,
+    authority::self_signed,
     client::Client,
     net::{Lab, NEIGHBOUR4},
-    run,
+    run, wait_for,
 };
 
-use crate::world::served;
+use crate::world::{SOON, served};
 
 #[test]
 fn edge_makes_its_own_certificate_and_keeps_it() -> Result<()> {
@@ -45,6 +47,31 @@ fn edge_makes_its_own_certificate_and_keeps_it() -> Result<()> {
     edge.run()?;
     ensure!(client.request("/health", &given)?.status() == Some(200) && fs::read_to_string(&made)? == text);
     Ok(())
+}
+
+#[test]
+fn production_serves_none_that_vouches_for_itself() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start(&lab)?;
+    let client = Client::new(&lab, &edge, NEIGHBOUR4);
+    let (cert, key) = (edge.path("cert.pem"), edge.path("key.pem"));
+    fs::copy(&cert, edge.path("served.pem"))?;
+    self_signed(&cert, &key)?;
+    let (named, why) = (cert.display().to_string(), "is signed by itself, which production refuses");
+    wait_for("a word about it", SOON, || Ok(edge.log().contains("cannot be served").then_some(())))?;
+    ensure!(edge.log().contains(why), "{}", edge.log());
+    for refused in [edge.cli(&["check"])?, edge.cli(&["reload"])?] {
+        let told = refused.stderr.contains(&named) && refused.stderr.contains(why);
+        ensure!(refused.code == 2 && told, "{refused:?}");
+    }
+    let former = ["--cacert", &edge.path("served.pem").display().to_string()];
+    ensure!(client.request("/health", &former)?.status() == Some(200));
+    edge.stop()?;
+    let refused = edge.run_in_vain()?;
+    ensure!(refused.code == 2 && refused.stderr.contains(why), "{refused:?}");
+    edge.config.text("", "mode", "development");
+    edge.run()?;
+    served(&client)
 }
 
 #[test]
