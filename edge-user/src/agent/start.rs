@@ -33,6 +33,7 @@ use crate::{
     metrics::Own,
     netlink,
     server::users::{self, Settled},
+    store::Unmade,
 };
 
 impl Agent {
@@ -45,7 +46,12 @@ impl Agent {
         let links = interfaces.first(&pin_path)?;
         let lock = Rc::new(take_lock(&pin_path)?);
         let bare = datapath::is_bare(&pin_path);
+        let unmade = Unmade::at(&config.store.path);
         let started = Agent::start_with(config, overrides, lock.clone(), interfaces, &links, stop).await;
+        if let (Err(_), Some(unmade)) = (&started, unmade) {
+            let what = || "what the start made of a store cannot be removed".to_owned();
+            logged("undoing the start", unmade.again().blame(Blame::System, what));
+        }
         match &started {
             // Why the start failed is what its caller is told.
             Err(_) if bare => logged("undoing the start", datapath::unload(&pin_path).map(drop)),
@@ -70,7 +76,6 @@ impl Agent {
             () = stop.asked() => return Ok(stopped()),
             prepared = Prepared::new(&config) => prepared?,
         };
-        let audit = Audit::start(&config)?;
         let surroundings = Surroundings::read(&config, None);
         let mut enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
         settle(&config, &enforcer);
@@ -101,7 +106,7 @@ impl Agent {
                 attached.program_id
             );
         }
-        let mut audit = audit;
+        let mut audit = Audit::start(&config)?;
         audit.started(Now::read());
         let events = enforcer.unread().map_or_else(|| enforcer.events(), Ok)?;
         let renewals = Renewals::start();

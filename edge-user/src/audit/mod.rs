@@ -230,9 +230,10 @@ pub fn opened(path: &Path) -> Result<Option<File>, Failure> {
     }
 }
 
-/// Writes what a command did where no agent could be told, as the user who gives it.
+/// Writes what a command did where no agent could be told, as the user who gives it. Where there is not even a directory
+/// for a store it has changed nothing, and leaves nothing.
 pub fn write_now(config: &Config, events: impl IntoIterator<Item = Event>) -> io::Result<()> {
-    let mut sink = Sink::open(&Place::of(config), false)?;
+    let Some(mut sink) = Sink::open_if_there(&Place::of(config))? else { return Ok(()) };
     events.into_iter().try_for_each(|event| sink.take(&event.bounded().line()))
 }
 

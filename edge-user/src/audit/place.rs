@@ -105,6 +105,15 @@ impl Sink {
         }
     }
 
+    /// Without standard error. `None`: it would lie beside a store, and there is no directory for one.
+    pub fn open_if_there(place: &Place) -> io::Result<Option<Sink>> {
+        let is_missing = |file: &Path| file.parent().is_some_and(|of| of.try_exists().is_ok_and(|there| !there));
+        match place {
+            Place::Journal { socket, kept } if is_missing(kept) && connected(socket).is_err() => Ok(None),
+            _ => Sink::open(place, false).map(Some),
+        }
+    }
+
     /// Goes to the journal where that listens again; what came meanwhile stays where it is.
     pub fn back_to_journal(&mut self, place: &Place) {
         if let (Sink::Kept { .. }, Place::Journal { socket, .. }) = (&self, place)

@@ -32,6 +32,8 @@ pub struct Memory {
     path: PathBuf,
     /// Nothing is known to the store alone: it was read, or is new.
     is_complete: bool,
+    /// There is none, and whoever asks only reads.
+    is_never_made: bool,
     /// What lies at the path is not to be gone on with.
     is_spoilt: bool,
     /// Since when the store lacks something.
@@ -76,19 +78,31 @@ impl Memory {
             Err(error) => tracing::error!("{error}; enforcement goes on without the store"),
         }
         let behind = store.is_err().then(Boot::now);
-        let store = store.ok();
-        Ok(Memory {
-            store,
+        Ok(Memory { store: store.ok(), behind, ..Memory::without(path) })
+    }
+
+    /// The same for a command that only reads: one that is missing is not made, and holds nothing.
+    pub fn open_to_read(path: PathBuf) -> Result<Memory, Failure> {
+        match path.try_exists() {
+            Ok(false) => Ok(Memory { is_complete: true, is_never_made: true, ..Memory::without(path) }),
+            _ => Memory::open(path),
+        }
+    }
+
+    fn without(path: PathBuf) -> Memory {
+        Memory {
+            store: None,
             path,
             is_complete: false,
+            is_never_made: false,
             is_spoilt: false,
-            behind,
+            behind: None,
             mark: None,
             aside: None,
             seen: None,
             again: Again::default(),
             restored: None,
-        })
+        }
     }
 
     /// A disk that takes nothing cannot say that it lacks something: the pins can, as long as the kernel has it.
@@ -118,6 +132,7 @@ impl Memory {
                 return None;
             }
             Some(store) => Remembered::of(store, now),
+            None if self.is_never_made => return None,
             None => return self.recall_what_cannot_be_written(now),
         };
         match remembered {
@@ -198,7 +213,7 @@ impl Memory {
         allowed: impl Iterator<Item = Target>,
         history: impl Iterator<Item = History>,
     ) {
-        if !self.is_complete {
+        if !self.is_complete || self.is_never_made {
             return;
         }
         let restored = self.restored.take();

@@ -42,7 +42,7 @@ pub fn offline(config: &Config, request: &Request) -> Answer {
 
 fn on_tables(config: &Config, request: &Request, tables: Generation) -> Answer {
     let now = Now::read();
-    let memory = Memory::open(config.store.path.clone())?.marking(&config.filter.pin_path);
+    let memory = memory(config, request)?.marking(&config.filter.pin_path);
     let held = memory.is_marked().then(|| Held::by(&tables));
     let mut enforcer = enforcer(config, memory, tables, now)?;
     enforcer.recall(Held::by, now)?;
@@ -66,14 +66,18 @@ fn on_tables(config: &Config, request: &Request, tables: Generation) -> Answer {
 /// Where nothing is pinned, and nothing is enforced before the next start.
 fn on_store(config: &Config, request: &Request) -> Answer {
     let now = Now::read();
-    let memory = Memory::open(config.store.path.clone())?;
-    let mut enforcer = enforcer(config, memory, Nowhere, now)?;
+    let mut enforcer = enforcer(config, memory(config, request)?, Nowhere, now)?;
     enforcer.recall(|_| Held::default(), now)?;
     let answer = execute(&mut enforcer, request, now)?;
     match (&request.command, enforcer.memory.problem()) {
         (Command::Restore(_), Some(problem)) => Err(Failure::system(format!("nothing was restored: {problem}"))),
         _ => Ok(answer),
     }
+}
+
+fn memory(config: &Config, request: &Request) -> Result<Memory, Failure> {
+    let path = config.store.path.clone();
+    if request.command.change().is_none() { Memory::open_to_read(path) } else { Memory::open(path) }
 }
 
 fn enforcer<T: Tables>(config: &Config, memory: Memory, tables: T, now: Now) -> Result<Enforcer<T>, Failure> {

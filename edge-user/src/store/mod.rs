@@ -8,6 +8,7 @@ mod file;
 mod seen;
 #[cfg(test)]
 mod tests;
+mod unmade;
 
 use std::{
     fs,
@@ -22,6 +23,7 @@ use self::seen::Seen;
 pub use self::{
     blocked::{Blocked, Changes},
     file::{make_directory, set_aside},
+    unmade::Unmade,
 };
 use crate::{
     block::Target,

@@ -34,6 +34,7 @@ mod renew;
 mod secrets;
 mod signing;
 mod ssh;
+mod storeless;
 mod stores;
 mod story;
 mod supervision;
