@@ -69,7 +69,7 @@ impl Auth {
         Good::of(self.page(same_site(next.as_deref()), String::new()).shown(), None)
     }
 
-    fn page(&self, next: String, username: String) -> Page {
+    pub(super) fn page(&self, next: String, username: String) -> Page {
         Page { next, username, providers: self.oidc.names() }
     }
 

@@ -14,7 +14,7 @@ use super::{
     Auth, Good,
     answer::Denial,
     browser::{SESSION, cookies, leading_to, set_cookie},
-    page::{Page, encoded, same_site},
+    page::{encoded, same_site},
     query::{Form, parameter},
 };
 use crate::{
@@ -95,7 +95,7 @@ impl Auth {
     pub(super) async fn oidc_login<B>(&self, request: &Request<B>) -> Result<Good, Denial> {
         let provider = name_in(request.uri().path()).and_then(|name| self.oidc.named(name)).ok_or(Denial::NotFound)?;
         let next = request.uri().query().and_then(|query| parameter(query, "next"));
-        let page = Page { next: same_site(next.as_deref()), ..Page::default() };
+        let page = self.page(same_site(next.as_deref()), String::new());
         let metadata = provider.metadata().await.map_err(|denial| page.clone().denied(denial))?;
         let unavailable = |_| Denial::Unavailable;
         let browser = match browser(request.headers()) {
@@ -129,14 +129,14 @@ impl Auth {
     /// What the browser brings back. None of its refusals is an offence.
     pub(super) async fn oidc_callback<B>(&self, ends: Ends, request: &Request<B>) -> Result<Good, Denial> {
         let provider = name_in(request.uri().path()).and_then(|name| self.oidc.named(name)).ok_or(Denial::NotFound)?;
-        let refused = || Page::default().denied(Denial::Callback);
+        let refused = || self.page(same_site(None), String::new()).denied(Denial::Callback);
         let form = request.uri().query().and_then(|query| Form::parse(query.as_bytes())).ok_or_else(refused)?;
         let begun = form.value("state").and_then(|state| self.oidc.pending.take(state, Wall::now()));
         let begun = begun.ok_or_else(refused)?;
         let is_same =
             browser(request.headers()) == Some(begun.browser.as_str()) && begun.provider == provider.config.name;
         let issuer_is_same = form.value("iss").is_none_or(|iss| iss == provider.config.issuer);
-        let page = Page { next: begun.next.clone(), providers: self.oidc.names(), ..Page::default() };
+        let page = self.page(begun.next.clone(), String::new());
         let code = form.value("code").filter(|_| is_same && issuer_is_same && form.value("error").is_none());
         let code = code.ok_or_else(|| page.clone().denied(Denial::Callback))?;
         let callback = self.oidc.callback(&provider.config.name);

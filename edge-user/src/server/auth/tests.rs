@@ -100,7 +100,8 @@ impl World {
         let ends = Ends { peer: "203.0.113.7:5000".parse().unwrap(), local: "192.0.2.1:443".parse().unwrap() };
         let mut answer = self.auth.answer(ends, request).await;
         let body = answer.response.body_mut().collect().await.unwrap().to_bytes();
-        (answer, serde_json::from_slice(&body).unwrap_or_default())
+        // A page as its text.
+        (answer, serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body))))
     }
 
     async fn login(&self, name: &str, password: &str) -> (Answer, Value) {

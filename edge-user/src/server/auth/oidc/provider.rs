@@ -37,13 +37,22 @@ use crate::{
 const LIMITS: Limits = Limits { bytes: 256 << 10, time: Duration::from_secs(10) };
 /// How long what it publishes about itself is believed.
 const KEPT: Duration = Duration::from_secs(3600);
+/// For how long what is older serves without a question, where the last one failed.
+const FAILED: Duration = Duration::from_secs(30);
 
 pub struct Provider {
     pub config: OidcProvider,
     fetch: Fetch,
     leeway: Duration,
     folder: PathBuf,
-    known: Mutex<Option<(Instant, Arc<Metadata>)>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    metadata: Option<(Instant, Arc<Metadata>)>,
+    /// When it was asked in vain.
+    failed: Option<Instant>,
 }
 
 pub struct Metadata {
@@ -76,21 +85,21 @@ impl Provider {
         Provider { config, fetch, leeway, folder, known: Mutex::default() }
     }
 
-    /// What it publishes about itself; what was known goes on through an outage.
+    /// What it publishes about itself; what was known goes on through an outage. One asks for all that wait, so that a
+    /// provider that does not answer holds nobody for longer than one question lasts.
     pub async fn metadata(&self) -> Result<Arc<Metadata>, Denial> {
+        let came = Instant::now();
         let mut known = self.known.lock().await;
-        if let Some((at, metadata)) = known.as_ref().filter(|(at, _)| at.elapsed() < KEPT) {
-            let _ = at;
-            return Ok(metadata.clone());
-        }
-        match self.discover(known.as_ref().map(|(_, metadata)| metadata.keys.clone())).await {
-            Ok(found) => {
-                let found = Arc::new(found);
-                *known = Some((Instant::now(), found.clone()));
-                Ok(found)
+        let metadata = known.metadata.clone();
+        let fails = |at: Instant| at >= came || metadata.is_some() && at.elapsed() < FAILED;
+        let is_fresh = metadata.as_ref().is_some_and(|(at, _)| at.elapsed() < KEPT);
+        if !is_fresh && !known.failed.is_some_and(fails) {
+            match self.discover(metadata.as_ref().map(|(_, metadata)| metadata.keys.clone())).await {
+                Ok(found) => known.metadata = Some((Instant::now(), Arc::new(found))),
+                Err(_) => known.failed = Some(Instant::now()),
             }
-            Err(denial) => known.as_ref().map(|(_, metadata)| metadata.clone()).ok_or(denial),
         }
+        known.metadata.as_ref().map(|(_, metadata)| metadata.clone()).ok_or(Denial::Provider)
     }
 
     async fn discover(&self, keys: Option<Arc<Source>>) -> Result<Metadata, Denial> {

@@ -24,6 +24,8 @@ struct Said {
     /// What is answered under a path in place of 200.
     status: BTreeMap<&'static str, u16>,
     signs: Option<SigningKey>,
+    /// How often it was asked about itself.
+    discovered: usize,
 }
 
 type Provider = Arc<Mutex<Said>>;
@@ -34,8 +36,10 @@ fn key() -> SigningKey {
 }
 
 fn answer(said: &Provider, key: &SigningKey, request: &Request<Bytes>) -> Response<Bytes> {
-    let said = said.lock().unwrap();
+    let mut said = said.lock().unwrap();
     let path = request.uri().path();
+    said.discovered += usize::from(path.starts_with("/.well-known/"));
+    let said = &*said;
     let told = |status: u16, body: &Value| {
         let status = said.status.get(path).copied().unwrap_or(status);
         Response::builder().status(status).body(Bytes::from(body.to_string())).unwrap()
@@ -93,8 +97,14 @@ fn signing_in() -> (World, Provider) {
 }
 
 async fn get(world: &World, path: &str, cookie: &str) -> Answer {
+    seen(world, path, cookie).await.0
+}
+
+/// With the page that comes.
+async fn seen(world: &World, path: &str, cookie: &str) -> (Answer, String) {
     let request = Request::get(path).header("cookie", cookie).body(Full::default()).unwrap();
-    world.send(request).await.0
+    let (answer, page) = world.send(request).await;
+    (answer, page.as_str().unwrap_or_default().to_owned())
 }
 
 /// Begins; gives the state and the browser's cookie, and tells the provider what it has to know.
@@ -153,13 +163,16 @@ async fn what_comes_back_elsewhere_or_otherwise_is_refused_and_no_offence() {
     ] {
         let (state, cookie) = begun(&world, &said).await;
         let back = format!("/auth/oidc/corp/callback?state={state}&{query}");
-        let answer = get(&world, &back, if with_cookie { &cookie } else { "" }).await;
+        let (answer, page) = seen(&world, &back, if with_cookie { &cookie } else { "" }).await;
         assert_eq!(answer.response.status(), 400, "{query}");
+        // Who is to begin again can.
+        assert!(page.contains("/auth/oidc/corp/login?next="), "{query}");
         assert!(answer.response.headers().get("set-cookie").is_none());
     }
     let (_, cookie) = begun(&world, &said).await;
     for path in ["/auth/oidc/corp/callback?state=x&code=good", "/auth/oidc/corp/callback"] {
-        assert_eq!(get(&world, path, &cookie).await.response.status(), 400);
+        let (answer, page) = seen(&world, path, &cookie).await;
+        assert!(answer.response.status() == 400 && page.contains("/auth/oidc/corp/login"), "{path}");
     }
     for path in ["/auth/oidc/none/login", "/auth/oidc/none/callback?state=x", "/auth/oidc/corp/other", "/auth/oidc/"] {
         assert_eq!(get(&world, path, "").await.response.status(), 404, "{path}");
@@ -210,6 +223,14 @@ async fn a_provider_that_fails_is_told_as_one() {
     let (world, said) = signing_in();
     said.lock().unwrap().status.insert("/.well-known/openid-configuration", 500);
     assert_eq!(get(&world, "/auth/oidc/corp/login", "").await.response.status(), 502);
+    assert_eq!(said.lock().unwrap().discovered, 1);
+    // Whoever waits for the answer has it, and does not wait for another one.
+    let login = || seen(&world, "/auth/oidc/corp/login?next=/app", "");
+    for (answer, page) in <[_; 3]>::from(tokio::join!(login(), login(), login())) {
+        assert_eq!(answer.response.status(), 502);
+        assert!(page.contains("/auth/oidc/corp/login?next=%2Fapp") && !page.contains("id.test"), "{page}");
+    }
+    assert_eq!(said.lock().unwrap().discovered, 2);
     said.lock().unwrap().status.clear();
     for status in [401, 500, 503, 302] {
         said.lock().unwrap().status = [("/token", status)].into();
