@@ -3,7 +3,7 @@
 //! thousand and how they end ([`endings`]), a flood and what comes through of it ([`flood`], [`tap`]), honest clients all
 //! the while ([`service`]), a slow attack ([`slow`]), a death at any step
 //! ([`strace`]), secrets that may stand nowhere ([`canary`]), what processes hold ([`descriptor`]), a disk that can be full ([`disk`]), a real
-//! SSH server ([`ssh`]), the kernel's own word on sockets, programs and maps ([`sockets`], [`bpf`], [`verifier`]);
+//! SSH server ([`ssh`]), a real OpenID provider ([`provider`]) and a real browser ([`browser`]), the kernel's own word on sockets, programs and maps ([`sockets`], [`bpf`], [`verifier`]);
 //! what was decided, on paper ([`decisions`]); and what a packet deserves by the documents ([`model`]), with packets ([`packet`], [`generate`]) and states
 //! ([`scene`]) to ask it about. The tests in `it/` and `cargo xtask demo` stand on it. It knows no crate of edge, so
 //! that nothing can be right on both sides and wrong on the wire.
@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod authority;
 pub mod bpf;
+pub mod browser;
 pub mod canary;
 pub mod client;
 pub mod crowd;
@@ -26,6 +27,7 @@ pub mod model;
 pub mod net;
 pub mod packet;
 pub mod places;
+pub mod provider;
 pub mod refuse;
 pub mod scene;
 pub mod service;

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::shell::{as_root, find, output, root, run, succeeds};
+use crate::shell::{as_root, find, output, root, run, succeeds, target};
 
 /// Its LLVM must be of rustc's major version.
 const BPF_LINKER: &str = "0.13.0";
@@ -31,7 +31,7 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const TEST_TOOLS: [Tool; 10] = [
+const TEST_TOOLS: [Tool; 14] = [
     tool("journalctl", "systemd", "reads the journal that tests write to, and systemd-journald keeps it"),
     tool(
         "nft",
@@ -50,6 +50,10 @@ const TEST_TOOLS: [Tool; 10] = [
     ),
     tool("pebble", "pebble", "issues certificates by ACME in tests"),
     tool("pebble-challtestsrv", "pebble", "answers for names in tests"),
+    tool("node", "nodejs", "runs the OpenID provider of tests"),
+    tool("npm", "npm", "installs the OpenID provider of tests, below `target`"),
+    tool("chromedriver", "chromium-driver", "has Chromium, which it brings along, sign in in tests"),
+    tool("certutil", "libnss3-tools", "has Chromium trust the authority of tests"),
     SLOW,
 ];
 
@@ -91,6 +95,7 @@ pub fn for_tests() -> Result<()> {
     for_live()?;
     packages(&TEST_TOOLS)?;
     servers()?;
+    oidc_provider()?;
     nextest()
 }
 
@@ -142,6 +147,24 @@ fn nextest() -> Result<()> {
     }
     eprintln!("setup: cargo-nextest is missing; it runs the tests, each in a process of its own");
     run(Command::new("cargo").args(["install", "cargo-nextest", "--version", NEXTEST, "--locked"]).current_dir(root()))
+}
+
+/// As the lock file says, once for each state of it.
+fn oidc_provider() -> Result<()> {
+    let (from, to) = (root().join("tests/oidc-provider"), target().join("oidc-provider"));
+    let lock = "package-lock.json";
+    let wanted = fs::read(from.join(lock)).with_context(|| format!("cannot read {}", from.join(lock).display()))?;
+    let installed = to.join("installed.json");
+    if fs::read(&installed).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    eprintln!("setup: the npm package oidc-provider is missing; browsers sign in there in tests");
+    fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
+    for name in ["package.json", lock] {
+        fs::copy(from.join(name), to.join(name)).with_context(|| format!("cannot copy {name} to {}", to.display()))?;
+    }
+    run(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&to))?;
+    fs::write(&installed, wanted).with_context(|| format!("cannot write {}", installed.display()))
 }
 
 /// Servers that tests and benchmarks start themselves.

@@ -32,6 +32,7 @@ mod privileges;
 mod reload;
 mod renew;
 mod secrets;
+mod signin;
 mod signing;
 mod ssh;
 mod storeless;
