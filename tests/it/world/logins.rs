@@ -1,6 +1,7 @@
 //! Logins that are refused: that they tell nothing apart, and that many at once take neither the memory nor the server.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     sync::Arc,
@@ -11,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use edge_tests::{
     agent::{Edge, PASSWORD, USER},
-    client::{connect, process_status},
+    client::{Client, connect, process_status},
     net::{ATTACKER4, HOST4, HOST6, Lab, NEIGHBOUR4, NEIGHBOUR6},
 };
 use fastrand::Rng;
@@ -80,7 +81,7 @@ fn a_thousand_at_once_take_no_more_memory_than_the_hashes_in_flight() -> Result<
     };
     let mut talks = (0..AT_ONCE).map(served).collect::<Result<Vec<_>>>()?;
     let server = edge.server_pid()?;
-    std::fs::write(format!("/proc/{server}/clear_refs"), "5").context("resetting the peak")?;
+    fs::write(format!("/proc/{server}/clear_refs"), "5").context("resetting the peak")?;
     let before = peak(server)?;
     let mut health = Talk::open(&lab, NEIGHBOUR4, &tls)?;
     let mut waits = Vec::new();
@@ -205,4 +206,29 @@ fn welch(one: &[f64], other: &[f64], bound: f64) -> f64 {
     };
     let ((a, va), (b, vb)) = (of(one), of(other));
     (a - b) / (va + vb).sqrt()
+}
+
+#[test]
+fn a_refusal_is_seen_by_who_sends_a_body_with_what_is_refused() -> Result<()> {
+    let lab = Lab::new()?;
+    let edge = Edge::start(&lab)?;
+    let client = Client::new(&lab, &edge, NEIGHBOUR4);
+    let body = edge.path("body");
+    fs::write(&body, vec![b'x'; 1 << 20])?;
+    let body = format!("@{}", body.display());
+    for version in ["--http1.1", "--http2"] {
+        for (path, status) in [
+            ("/auth/verify", 401),
+            ("/auth/introspect", 401),
+            ("/auth/me", 405),
+            ("/nowhere", 404),
+            ("/auth/login", 413),
+        ] {
+            for expects in ["Expect:", "X-None: 1"] {
+                let seen = client.request(path, &[version, "--header", expects, "--data-binary", &body])?;
+                ensure!(seen.status() == Some(status), "{version} {path} {expects}: {seen:?}");
+            }
+        }
+    }
+    Ok(())
 }

@@ -1,12 +1,15 @@
 //! The bodies of requests, bounded in size and time.
 
+use std::{pin::Pin, time::Duration};
+
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{
     Request,
     body::Body,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue},
 };
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Auth, answer::Denial, query::Form};
@@ -15,6 +18,8 @@ use super::{Auth, answer::Denial, query::Form};
 const MAX_BODY: usize = 64 << 10;
 /// Of a longer body so much is read before it is refused, in bytes.
 const MAX_THROWN_AWAY: usize = 4 << 20;
+/// Whoever sends has sent something by then.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(1);
 
 impl Auth {
     /// A form that is said to be one and has no parameter twice.
@@ -39,9 +44,40 @@ impl Auth {
     where
         B: Body<Data = Bytes> + Send,
     {
-        let read = tokio::time::timeout(self.body_within, read_body(request)).await;
+        let read = timeout(self.body_within, read_body(request)).await;
         read.map_err(|_| Denial::TooSlow)?.map(Zeroizing::new)
     }
+}
+
+impl Auth {
+    /// Reads what is left of a body that nobody wants: many clients do not see an answer that comes before they have sent
+    /// all, over HTTP/2 for the reset of the stream that may follow it (RFC 9113, section 8.1), over HTTP/1.1 for that of
+    /// the connection. One that is too long, or does not come, is left; what is owed to such a client is an answer.
+    pub(super) async fn throw_away<B>(&self, mut body: Pin<&mut B>)
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let rest = async {
+            let mut came = 0;
+            while came <= MAX_THROWN_AWAY && !body.is_end_stream() {
+                match timeout(GOES_ON_WITHIN, body.frame()).await {
+                    Ok(Some(Ok(frame))) => came += frame.data_ref().map_or(0, Bytes::len),
+                    Ok(Some(Err(_)) | None) | Err(_) => return,
+                }
+            }
+        };
+        // However much of it came.
+        let _ = timeout(self.body_within, rest).await;
+    }
+}
+
+/// Whether the rest of a body will come whatever is answered, and is short enough to be read.
+pub(super) fn comes_anyway(headers: &HeaderMap) -> bool {
+    !headers.contains_key(EXPECT) && length(headers).is_none_or(|length| length <= MAX_THROWN_AWAY)
+}
+
+fn length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 pub(super) fn is_form(value: &HeaderValue) -> bool {
@@ -55,8 +91,7 @@ async fn read_body<B>(request: Request<B>) -> Result<Vec<u8>, Denial>
 where
     B: Body<Data = Bytes> + Send,
 {
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > MAX_THROWN_AWAY) {
+    if length(request.headers()).is_some_and(|length| length > MAX_THROWN_AWAY) {
         return Err(Denial::TooLarge);
     }
     let mut parts = std::pin::pin!(request.into_body());

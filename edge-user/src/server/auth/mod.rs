@@ -23,7 +23,7 @@ pub mod token;
 mod verify;
 mod wellknown;
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -134,8 +134,7 @@ impl Auth {
         Target::client(address, self.ipv6_unit)
     }
 
-    /// Looks whether the store of users can be used: at the start, and while it could not, so that its end is noticed
-    /// without a request. Whether it cannot.
+    /// Whether the store of users could not be used when it was asked last.
     pub fn store_has_failed(&self) -> bool {
         self.store.has_failed()
     }
@@ -147,6 +146,7 @@ impl Auth {
         }
     }
 
+    /// Looks whether the store of users can be used, so that the end of a failure is noticed without a request.
     pub async fn probe_store(&self) {
         self.store.probe().await;
     }
@@ -159,6 +159,10 @@ impl Auth {
         let endpoint = Endpoint::of(request.uri().path());
         let under_auth = request.uri().path() == "/auth" || request.uri().path().starts_with("/auth/");
         let request_id = request_id(request.headers());
+        let comes_anyway = body::comes_anyway(request.headers());
+        let (head, body) = request.into_parts();
+        let mut body = pin!(body);
+        let request = Request::from_parts(head, body.as_mut());
         let result = match endpoint {
             _ if head_too_large(&request) => Err(Denial::HeadTooLarge),
             Some(endpoint) => {
@@ -167,6 +171,10 @@ impl Auth {
             }
             None => Err(Denial::NotFound),
         };
+        // Before anything is reported: nothing more comes from who is blocked.
+        if comes_anyway && !matches!(result.as_ref().map_err(Denial::cause), Err(Denial::TooLarge | Denial::TooSlow)) {
+            self.throw_away(body).await;
+        }
         let outcome = result.as_ref().map_or_else(Denial::outcome, |_| Outcome::Success);
         if let Some(endpoint) = endpoint {
             self.counters.auth(endpoint, outcome);

@@ -265,3 +265,58 @@ async fn what_cannot_be_asked_is_refused_by_name() {
     }
     assert_eq!(world.offences(), 0);
 }
+
+/// A body that comes piece by piece, and how much of it was taken.
+struct Pieces {
+    left: usize,
+    taken: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+const PIECE: usize = 1 << 10;
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        if self.left == 0 {
+            return std::task::Poll::Ready(None);
+        }
+        self.left -= 1;
+        self.taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(Bytes::from_static(&[b'x'; PIECE])))))
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_answered_once_its_body_has_come() {
+    let world = world();
+    let ends = Ends { peer: "203.0.113.7:5000".parse().unwrap(), local: "192.0.2.1:443".parse().unwrap() };
+    let sent = async |method: &str, path: &str, expects: bool, pieces: usize| {
+        let taken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let mut request = Request::builder().method(method).uri(path).header("content-length", pieces * PIECE);
+        if expects {
+            request = request.header("expect", "100-continue");
+        }
+        let body = Pieces { left: pieces, taken: taken.clone() };
+        let status = world.auth.answer(ends, request.body(body).unwrap()).await.response.status().as_u16();
+        (status, taken.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    for (method, path, status) in [
+        ("POST", "/auth/verify", 401),
+        ("GET", "/auth/me", 401),
+        ("POST", "/auth/logout", 401),
+        ("POST", "/auth/introspect", 401),
+        ("PUT", "/auth/login", 405),
+        ("POST", "/nowhere", 404),
+        ("POST", "/auth/login", 413),
+    ] {
+        assert_eq!(sent(method, path, false, 300).await, (status, 300), "{path}");
+    }
+    // Whoever asks first need not send it, and what is without end is not read to its end.
+    assert_eq!(sent("POST", "/auth/verify", true, 300).await, (401, 0));
+    assert_eq!(sent("POST", "/auth/verify", false, 1 << 20).await, (401, 0));
+}
