@@ -5,6 +5,7 @@
 use std::{
     fs,
     io::ErrorKind,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -32,6 +33,46 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Former {
     pub config: Config,
     pub server: Option<ServerConfig>,
+}
+
+/// Where the record lies: beside the store. A link among the pins leads there, for a file that does not say any more
+/// where its store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    store: Store,
+    link: PathBuf,
+}
+
+impl Place {
+    fn of(config: &Config) -> Place {
+        Place { store: config.store.clone(), link: link_below(&config.filter.pin_path) }
+    }
+
+    /// Of a file that names a store beyond doubt. Else the second is one that may be another agent's: where the pins lead,
+    /// or the `other`.
+    fn named_by(file: &Path, other: Store) -> (Place, bool) {
+        if let Ok((config, _)) = Config::load_partly(file, false, &["store.path"]) {
+            return (Place::of(&config), true);
+        }
+        let pinned = Config::load_partly(file, false, &["filter.pin_path"]);
+        let link = pinned.map(|(config, _)| link_below(&config.filter.pin_path)).unwrap_or_default();
+        let store = fs::read_link(&link).map_or(other, |path| Store { path });
+        (Place { store, link }, false)
+    }
+
+    fn confirmed(&self) -> PathBuf {
+        self.store.confirmed()
+    }
+
+    /// Where nothing is pinned, or it cannot be made, the record is found by the file alone.
+    fn lead_here(&self) {
+        let _ = fs::remove_file(&self.link);
+        let _ = symlink(&self.store.path, &self.link);
+    }
+}
+
+fn link_below(pin_path: &Path) -> PathBuf {
+    pin_path.join("confirmed")
 }
 
 /// Whether what is in force was confirmed.
@@ -105,15 +146,15 @@ impl Record {
     }
 
     /// `None`: what is in force is what the file says. One that is there and says nothing is told in the log.
-    fn read(store: &Store) -> Option<Record> {
-        Record::try_read(store).unwrap_or_else(|problem| {
+    fn read(place: &Place) -> Option<Record> {
+        Record::try_read(place).unwrap_or_else(|problem| {
             tracing::error!("{problem}");
             None
         })
     }
 
-    fn try_read(store: &Store) -> Result<Option<Record>, String> {
-        let path = store.confirmed();
+    fn try_read(place: &Place) -> Result<Option<Record>, String> {
+        let path = place.confirmed();
         let unreadable = |error: &dyn std::fmt::Display| {
             format!(
                 "{}, the config that was confirmed last, cannot be read, so the file counts: {error}",
@@ -127,25 +168,23 @@ impl Record {
         }
     }
 
-    /// Beside the store that the file names; of a file that names none beyond doubt, beside the `other`.
-    fn of(file: &Path, other: Store) -> Result<Option<(Record, Store)>, String> {
-        let named = Config::load_partly(file, false, &["store.path"]).map(|(config, _)| config.store);
-        let beside = |store: Store| Record::try_read(&store).map(|record| Some((record?, store)));
-        match named {
-            Ok(store) => beside(store),
-            Err(_) => {
-                let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-                // Another agent's may lie there.
-                beside(other).map(|found| found.filter(|(record, _)| record.file == file))
-            }
-        }
+    /// Beside the store that the file names; of a file that names none beyond doubt, beside the one that the pins lead to,
+    /// or the `other`.
+    fn of(file: &Path, other: Store) -> Result<Option<(Record, Place)>, String> {
+        let (place, is_named) = Place::named_by(file, other);
+        let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        // Another agent's may lie there.
+        let found = Record::try_read(&place)?.filter(|record| is_named || record.file == file);
+        Ok(found.map(|record| (record, place)))
     }
 
-    pub fn write(&self, store: &Store) -> Result<(), Failure> {
-        let path = store.confirmed();
+    pub fn write(&self, place: &Place) -> Result<(), Failure> {
+        let path = place.confirmed();
         let text = serde_json::to_string(self).blame(Blame::Bug, || "a config cannot be written".to_owned())?;
-        keep(&path, &text)
-            .blame(Blame::System, || format!("the config that was confirmed cannot be kept in {}", path.display()))
+        let what = || format!("the config that was confirmed cannot be kept in {}", path.display());
+        keep(&path, &text).blame(Blame::System, what)?;
+        place.lead_here();
+        Ok(())
     }
 
     /// Whether a start goes by what was confirmed, where the file says this.
@@ -155,13 +194,14 @@ impl Record {
 }
 
 /// Forgets what was confirmed: the file says it.
-fn forget(store: &Store) {
-    super::logged("forgetting a former config", forgotten(store));
+fn forget(place: &Place) {
+    super::logged("forgetting a former config", forgotten(place));
 }
 
 /// For good: also after a power cut.
-fn forgotten(store: &Store) -> Result<(), Failure> {
-    let path = store.confirmed();
+fn forgotten(place: &Place) -> Result<(), Failure> {
+    let path = place.confirmed();
+    let _ = fs::remove_file(&place.link);
     let synced = || path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all());
     match fs::remove_file(&path).and_then(|()| synced()) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::system(format!(
@@ -184,7 +224,7 @@ pub fn confirmed(file: &Path, overrides: &Overrides) -> Option<Config> {
 /// The config to start with, and whether it is not that of the file but the one that was confirmed last. What is to be
 /// said of it comes third.
 pub fn first_config(file: &Path, overrides: &Overrides) -> Result<(Config, bool, Option<String>), ConfigErrors> {
-    let (record, store) = match Record::of(file, Store::default()) {
+    let (record, place) = match Record::of(file, Store::default()) {
         Ok(Some(found)) => found,
         Ok(None) => return Ok((Config::load_with_files(file, overrides)?, false, None)),
         Err(problem) => return Ok((Config::load_with_files(file, overrides)?, false, Some(problem))),
@@ -192,14 +232,14 @@ pub fn first_config(file: &Path, overrides: &Overrides) -> Result<(Config, bool,
     let said = fs::read_to_string(file).unwrap_or_default();
     if said == record.confirmed || !record.holds(&said) {
         let config = Config::load_with_files(file, overrides)?;
-        forget(&store);
+        forget(&place);
         return Ok((config, false, None));
     }
     match Config::parse_with_files(file, &record.confirmed, overrides) {
         Ok(config) => {
             if record.stopped {
                 // Where that fails, a file that is edited before a crash counts after it.
-                let _ = Record { stopped: false, ..record }.write(&store);
+                let _ = Record { stopped: false, ..record }.write(&place);
             }
             let note = format!(
                 "{} was never confirmed; the config that was confirmed last is in force until the next `edge reload`",
@@ -209,7 +249,7 @@ pub fn first_config(file: &Path, overrides: &Overrides) -> Result<(Config, bool,
         }
         Err(errors) => {
             let config = Config::load_with_files(file, overrides)?;
-            forget(&store);
+            forget(&place);
             Ok((config, false, Some(format!("the config that was confirmed last cannot be used any more: {errors}"))))
         }
     }
@@ -225,7 +265,7 @@ impl Agent {
     /// `edge reload --keep`.
     pub(super) fn keep(&mut self) -> Answer {
         match std::mem::take(&mut self.trial) {
-            Trial::Pending(pending) => match forgotten(&self.config.store) {
+            Trial::Pending(pending) => match forgotten(&Place::of(&self.config)) {
                 Ok(()) => Ok(Reply::Kept(self.enforcer.reload_state())),
                 Err(failure) => {
                     self.trial = Trial::Pending(pending);
@@ -253,8 +293,8 @@ impl Agent {
     /// not come into force.
     pub(super) fn on_trial(&self, confirm: bool, next: &Config) -> Result<(), Failure> {
         match &self.trial {
-            Trial::Pending(pending) => Record::new(&pending.back_to.config, next).write(&self.config.store),
-            Trial::None | Trial::Reverted if confirm => Record::new(&self.config, next).write(&self.config.store),
+            Trial::Pending(pending) => Record::new(&pending.back_to.config, next).write(&Place::of(&self.config)),
+            Trial::None | Trial::Reverted if confirm => Record::new(&self.config, next).write(&Place::of(&self.config)),
             Trial::None | Trial::Reverted => Ok(()),
         }
     }
@@ -262,13 +302,13 @@ impl Agent {
     /// It did not come into force.
     pub(super) fn as_before(&self, file_said: Option<Record>) {
         match file_said {
-            Some(record) => super::logged("keeping what was confirmed", record.write(&self.config.store)),
-            None => forget(&self.config.store),
+            Some(record) => super::logged("keeping what was confirmed", record.write(&Place::of(&self.config))),
+            None => forget(&Place::of(&self.config)),
         }
     }
 
     pub(super) fn recorded(&self) -> Option<Record> {
-        Record::read(&self.config.store)
+        Record::read(&Place::of(&self.config))
     }
 
     /// Another config is in force.
@@ -280,7 +320,7 @@ impl Agent {
             (Trial::None | Trial::Reverted, Some(within)) => Trial::Pending(Box::new(Pending::new(before, within))),
             (Trial::None, None) => Trial::None,
             (Trial::Reverted, None) => {
-                forget(&self.config.store);
+                forget(&Place::of(&self.config));
                 Trial::None
             }
         };
@@ -292,7 +332,7 @@ impl Agent {
             && let Some(record) = self.recorded()
         {
             let stopped = Record { stopped: true, ..record };
-            super::logged("keeping what was confirmed", stopped.write(&self.config.store));
+            super::logged("keeping what was confirmed", stopped.write(&Place::of(&self.config)));
         }
     }
 }
@@ -315,10 +355,9 @@ mod tests {
         }
 
         fn text(&self, fragments: &str) -> String {
-            let store = self.0.path().join("edge.db");
+            let below = self.0.path().display();
             format!(
-                "[filter]\ninterfaces = [\"eth0\"]\nfragments = \"{fragments}\"\n[store]\npath = \"{}\"\n",
-                store.display()
+                "[filter]\ninterfaces = [\"eth0\"]\nfragments = \"{fragments}\"\npin_path = \"{below}\"\n[store]\npath = \"{below}/edge.db\"\n",
             )
         }
 
@@ -340,10 +379,10 @@ mod tests {
         let files = Files::new();
         let (good, bad, edited) = (files.text("pass"), files.text("drop"), files.text("drop") + "# edited\n");
         let record = Record::new(&files.config("pass"), &files.config("drop"));
-        let store = files.config("pass").store;
+        let place = Place::of(&files.config("pass"));
         assert_eq!(files.first(&bad), (true, false), "nothing is on trial");
-        record.write(&store).unwrap();
-        let mode = fs::metadata(store.confirmed()).unwrap().permissions().mode() & 0o777;
+        record.write(&place).unwrap();
+        let mode = fs::metadata(place.confirmed()).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600);
         let commands_go_by = |said: &str| {
             fs::write(files.file(), said).unwrap();
@@ -351,16 +390,16 @@ mod tests {
         };
         assert_eq!([commands_go_by(&bad), commands_go_by(&good)], [Some(record.confirmed.clone()), None]);
         assert_eq!([files.first(&bad), files.first(&edited)], [(false, true); 2], "after a crash");
-        Record { stopped: true, ..record.clone() }.write(&store).unwrap();
+        Record { stopped: true, ..record.clone() }.write(&place).unwrap();
         assert_eq!(files.first(&bad), (false, true), "after a stop");
         assert_eq!(files.first(&edited), (false, true), "edited before a crash that came after it");
-        Record { stopped: true, ..record.clone() }.write(&store).unwrap();
+        Record { stopped: true, ..record.clone() }.write(&place).unwrap();
         assert_eq!(files.first(&edited), (true, false), "edited after a stop");
-        assert_eq!(Record::read(&store), None);
-        record.write(&store).unwrap();
+        assert_eq!(Record::read(&place), None);
+        record.write(&place).unwrap();
         assert_eq!(files.first(&good), (false, false), "put back");
-        assert_eq!(Record::read(&store), None);
-        fs::write(store.confirmed(), "{\"confirmed\": 7").unwrap();
+        assert_eq!(Record::read(&place), None);
+        fs::write(place.confirmed(), "{\"confirmed\": 7").unwrap();
         fs::write(files.file(), &bad).unwrap();
         let (config, reverted, note) = first_config(&files.file(), &Overrides::default()).unwrap();
         assert!(config.filter.drop_fragments && !reverted, "a record that says nothing");
@@ -368,15 +407,24 @@ mod tests {
     }
 
     #[test]
-    fn where_the_file_names_no_store_any_more_it_is_looked_for_where_it_is_by_default() {
+    fn where_the_file_names_no_store_any_more_it_is_looked_for_where_the_pins_lead_or_it_is_by_default() {
         let files = Files::new();
         fs::write(files.file(), files.text("drop")).unwrap();
-        let (record, store) = (Record::new(&files.config("pass"), &files.config("drop")), files.config("pass").store);
-        record.write(&store).unwrap();
+        let record = Record::new(&files.config("pass"), &files.config("drop"));
+        let place = Place::of(&files.config("pass"));
+        record.write(&place).unwrap();
+        for broken in ["[store]\npath = 7\n", "[store]\npath = \"edge.db\"\n", "[store]\npath = \"/var/lib/ed\n"] {
+            let pinned = format!("[filter]\npin_path = \"{}\"\n", files.0.path().display());
+            fs::write(files.file(), pinned + broken).unwrap();
+            let found = Record::of(&files.file(), Store::default()).unwrap();
+            assert_eq!(found, Some((record.clone(), place.clone())), "{broken}");
+        }
+        let of = |other: &Place| Record::of(&files.file(), other.store.clone()).unwrap().map(|(record, _)| record);
         fs::write(files.file(), "[store]\npath = \"/var/lib/ed\n").unwrap();
-        let found = Record::of(&files.file(), store.clone()).unwrap();
-        assert_eq!(found, Some((record.clone(), store.clone())));
-        Record { file: PathBuf::from("/etc/edge/another.toml"), ..record }.write(&store).unwrap();
-        assert_eq!(Record::of(&files.file(), store).unwrap(), None, "another agent's");
+        assert_eq!(of(&place), Some(record.clone()));
+        Record { file: PathBuf::from("/etc/edge/another.toml"), ..record }.write(&place).unwrap();
+        assert_eq!(of(&place), None, "another agent's");
+        forget(&place);
+        assert!(!place.link.is_symlink() && !place.confirmed().exists());
     }
 }
