@@ -317,7 +317,10 @@ impl Agent {
         let is_unload = order.request.command == Command::Unload;
         match &order.request.command {
             Command::Status | Command::Reload { .. } | Command::Unload => self.mend(),
-            Command::Why { .. } => self.dropped(),
+            Command::Why { .. } => {
+                self.mend();
+                self.dropped();
+            }
             _ => {}
         }
         self.make_room_for(&order.request.command);

@@ -6,6 +6,7 @@ use super::{
     args::Global,
     ask,
     output::{Complaint, Outcome, fields, length},
+    why,
 };
 use crate::control::protocol::{Command, ConnectionTotals, Reload, Reply, Status};
 
@@ -20,14 +21,14 @@ fn text(status: &Status) -> String {
         .iter()
         .map(|interface| format!("{} ({}, program {})", interface.name, interface.mode, interface.program_id))
         .collect();
-    let unfiltered = status.unfiltered.iter().map(|one| ("NOT FILTERED", format!("{}: {}", one.name, one.reason)));
+    let unfiltered = status.unfiltered.iter().map(|one| ("NOT FILTERED", why::passing(one)));
     let reasons: Vec<String> =
         status.packets.by_reason.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{n} {reason}")).collect();
     let blocked = &status.blocked;
     let store = &status.store;
     let mut rows = vec![
         ("edge", format!("{}, process {}, up {}", status.version, status.pid, length(status.uptime_seconds as u64))),
-        ("interfaces", if interfaces.is_empty() { NONE.to_owned() } else { interfaces.join(", ") }),
+        ("interfaces", if interfaces.is_empty() { none(status) } else { interfaces.join(", ") }),
         ("dry run", if status.dry_run { "yes: all is counted, nothing is dropped" } else { "no" }.to_owned()),
         (
             "blocked",
@@ -59,5 +60,11 @@ fn connections(totals: ConnectionTotals) -> String {
     )
 }
 
-/// Where interfaces are named this comes with those that are not filtered.
-const NONE: &str = "none; with [\"auto\"], the first that carries a default route will be filtered";
+fn none(status: &Status) -> String {
+    let next = if status.unfiltered.is_empty() {
+        "with [\"auto\"], the first that carries a default route will be filtered"
+    } else {
+        "nothing is dropped"
+    };
+    format!("none; {next}")
+}

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Wall,
-    control::protocol::{Allowance, Command, Connections, Drop, Entry, Rates, Reply, Why},
+    control::protocol::{Allowance, Command, Connections, Drop, Entry, Rates, Reply, Unfiltered, Why},
     error::Failure,
     printable::printable,
 };
@@ -27,12 +27,13 @@ pub fn why(global: &Global, arguments: &Arguments) -> Result<Outcome, Complaint>
 }
 
 fn text(why: &Why, now: Wall) -> String {
-    let mut rows = vec![
-        ("address", verdict(why)),
+    let mut rows = vec![("address", verdict(why))];
+    rows.extend(why.unfiltered.iter().map(|one| ("NOT FILTERED", passing(one))));
+    rows.extend([
         ("allowed", yes(why.allowed).to_owned()),
         ("protected", why.protected.as_deref().map_or_else(|| "no".to_owned(), printable)),
         ("block", why.block.as_ref().map_or_else(|| "none".to_owned(), |entry| block(entry, now))),
-    ];
+    ]);
     let samples: Vec<String> = why.drops.iter().map(|one| sample(one, now)).collect();
     rows.push(("sampled drops", if samples.is_empty() { "none was sampled".to_owned() } else { samples.join("; ") }));
     rows.push(("connections", connections(why.connections)));
@@ -53,7 +54,11 @@ fn text(why: &Why, now: Wall) -> String {
 /// An address of this host sends nothing to it by a wire: what claims to come from it there is forged.
 fn verdict(why: &Why) -> String {
     let Why { address, reason, .. } = why;
+    let would_drop = ![Reason::Passed, Reason::Allowed].iter().any(|passing| passing.name() == reason);
     match (why.verdict.as_str(), reason == Reason::Malformed.name()) {
+        ("pass", _) if would_drop && !why.dry_run => {
+            format!("{address} passes, for edge filters no interface now; it would be dropped ({reason})")
+        }
         ("pass", _) if why.dry_run => format!("{address} passes, for this is a dry run ({reason})"),
         ("pass", _) => format!("{address} passes ({reason})"),
         (_, true) => format!(
@@ -61,6 +66,11 @@ fn verdict(why: &Why) -> String {
         ),
         (_, false) => format!("{address} is dropped ({reason})"),
     }
+}
+
+/// Told apart for each interface, since the others filter.
+pub(super) fn passing(Unfiltered { name, reason }: &Unfiltered) -> String {
+    format!("{}: all that arrives there passes: {}", printable(name), printable(reason))
 }
 
 fn connections(Connections { current, cap }: Connections) -> String {
@@ -117,6 +127,7 @@ mod tests {
             verdict: verdict.to_owned(),
             reason: reason.name().to_owned(),
             dry_run: false,
+            unfiltered: Vec::new(),
             allowed: false,
             protected: None,
             block: None,
@@ -146,6 +157,8 @@ mod tests {
         assert_eq!(verdict(&why("drop", Reason::Blocked)), "192.0.2.1 is dropped (blocked)");
         let dry = verdict(&Why { dry_run: true, ..why("pass", Reason::Blocked) });
         assert_eq!(dry, "192.0.2.1 passes, for this is a dry run (blocked)");
+        let idle = verdict(&why("pass", Reason::Blocked));
+        assert_eq!(idle, "192.0.2.1 passes, for edge filters no interface now; it would be dropped (blocked)");
         let own = verdict(&why("drop", Reason::Malformed));
         assert!(own.contains("arrive from a wire with this source are forged, and dropped (malformed)"), "{own}");
     }

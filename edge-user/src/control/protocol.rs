@@ -574,6 +574,9 @@ pub struct Why {
     pub reason: String,
     /// Everything passes; `reason` is what would hold.
     pub dry_run: bool,
+    /// What is to be filtered and is not: there everything passes.
+    #[serde(default)]
+    pub unfiltered: Vec<Unfiltered>,
     pub allowed: bool,
     /// Whether and why it can never be blocked.
     pub protected: Option<String>,

@@ -67,15 +67,17 @@ impl<T: Tables> Enforcer<T> {
             _ => Reason::Passed,
         };
         let run = if self.dry_run { Run::Dry } else { Run::Real };
+        let passes = run.passes(reason) || self.links.filter_nothing();
         let evidence = self.learner.evidence(address, now);
         let led_to = block.as_ref().and_then(|block| self.led_to.get(&block.target)).cloned().unwrap_or_default();
         let block = block.map(|block| self.entry(by_clock(block, now)));
         let dropped = block.iter().map(|entry| (Reason::Blocked.name().to_owned(), entry.packets)).collect();
         Ok(Why {
             address: address.to_canonical(),
-            verdict: if run.passes(reason) { "pass" } else { "drop" }.to_owned(),
+            verdict: if passes { "pass" } else { "drop" }.to_owned(),
             reason: reason.name().to_owned(),
             dry_run: self.dry_run,
+            unfiltered: self.links.unfiltered().iter().map(unfiltered).collect(),
             allowed,
             protected,
             block,
@@ -180,7 +182,7 @@ impl<T: Tables> Enforcer<T> {
     }
 }
 
-fn by_clock(block: Block, now: Now) -> Block {
+pub(super) fn by_clock(block: Block, now: Now) -> Block {
     Terms::of(&block).by_clock(now).block(block.target)
 }
 

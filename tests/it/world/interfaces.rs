@@ -172,6 +172,11 @@ fn a_hook_that_was_taken_meanwhile_is_said_once_and_taken_back_when_it_is_free()
     ensure!(attached(&lab, HOST_INTERFACE)? == Some(0.0), "{}", scrape(&lab)?.text);
     let warned = edge.cli(&["block", &ATTACKER4.to_string()])?;
     ensure!(warned.code == 0 && warned.stderr.contains(HOST_INTERFACE), "{warned:?}");
+    let (code, why) = edge.json_any(&["why", &ATTACKER4.to_string()])?;
+    ensure!(code == 0 && why["verdict"] == "pass" && why["reason"] == "blocked", "{why}");
+    ensure!(why["unfiltered"] == status["unfiltered"], "{why}");
+    let told = edge.cli(&["why", &ATTACKER4.to_string()])?.good()?;
+    ensure!(told.contains("edge filters no interface now") && told.contains(reason), "{told}");
     ensure!(edge.log().lines().filter(|line| line.contains("ERROR") && line.contains(FOREIGN)).count() == 1);
     ensure!(lab.host.xdp_program(HOST_INTERFACE)? == Some(foreign), "the owner was thrown out");
     lab.host.ip(&format!("link set dev {HOST_INTERFACE} xdpgeneric off"))?;

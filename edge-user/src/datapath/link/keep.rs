@@ -78,6 +78,11 @@ impl Links {
         &self.unfiltered
     }
 
+    /// Whether an agent's links are on no interface at all, so that everything passes.
+    pub fn filter_nothing(&self) -> bool {
+        !self.pin_path.as_os_str().is_empty() && self.filtered.is_empty()
+    }
+
     /// For who has just blocked something: where that drops nothing. An agent's links alone know.
     pub fn warning(&self) -> Option<String> {
         if self.pin_path.as_os_str().is_empty() {
