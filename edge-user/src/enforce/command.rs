@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Enforcer, write::Gone};
+use super::{Enforcer, answer::by_clock, ledger::Standing, write::Gone};
 use crate::{
     batch::{BatchId, Terms},
     block::{Block, Origin, Target},
-    clock::Now,
+    clock::{Boot, Now, Wall},
     control::protocol::{Answer, BlockRequest, Changed, Command, Reply, Request, UnblockRequest},
     datapath::Tables,
     error::Failure,
@@ -15,6 +15,8 @@ use crate::{
 
 /// Of those that `unblock --all` lifts, so many are named in the answer.
 const NAMED: usize = 1_000;
+/// Of those that a block makes end sooner, so many have a sentence.
+const SHORTENED: usize = 8;
 
 impl<T: Tables> Enforcer<T> {
     /// One command of the CLI.
@@ -80,11 +82,29 @@ impl<T: Tables> Enforcer<T> {
             expires: duration.map(|duration| now.wall.plus(duration)),
             offence: 1,
         };
+        let shortened = self.shortened(&request.targets, &terms, now);
         self.put(vec![(terms, request.targets.iter().copied().collect())])?;
         let hits_caller = |target: &&Target| caller.is_some_and(|caller| target.covers(caller));
         let warnings = request.targets.iter().filter(hits_caller).map(|target| hits(*target));
-        let warnings = warnings.chain(self.links.warning()).collect();
+        let warnings = warnings.chain(shortened).chain(self.links.warning()).collect();
         Ok(Changed { warnings, changed: request.targets.clone(), ..Changed::default() })
+    }
+
+    /// Which blocks end sooner from now on, each in a sentence; of many the first.
+    fn shortened(&self, targets: &[Target], terms: &Terms, now: Now) -> Vec<String> {
+        let of = |target: &Target| self.ledger.at(*target, terms.origin).filter(|held| held.holds(now));
+        let later = |held: &Standing<'_>| ends_before(terms.until, held.until());
+        let mut sooner = targets.iter().filter_map(of).filter(later).map(|held| by_clock(held.block(), now));
+        let told = |block: Block| {
+            let (target, before, now) = (block.target, end_told(block.expires), end_told(terms.expires));
+            format!("{target} was blocked {before} by {}, and is {now} now", block.origin.name())
+        };
+        let mut told: Vec<String> = sooner.by_ref().take(SHORTENED).map(told).collect();
+        let more = sooner.count();
+        if more > 0 {
+            told.push(format!("{more} more were blocked for longer before"));
+        }
+        told
     }
 
     /// A target named exactly must not be protected; one that merely covers something protected may be blocked, for
@@ -193,6 +213,15 @@ impl<T: Tables> Enforcer<T> {
             configured.map(|target| format!("{target} is allowed by `filter.allow` of the config; remove it there"));
         Ok(Changed { warnings: warnings.collect(), changed, unchanged, ..Changed::default() })
     }
+}
+
+/// `None`: never.
+fn ends_before(end: Option<Boot>, other: Option<Boot>) -> bool {
+    end.is_some_and(|end| other.is_none_or(|other| end < other))
+}
+
+fn end_told(expires: Option<Wall>) -> String {
+    expires.map_or_else(|| "until lifted".to_owned(), |at| format!("until {at}"))
 }
 
 pub(super) fn may_be_so_wide(target: Target, force: bool) -> Result<(), Failure> {

@@ -318,3 +318,34 @@ fn more_blocks_than_the_config_allows_are_refused_before_anything_changes() {
     let failure = smaller.recall(|_| Held::default(), START).unwrap_err();
     assert!(failure.message.contains("2 addresses are blocked and `filter.max_blocked` is 1"), "{failure}");
 }
+
+#[test]
+fn a_block_that_ends_sooner_than_the_one_before_says_what_it_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut enforcer = started(&directory, "");
+    let mut block_for = |targets: &[&str], for_seconds| {
+        let request = BlockRequest {
+            targets: targets.iter().map(|text| target(text)).collect(),
+            for_seconds,
+            reason: None,
+            origin: Origin::Manual,
+            force: false,
+        };
+        changed(enforcer.execute(&order(Command::Block(request)), START).unwrap()).unwrap().warnings
+    };
+    let one = ["203.0.113.7"];
+    assert!(
+        block_for(&one, Some(3_600)).is_empty() && block_for(&one, None).is_empty(),
+        "a longer one replaces nothing"
+    );
+    let (hour, minute) = (later(3_600).wall, later(60).wall);
+    let lifted = format!("203.0.113.7/32 was blocked until lifted by manual, and is until {hour} now");
+    assert_eq!(block_for(&one, Some(3_600)), [lifted]);
+    let sooner = format!("203.0.113.7/32 was blocked until {hour} by manual, and is until {minute} now");
+    assert_eq!(block_for(&one, Some(60)), [sooner]);
+    let many: Vec<String> = (0..20).map(|n| format!("198.51.100.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(block_for(&many, None).is_empty());
+    let told = block_for(&many, Some(60));
+    assert_eq!((told.len(), told.last().map(String::as_str)), (9, Some("12 more were blocked for longer before")));
+}
