@@ -26,8 +26,17 @@ use crate::{
 /// Executed by the agent alone.
 pub fn agent(global: &Global, command: Command) -> Result<Reply, Complaint> {
     let request = Request { command, caller: client::caller() };
-    let answer = client::call(&socket(global)?, &request).map_err(Failure::from)?;
-    Ok(answer?)
+    match client::call(&socket(global)?, &request) {
+        Ok(answer) => Ok(answer?),
+        Err(Silence::Absent(failure)) => Err(elsewhere(global).unwrap_or(failure).into()),
+        Err(Silence::Failed(failure)) => Err(failure.into()),
+    }
+}
+
+/// Where one runs all the same, as far as the caller can see its pins.
+fn elsewhere(global: &Global) -> Option<Failure> {
+    let (config, _) = Config::load_partly(&config_file(global), true, &["filter.pin_path"]).ok()?;
+    enforce::silent_agent(&config, &socket(global).ok()?)
 }
 
 /// Told to the agent; `None`: none is there.

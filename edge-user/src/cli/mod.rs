@@ -9,6 +9,7 @@ mod block;
 mod check;
 mod doctor;
 mod export;
+mod hint;
 mod import;
 mod key;
 mod list;
@@ -41,7 +42,7 @@ use crate::error::Failure;
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let (format, outcome) = match args::parse(&words) {
-        Ok(line) => (line.global.output, execute(&line)),
+        Ok(line) => (line.global.output, hint::hinted(&line.global, execute(&line))),
         Err(error) => match misused(&words, error) {
             Ok(code) => return code,
             Err(failure) => (Format::Json, Err(failure.into())),

@@ -284,3 +284,14 @@ fn capped_ports_that_count_for_nothing_are_warned_of() {
     assert_eq!(closed.len(), 1, "{closed:#?}");
     assert!(closed[0].contains("443 is not in exposed_ports"), "{closed:#?}");
 }
+
+#[test]
+fn a_misspelt_algorithm_is_one_mistake_whichever_key_stands_beside_it() {
+    for key in ["key_file = \"/no/such/key.pem\"", "secret_file = \"/no/such/secret\"", ""] {
+        let text = format!("mode = \"development\"\n{LEAST}[server]\n[auth]\nalgorithm = \"ES265\"\n{key}\n");
+        let told = Config::parse_with_files(Path::new("edge.toml"), &text, &Overrides::default()).unwrap_err();
+        let told: Vec<_> = told.problems.iter().filter(|problem| problem.key.starts_with("auth")).collect();
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(told[0].key == "auth.algorithm" && told[0].message.contains("`ES265` is not known"), "{told:#?}");
+    }
+}

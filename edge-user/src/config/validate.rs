@@ -150,8 +150,10 @@ fn server(
 
 fn auth(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (Auth, Place, Vec<Place>, Vec<Place>) {
     let algorithms = Algorithm::ALL.map(|algorithm| (algorithm.name(), algorithm));
-    let algorithm = section.read("algorithm", problems, Algorithm::HS256, |node, p| node.choice(p, &algorithms));
-    let (signing_file, place) = signing_file(&mut section, algorithm, problems);
+    let read = section.read_placed("algorithm", problems, |node, p| node.choice(p, &algorithms));
+    let known = read.map_or(Some(Algorithm::HS256), |(algorithm, _)| algorithm);
+    let algorithm = known.unwrap_or(Algorithm::HS256);
+    let (signing_file, place) = signing_file(&mut section, known, problems);
     let issuer = section.read("issuer", problems, "edge".to_owned(), |node, p| node.string(p));
     let (trusted_issuers, issuers) = super::issuers::trusted(&mut section, mode, &issuer, problems);
     let (oidc, client_secrets) = super::oidc::oidc(&mut section, mode, &issuer, &trusted_issuers, problems);
@@ -177,8 +179,19 @@ fn auth(mut section: Section<'_>, mode: Mode, problems: &mut Problems<'_>) -> (A
     (auth, place, issuers, client_secrets)
 }
 
-/// What this algorithm signs with, and where that is said. The other kind of key beside it is a mistake.
-fn signing_file(section: &mut Section<'_>, algorithm: Algorithm, problems: &mut Problems<'_>) -> (PathBuf, Place) {
+/// What this algorithm signs with, and where that is said. The other kind of key beside it is a mistake. `None`: nobody
+/// knows which is meant, so that nothing can be said of its keys.
+fn signing_file(
+    section: &mut Section<'_>,
+    algorithm: Option<Algorithm>,
+    problems: &mut Problems<'_>,
+) -> (PathBuf, Place) {
+    let Some(algorithm) = algorithm else {
+        for key in ["secret_file", "key_file"] {
+            section.read_placed(key, problems, |node, p| node.path(p));
+        }
+        return (PathBuf::new(), section.place("algorithm"));
+    };
     let (own, other) = if algorithm.is_symmetric() { ("secret_file", "key_file") } else { ("key_file", "secret_file") };
     let name = algorithm.name();
     if let Some((_, place)) = section.read_placed(other, problems, |node, p| node.path(p)) {

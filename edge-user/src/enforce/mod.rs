@@ -29,7 +29,7 @@ use std::{
 
 use edge_common::time::Until;
 
-pub use offline::offline;
+pub use offline::{offline, silent_agent};
 pub use protect::{Protected, Surroundings};
 
 use self::{

@@ -1,6 +1,6 @@
 //! One command without an agent, on its pinned maps and its store.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use super::{Enforcer, Held, Surroundings, memory::Memory, nowhere::Nowhere};
 use crate::{
@@ -23,19 +23,19 @@ pub fn offline(config: &Config, request: &Request) -> Answer {
     if !datapath::is_there(pin_path)? {
         return match &request.command {
             Command::Unload => Ok(Reply::Unloaded(Unloaded::default())),
-            _ if needs_maps => Err(no_agent()),
+            _ if needs_maps => Err(no_agent(pin_path)),
             _ => on_store(config, request),
         };
     }
     let Some(lock) = Lock::open(pin_path)? else {
-        return Err(silent_agent(config));
+        return Err(is_silent(config, &config.admin.socket));
     };
     if request.command == Command::Unload {
         return datapath::unload(pin_path).map(Reply::Unloaded);
     }
     match Generation::live(&lock)? {
         Some(tables) => on_tables(config, request, tables),
-        None if needs_maps => Err(no_agent()),
+        None if needs_maps => Err(no_agent(pin_path)),
         None => on_store(config, request),
     }
 }
@@ -102,14 +102,26 @@ fn end_connections(enforcer: &Enforcer, now: Now) -> Result<(), NetlinkError> {
     Ok(())
 }
 
-fn silent_agent(config: &Config) -> Failure {
+/// That an agent runs which nobody reaches by this socket; `None`: none does, or nobody can tell.
+pub fn silent_agent(config: &Config, socket: &Path) -> Option<Failure> {
+    let pin_path = &config.filter.pin_path;
+    let is_held =
+        datapath::is_there(pin_path).is_ok_and(|there| there) && Lock::open(pin_path).is_ok_and(|lock| lock.is_none());
+    is_held.then(|| is_silent(config, socket))
+}
+
+fn is_silent(config: &Config, socket: &Path) -> Failure {
     Failure::unreachable(format!(
-        "an agent holds {} but does not answer on {}",
+        "an agent holds {} but does not answer on {}: it is not ready yet, or `admin.socket` was changed since it \
+         started; then restart it, or name its former socket with --socket",
         config.filter.pin_path.display(),
-        config.admin.socket.display()
+        socket.display()
     ))
 }
 
-fn no_agent() -> Failure {
-    Failure::unreachable("no agent runs and none left its maps; start it with `edge run`")
+fn no_agent(pin_path: &Path) -> Failure {
+    Failure::unreachable(format!(
+        "nothing is filtered or blocked: no agent runs, and none left its maps in {}; start it with `edge run`",
+        pin_path.display()
+    ))
 }

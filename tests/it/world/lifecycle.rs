@@ -197,3 +197,21 @@ pub fn nothing_left_but(lab: &Lab, foreign: Option<u64>) -> Result<()> {
 pub fn filter_only(config: &mut Config) {
     config.without("server").without("auth");
 }
+
+#[test]
+fn a_config_that_names_another_socket_than_the_agent_has_says_what_to_do() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, filter_only)?;
+    let former = edge.path("edge.sock").display().to_string();
+    let other = edge.path("other.sock");
+    edge.config.text("admin", "socket", &other);
+    edge.write_config()?;
+    for command in ["reload", "status"] {
+        let told = edge.cli(&[command])?;
+        ensure!(told.code == 3 && told.stderr.contains("`admin.socket` was changed"), "{told:?}");
+        ensure!(told.stderr.contains("restart it") && told.stderr.contains(&other.display().to_string()), "{told:?}");
+    }
+    let refused = edge.cli(&["reload", "--socket", &former])?;
+    ensure!(refused.code == 1 && refused.stderr.contains("restart the agent"), "{refused:?}");
+    Ok(())
+}

@@ -43,6 +43,8 @@ fn a_command_that_reads_makes_no_store() -> Result<()> {
         let output = edge.cli(command)?;
         ensure!(output.code == code && output.stderr.lines().count() <= 1, "{command:?}: {output:?}");
         is_unmade(&edge)?;
+        let names_itself = output.stderr.contains(&format!("`edge run --config {}`", edge.path("edge.toml").display()));
+        ensure!(code != 3 || output.stderr.contains("nothing is filtered or blocked") && names_itself, "{output:?}");
     }
     for lists in ["key", "user", "session"] {
         ensure!(edge.json(&[lists, "list"])? == serde_json::json!([]), "{lists}");
