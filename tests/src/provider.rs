@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -17,8 +17,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    net::{HOST4, HOST6, Lab},
-    run, wait_for,
+    authority::certificate,
+    net::{HOST4, Lab},
+    wait_for,
 };
 
 const PORT: u16 = 8443;
@@ -45,13 +46,14 @@ pub struct Manner<'a> {
 }
 
 impl<'lab> Provider<'lab> {
-    /// On every address of the host. Its certificate is issued by that of `authority` with the key beside it.
-    pub fn start(lab: &'lab Lab, authority: [&Path; 2], manner: Manner<'_>) -> Result<Provider<'lab>> {
+    /// On every address of the host. Its certificate is made by the authority of an edge's folder, and there.
+    pub fn start(lab: &'lab Lab, edges: &Path, manner: Manner<'_>) -> Result<Provider<'lab>> {
         let folder = tempfile::Builder::new().prefix(&format!("{}-oidc-", lab.name)).tempdir()?;
-        issue(authority, folder.path())?;
+        let (cert, key) = (edges.join("provider.pem"), edges.join("provider-key.pem"));
+        certificate(&cert, &key)?;
         let settings = json!({
             "issuer": Provider::issuer(), "port": PORT, "email_in_token": manner.email_in_token,
-            "cert": folder.path().join("cert.pem"), "key": folder.path().join("key.pem"),
+            "cert": cert, "key": key,
             "client": {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, "redirect_uris": [manner.redirect]},
         });
         fs::write(folder.path().join("settings"), settings.to_string())?;
@@ -112,17 +114,4 @@ fn modules() -> Result<PathBuf> {
     let own = env::current_exe()?;
     let mut places = own.ancestors().map(|folder| folder.join("oidc-provider/node_modules"));
     places.find(|path| path.is_dir()).context("no oidc-provider is installed; `cargo xtask setup` does it")
-}
-
-/// A certificate of all the addresses under which it is met.
-fn issue([cert, key]: [&Path; 2], folder: &Path) -> Result<()> {
-    let mut command = Command::new("openssl");
-    command
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=provider.test", "-addext", "basicConstraints=critical,CA:FALSE", "-addext"])
-        .arg(format!("subjectAltName=IP:{HOST4},IP:{HOST6},DNS:edge.test"));
-    command.arg("-CA").arg(cert).arg("-CAkey").arg(key);
-    command.arg("-keyout").arg(folder.join("key.pem")).arg("-out").arg(folder.join("cert.pem"));
-    run(&mut command, b"")?.good().context("openssl req")?;
-    Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::{Edge, PASSWORD, USER},
+    authority::AUTHORITY,
     browser::{Browser, Scripts},
     client::Client,
     net::{ATTACKER4, Lab},
@@ -89,7 +90,7 @@ fn without_script_a_wrong_password_is_told_and_counts_and_the_right_one_signs_in
     let edge = Edge::start_with(&lab, |config| {
         config.set("learn", "threshold", "3");
     })?;
-    let browser = Browser::start(&lab, &edge.path("cert.pem"), Scripts::Blocked)?;
+    let browser = Browser::start(&lab, &edge.path(AUTHORITY), Scripts::Blocked)?;
     browser.go(&format!("{SITE}/auth/login?next=/auth/me"))?;
     ensure!(browser.title()? == "Sign in" && browser.text("[role=alert]")?.is_none());
     for user in [USER, "nobody-has-this-name"] {
@@ -130,10 +131,9 @@ fn no_other_site_acts_by_the_cookie_and_a_session_that_is_ended_is_over() -> Res
     let edge = Edge::start(&lab)?;
     // It serves for pages of other origins: of another port, for which the browser sends the cookie all the same, and of
     // another site.
-    let authority = [edge.path("cert.pem"), edge.path("key.pem")];
     let manner = Manner { redirect: SITE, email_in_token: true };
-    let _others = Provider::start(&lab, [&authority[0], &authority[1]], manner)?;
-    let browser = Browser::start(&lab, &authority[0], Scripts::Run)?;
+    let _others = Provider::start(&lab, &edge.path(""), manner)?;
+    let browser = Browser::start(&lab, &edge.path(AUTHORITY), Scripts::Run)?;
     signs_in(&browser)?;
     for (from, told) in [("https://edge.test:8443/", "forged"), ("https://10.77.0.1:8443/", "unauthorized")] {
         let answer = forges(&browser, from, "/auth/logout", &[])?;
@@ -171,7 +171,7 @@ fn a_session_ends_when_nobody_uses_it_and_in_the_end_also_when_somebody_does() -
     let edge = Edge::start_with(&lab, |config| {
         config.set("auth", "session", &format!("{{ idle = \"{IDLE:?}\", absolute = \"{ABSOLUTE:?}\" }}"));
     })?;
-    let browser = Browser::start(&lab, &edge.path("cert.pem"), Scripts::Run)?;
+    let browser = Browser::start(&lab, &edge.path(AUTHORITY), Scripts::Run)?;
     signs_in(&browser)?;
     let begin = Instant::now();
     // The list is no use of it.

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use edge_tests::{
     agent::Edge,
+    authority::AUTHORITY,
     browser::{Browser, Scripts},
     client::{Client, Seen},
     net::{ATTACKER4, HOST6, Lab},
@@ -29,8 +30,8 @@ const FAILED: &str = "The other side does not answer as it should. Try again in 
 /// itself by.
 fn corp(lab: &Lab, email_in_token: bool) -> Result<(Edge, Provider<'_>)> {
     let mut edge = Edge::new(lab)?;
-    let (cert, key, secret) = (edge.path("cert.pem"), edge.path("key.pem"), edge.path("client-secret"));
-    let provider = Provider::start(lab, [&cert, &key], Manner { redirect: CALLBACK, email_in_token })?;
+    let secret = edge.path("client-secret");
+    let provider = Provider::start(lab, &edge.path(""), Manner { redirect: CALLBACK, email_in_token })?;
     fs::write(&secret, CLIENT_SECRET)?;
     fs::set_permissions(&secret, Permissions::from_mode(0o600))?;
     edge.canaries.watch("the client's secret", CLIENT_SECRET)?;
@@ -45,7 +46,7 @@ fn corp(lab: &Lab, email_in_token: bool) -> Result<(Edge, Provider<'_>)> {
             "[\"chat\", \"staff\"]",
         );
     }
-    edge.environment.push(("SSL_CERT_FILE".to_owned(), cert.display().to_string()));
+    edge.environment.push(("SSL_CERT_FILE".to_owned(), edge.path(AUTHORITY).display().to_string()));
     edge.run()?;
     Ok((edge, provider))
 }
@@ -124,7 +125,7 @@ const ANOTHER: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 fn who_signed_in_at_the_provider_comes_back_as_who_the_config_says() -> Result<()> {
     let lab = Lab::new()?;
     let (edge, mut provider) = corp(&lab, false)?;
-    let browser = Browser::start(&lab, &edge.path("cert.pem"), Scripts::Run)?;
+    let browser = Browser::start(&lab, &edge.path(AUTHORITY), Scripts::Run)?;
     signs_in_as(&browser, "ann@example.org")?;
     browser.arrives(&format!("{SITE}/auth/me")).with_context(|| format!("{}\n{}", edge.log(), provider.log()))?;
     let told = me(&browser)?.context("nobody is signed in")?;
@@ -164,7 +165,7 @@ fn what_comes_back_from_the_provider_otherwise_than_it_was_begun_is_refused() ->
     let lab = Lab::new()?;
     let (edge, provider) = corp(&lab, true)?;
     let client = Client::new(&lab, &edge, ATTACKER4);
-    let browser = Browser::start(&lab, &edge.path("cert.pem"), Scripts::Blocked)?;
+    let browser = Browser::start(&lab, &edge.path(AUTHORITY), Scripts::Blocked)?;
     // With nothing changed it is good, and from here on the provider knows who this is.
     let begun = Begun::new(&client)?;
     begun.goes_on(&browser, "state", begun.parameter("state")?)?;
@@ -262,7 +263,7 @@ fn a_provider_that_is_gone_or_mute_is_told_as_one_and_nobody_hangs() -> Result<(
     ensure!(seen.iter().all(fails) && began.elapsed() < BOUND, "{:?}: {seen:?}", began.elapsed());
 
     provider.again()?;
-    let browser = Browser::start(&lab, &edge.path("cert.pem"), Scripts::Run)?;
+    let browser = Browser::start(&lab, &edge.path(AUTHORITY), Scripts::Run)?;
     signs_in_as(&browser, "ann@example.org")?;
     browser.arrives(&format!("{SITE}/auth/me"))?;
     let begun = Begun::new(&client)?;
