@@ -134,6 +134,14 @@ fn no_other_site_acts_by_the_cookie_and_a_session_that_is_ended_is_over() -> Res
     let manner = Manner { redirect: SITE, email_in_token: true };
     let _others = Provider::start(&lab, &edge.path(""), manner)?;
     let browser = Browser::start(&lab, &edge.path(AUTHORITY), Scripts::Run)?;
+    // The page has its style, and reaches for nothing; the browser tells where one does.
+    browser.go(&format!("{SITE}/auth/login"))?;
+    let style = browser.script("return getComputedStyle(document.querySelector('main')).borderRadius", &[])?;
+    ensure!(style == "12px", "{style}");
+    is_quiet(&browser)?;
+    let fetched = browser.script("return fetch('/health').then(() => 'sent', () => 'refused')", &[])?;
+    ensure!(fetched == "refused" && is_quiet(&browser).is_err(), "{fetched}");
+
     signs_in(&browser)?;
     for (from, told) in [("https://edge.test:8443/", "forged"), ("https://10.77.0.1:8443/", "unauthorized")] {
         let answer = forges(&browser, from, "/auth/logout", &[])?;
