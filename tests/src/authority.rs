@@ -53,7 +53,7 @@ fn authority(folder: &Path) -> Result<(PathBuf, PathBuf)> {
 fn request(subject: &str, cert: &Path, key: &Path) -> Command {
     let mut command = Command::new("openssl");
     command
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "90"])
         .args(["-subj", subject, "-keyout"])
         .arg(key)
         .arg("-out")

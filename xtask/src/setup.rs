@@ -31,7 +31,7 @@ const LIVE_TOOLS: [Tool; 4] = [
     tool("bpftool", "bpftool", "says in tests what the kernel holds of maps and programs"),
 ];
 
-const TEST_TOOLS: [Tool; 14] = [
+const TEST_TOOLS: [Tool; 15] = [
     tool("journalctl", "systemd", "reads the journal that tests write to, and systemd-journald keeps it"),
     tool(
         "nft",
@@ -49,6 +49,7 @@ const TEST_TOOLS: [Tool; 14] = [
         "has the algorithms that PyJWT verifies with",
     ),
     tool("pebble", "pebble", "issues certificates by ACME in tests"),
+    tool("testssl", "testssl.sh", "scans in tests the TLS that is served"),
     tool("pebble-challtestsrv", "pebble", "answers for names in tests"),
     tool("node", "nodejs", "runs the OpenID provider of tests"),
     tool("npm", "npm", "installs the OpenID provider of tests, below `target`"),
@@ -96,6 +97,7 @@ pub fn for_tests() -> Result<()> {
     packages(&TEST_TOOLS)?;
     servers()?;
     oidc_provider()?;
+    sslyze()?;
     nextest()
 }
 
@@ -139,6 +141,25 @@ fn bpf_linker() -> Result<()> {
         .args(["--no-default-features", "--features", "llvm-22"])
         .env("LLVM_PREFIX", LLVM_PREFIX)
         .current_dir(root()))
+}
+
+/// Not in Debian; apart from all other Python, in the versions that `tests/sslyze.txt` names.
+fn sslyze() -> Result<()> {
+    let (pins, place) = (root().join("tests/sslyze.txt"), root().join("target/sslyze"));
+    let (wanted, marker) = (fs::read_to_string(&pins)?, place.join("installed.txt"));
+    if fs::read_to_string(&marker).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    eprintln!(
+        "setup: sslyze is missing in target/sslyze; it compares in tests the TLS that is served with Mozilla's profile"
+    );
+    if !succeeds(Command::new("python3").args(["-m", "ensurepip", "--version"])) {
+        apt_install(&["python3-venv"])?;
+    }
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&place))?;
+    let mut install = Command::new(place.join("bin/pip"));
+    run(install.args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"]).arg(&pins))?;
+    Ok(fs::write(marker, wanted)?)
 }
 
 fn nextest() -> Result<()> {

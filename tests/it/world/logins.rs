@@ -42,7 +42,7 @@ fn refusals_are_the_same_and_take_as_long() -> Result<()> {
     let edge = unlearning(&lab)?;
     edge.add_user("dormant", PASSWORD, &["chat"])?;
     edge.cli(&["user", "disable", "dormant"])?.good()?;
-    let mut talk = Talk::open(&lab, NEIGHBOUR4, &Arc::new(anybody()?))?;
+    let mut talk = Talk::open(&lab, NEIGHBOUR4, &Arc::new(anybody(rustls::ALL_VERSIONS)?))?;
     let (mut random, count) = (Rng::new(), times("EDGE_LOGINS", 20)?);
     let (mut took, mut answers) = ([const { Vec::new() }; 3], Vec::new());
     for _ in 0..count {
@@ -73,7 +73,7 @@ fn a_thousand_at_once_take_no_more_memory_than_the_hashes_in_flight() -> Result<
     const HASHES: u64 = 2;
     let lab = Lab::new()?;
     let edge = unlearning_with(&lab, HASHES)?;
-    let tls = Arc::new(anybody()?);
+    let tls = Arc::new(anybody(rustls::ALL_VERSIONS)?);
     let served = |at: usize| {
         let mut talk = Talk::open(&lab, [ATTACKER4, NEIGHBOUR4, NEIGHBOUR6][at % 3], &tls)?;
         talk.ask(HEALTH)?;

@@ -11,12 +11,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use edge_tests::net::{HOST4, Lab};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ProtocolVersion, SignatureScheme, StreamOwned,
-    SupportedProtocolVersion,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    ClientConnection, ProtocolVersion, StreamOwned, SupportedProtocolVersion,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
+
+use crate::world::trusting::anybody;
 
 /// How a client greets.
 #[derive(Clone, Debug)]
@@ -43,13 +42,7 @@ impl Session {
 
     pub fn over(socket: TcpStream, greeting: &Greeting<'_>) -> Result<Session> {
         socket.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let provider = Arc::new(default_provider());
-        let verifier = Arc::new(Anybody(provider.signature_verification_algorithms));
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(greeting.versions)?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
+        let mut config = anybody(greeting.versions)?;
         config.alpn_protocols = greeting.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let name = ServerName::try_from(greeting.name.to_owned())?;
         let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name)?, socket);
@@ -81,44 +74,5 @@ impl Session {
         read.with_context(|| format!("after {:?}", String::from_utf8_lossy(&answer)))?;
         ensure!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
         Ok(())
-    }
-}
-
-/// Believes every certificate whose key the server has.
-#[derive(Debug)]
-struct Anybody(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
     }
 }

@@ -23,7 +23,7 @@ pub type Served = StreamOwned<ClientConnection, TcpStream>;
 
 /// Each tries for as long as it has patience; those that were answered stay open.
 pub fn ask_all(clients: Vec<TcpStream>) -> Result<Vec<Served>> {
-    let tls = Arc::new(anybody()?);
+    let tls = Arc::new(anybody(rustls::ALL_VERSIONS)?);
     let threads: Vec<_> = clients
         .into_iter()
         .map(|client| {
@@ -41,7 +41,7 @@ pub fn ask_all(clients: Vec<TcpStream>) -> Result<Vec<Served>> {
 
 /// So many more, each of which is served.
 pub fn fill(lab: &Lab, from: IpAddr, to: SocketAddr, count: usize) -> Result<Vec<Served>> {
-    let tls = Arc::new(anybody()?);
+    let tls = Arc::new(anybody(rustls::ALL_VERSIONS)?);
     let one = |_| ask(connect(lab, from, to, PATIENCE)??, tls.clone())?.context("not served, though there was room");
     (0..count).map(one).collect()
 }
