@@ -111,7 +111,12 @@ impl Auth {
     /// Whom a bearer token names.
     pub(super) fn by_token(&self, token: &str) -> Result<Bearer, Denial> {
         let now = Wall::now();
-        let bearer = match self.tokens.verify(token, now) {
+        let mut verified = self.tokens.verify(token, now);
+        if verified.is_err() && self.tokens.lacks_rotated() {
+            self.read_rotated()?;
+            verified = self.tokens.verify(token, now);
+        }
+        let bearer = match verified {
             Ok(caller) => self.by_own_token(caller, now)?,
             Err(Bad::Issued) => return Err(Denial::Token { guessed: false, account: None }),
             Err(Bad::Foreign) => self.by_external_token(token, now)?,

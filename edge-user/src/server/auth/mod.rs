@@ -47,10 +47,9 @@ pub use self::{
 use super::{
     counters::Counters,
     issuers::Issuers,
-    jws::SigningKey,
+    jws::{Algorithm, SigningKey},
     link::{Kind, ServerConfig},
     report::{Ends, Report},
-    users::UserStore,
 };
 use crate::{audit::attempt::is_request_id, block::Target, clock::Wall, error::Failure, fetch::Fetch};
 
@@ -110,10 +109,11 @@ impl Auth {
         let (issuer, audience) = (config.issuer.clone(), config.audience.clone());
         let key = SigningKey::new(config.algorithm, &config.signing_key)
             .map_err(|why| Failure::refused(format!("the signing key {why}")))?;
-        let former = former(config);
-        Ok(Auth {
+        // What is known of them alone is that they were ours.
+        let known = config.former_keys.iter().map(|(algorithm, key)| (*algorithm, key.clone(), Wall(0)));
+        let auth = Auth {
             production: config.production,
-            tokens: Tokens::new(key, former, issuer, audience, config.access_ttl, config.leeway),
+            tokens: Tokens::new(key, verifying(known), issuer, audience, config.access_ttl, config.leeway),
             issuers: Issuers::start(&config.trusted_issuers, fetch, config.leeway, &config.auth_store)?,
             oidc: Oidc::new(&config.oidc, fetch, &config.issuer, config.leeway, &config.auth_store),
             store: Arc::new(Store::new(config.auth_store.clone())),
@@ -126,7 +126,20 @@ impl Auth {
             browser_session: (config.session_idle, config.session_absolute),
             body_within: config.header_timeout,
             started: Instant::now(),
-        })
+        };
+        // A store that cannot be read is asked again by whoever needs it.
+        let _ = auth.read_rotated();
+        Ok(auth)
+    }
+
+    /// The keys that were rotated verify for a while; the store has them.
+    fn read_rotated(&self) -> Result<(), Denial> {
+        if self.tokens.lacks_rotated() {
+            let rotated = self.store.read(|store| store.former())?;
+            let rotated = rotated.into_iter().map(|former| (former.algorithm, former.key, former.until));
+            self.tokens.take_rotated(verifying(rotated));
+        }
+        Ok(())
     }
 
     /// The client that stands behind an address.
@@ -242,17 +255,13 @@ impl Auth {
     }
 }
 
-/// The keys that signed before: those that were rotated verify for a while, the others are only known. Each was good when
-/// it signed.
-fn former(config: &ServerConfig) -> Vec<token::Former> {
-    let rotated = UserStore::open(&config.auth_store).and_then(|store| store.former()).unwrap_or_default();
-    let rotated = rotated.into_iter().map(|former| (former.algorithm, former.key, former.until));
-    let known = config.former_keys.iter().map(|(algorithm, key)| (*algorithm, key.clone(), Wall(0)));
+/// Keys that signed before, each good when it signed.
+fn verifying(former: impl Iterator<Item = (Algorithm, String, Wall)>) -> Vec<token::Former> {
     let verifying = |(algorithm, key, until): (_, String, _)| {
         let key = SigningKey::new(algorithm, &key).ok()?;
         Some(token::Former { key: key.verifying().clone(), until })
     };
-    rotated.chain(known).filter_map(verifying).collect()
+    former.filter_map(verifying).collect()
 }
 
 /// What the client, or a proxy before this server, calls the request.

@@ -17,7 +17,7 @@ use crate::{
     config::{AuditTo, Log, LogFormat},
     logging::Logging,
     server::{
-        jws::Algorithm,
+        jws::Members,
         link::{FromServer, Offence},
         users::{Issued, KeyKind, UserStore},
     },
@@ -27,7 +27,7 @@ struct World {
     auth: Auth,
     offences: Arc<std::sync::Mutex<Vec<Offence>>>,
     users: UserStore,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// An agent that blocks at the third offence.
@@ -84,7 +84,7 @@ fn world_with(fetch: Option<&Fetch>, change: impl FnOnce(&mut ServerConfig)) -> 
         }
     });
     let auth = Auth::new(&config, fetch, report, Arc::default()).unwrap();
-    World { auth, offences, users, _directory: directory }
+    World { auth, offences, users, directory }
 }
 
 impl World {
@@ -319,4 +319,32 @@ async fn what_is_refused_is_answered_once_its_body_has_come() {
     // Whoever asks first need not send it, and what is without end is not read to its end.
     assert_eq!(sent("POST", "/auth/verify", true, 300).await, (401, 0));
     assert_eq!(sent("POST", "/auth/verify", false, 1 << 20).await, (401, 0));
+}
+
+#[tokio::test]
+async fn what_a_rotated_key_signed_is_no_guess_where_the_store_could_not_be_read_at_the_start() {
+    const FORMER: &str = "another secret of thirty two bytes";
+    let now = Wall::now();
+    let world = world_with(None, |config| {
+        let file = config.auth_store.join("users.db");
+        let former = crate::server::users::Former {
+            algorithm: Algorithm::HS256,
+            key: FORMER.to_owned(),
+            until: now.plus(Duration::from_secs(600)),
+        };
+        UserStore::open(&config.auth_store).unwrap().keep_former(&former, now).unwrap();
+        std::fs::rename(&file, file.with_extension("away")).unwrap();
+        std::fs::create_dir(&file).unwrap();
+    });
+    let second = now.0 / 1000;
+    let claims = json!({"exp": second + 600, "iat": second + 2, "nbf": second, "iss": "https://a.test", "aud": "api",
+        "sub": "alice", "jti": "one"});
+    let key = SigningKey::new(Algorithm::HS256, FORMER).unwrap();
+    let token = key.sign(&Members::default(), claims.to_string().as_bytes()).unwrap();
+    let status = async || world.ask("GET", "/auth/me", Some(&token), "").await.0.response.status().as_u16();
+    assert_eq!((status().await, world.offences()), (503, 0));
+    let file = world.directory.path().join("users.db");
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(file.with_extension("away"), &file).unwrap();
+    assert_eq!((status().await, world.offences()), (200, 0));
 }

@@ -1,7 +1,7 @@
 //! Access tokens: JWTs (RFC 7519) under edge's own key. Written with every claim, read only with every claim; the clock is
 //! an argument. Says also whether a refused token was signed by edge, which is then no guess.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,7 +18,10 @@ pub const LAST_SECOND: u64 = 253_402_300_799;
 /// The signing key and what its tokens say.
 pub struct Tokens {
     key: SigningKey,
+    /// Known as ones of ours.
     former: Vec<Former>,
+    /// What the store keeps of former keys; empty until it was read.
+    rotated: OnceLock<Vec<Former>>,
     issuer: String,
     audience: String,
     ttl: Duration,
@@ -101,7 +104,18 @@ impl Tokens {
         ttl: Duration,
         leeway: Duration,
     ) -> Tokens {
-        Tokens { key, former, issuer, audience, ttl, leeway }
+        Tokens { key, former, rotated: OnceLock::new(), issuer, audience, ttl, leeway }
+    }
+
+    /// Whether what the store keeps of former keys was not read yet: what they signed is not known as such then.
+    pub fn lacks_rotated(&self) -> bool {
+        self.rotated.get().is_none()
+    }
+
+    /// Once: a secret is rotated by another server.
+    pub fn take_rotated(&self, rotated: Vec<Former>) {
+        // Another request was first, with the same.
+        let _ = self.rotated.set(rotated);
     }
 
     pub fn ttl(&self) -> Duration {
@@ -147,7 +161,7 @@ impl Tokens {
             return self.read(self.key.verifying(), &signed, now).ok_or(Bad::Issued);
         }
         let mut bad = Bad::Foreign;
-        for Former { key, until } in &self.former {
+        for Former { key, until } in self.rotated.get().into_iter().flatten().chain(&self.former) {
             let Ok(signed) = key.verify(token) else { continue };
             bad = Bad::Issued;
             if now < *until

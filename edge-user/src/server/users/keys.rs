@@ -427,6 +427,6 @@ mod tests {
         store.revoke_all(NOW).unwrap();
         let after = store.find_key(&issued.key).unwrap().unwrap();
         assert!(after.is_good(NOW) && after.generation != before.generation && after.not_before > before.not_before);
-        assert_eq!(store.external_not_before("google:7").unwrap(), NOW.0 / 1000 + 1);
+        assert!(store.external_not_before("google:7").unwrap() > NOW.0 / 1000);
     }
 }

@@ -4,6 +4,7 @@
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::password;
+use crate::clock::Wall;
 
 /// Written to the file; a file with a higher one was made by a newer edge.
 pub(super) const VERSION: i64 = 3;
@@ -62,6 +63,10 @@ pub(super) fn bring_up(db: &mut Connection) -> rusqlite::Result<()> {
         if from < 2 {
             write.execute_batch(KEYS_AND_REVOCATION)?;
             fill_in_schemes(&write)?;
+        }
+        if from < 1 {
+            // What was revoked before is not known to a new store, and must not be good again.
+            write.execute("INSERT INTO external VALUES('', ?)", [Wall::now().0 / 1000])?;
         }
         if from < 3 {
             write.execute_batch(COOKIES)?;

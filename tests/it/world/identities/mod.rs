@@ -3,6 +3,7 @@
 
 mod grants;
 mod import;
+mod kept;
 mod keys;
 mod rotation;
 mod sessions;

@@ -8,11 +8,13 @@ use edge_tests::{
     agent::Edge,
     client::Client,
     net::{Lab, NEIGHBOUR4},
+    wait_for,
 };
-use serde_json::Value;
+use edge_user::server::jws::{Algorithm, Members, SigningKey};
+use serde_json::{Value, json};
 
 use super::{events, is_kept};
-use crate::world::log_in;
+use crate::world::{SOON, log_in, served};
 
 fn kid(token: &str) -> Result<String> {
     let header = URL_SAFE_NO_PAD.decode(token.split('.').next().context("no header")?)?;
@@ -73,4 +75,29 @@ fn a_secret_that_is_no_file_is_not_rotated_and_what_to_change_is_told() -> Resul
     ensure!(fs::read_to_string(edge.path("jwt"))? == before);
     ensure!(events(&edge, "secret.rotate", 2)?.iter().all(|event| event["outcome"] == "failure"));
     Ok(())
+}
+
+#[test]
+fn what_a_former_secret_signed_is_good_until_its_time_is_over_and_no_guess_afterwards() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut edge = Edge::start_with(&lab, |config| {
+        config.text("auth", "access_ttl", "3s").text("auth", "leeway", "0s").set("learn", "threshold", "1");
+    })?;
+    let client = Client::new(&lab, &edge, NEIGHBOUR4);
+    let secret = fs::read_to_string(edge.path("jwt"))?.trim().to_owned();
+    let former = SigningKey::new(Algorithm::HS256, &secret).map_err(anyhow::Error::msg)?;
+    // As edge would have signed it for longer: its own end is not what ends it.
+    let own = log_in(&client)?;
+    let claims = URL_SAFE_NO_PAD.decode(own.split('.').nth(1).context("no claims")?)?;
+    let mut claims: Value = serde_json::from_slice(&claims)?;
+    claims["exp"] = json!(claims["iat"].as_i64().context("no iat")? + 600);
+    let token = former.sign(&Members::default(), claims.to_string().as_bytes()).context("signing")?;
+    let status = || Ok::<_, anyhow::Error>(client.bearer("/auth/me", &token)?.status());
+    ensure!(status()? == Some(200));
+    let told = edge.json(&["secret", "rotate"])?;
+    edge.canaries.let_go(&secret);
+    ensure!(told["former_verifies_seconds"] == 3 && status()? == Some(200), "{told}");
+    wait_for("its time to be over", SOON, || Ok((status()? == Some(401)).then_some(())))?;
+    ensure!(client.bearer("/auth/me", &log_in(&client)?)?.status() == Some(200));
+    served(&client)
 }
