@@ -221,6 +221,8 @@ mod tests {
         for url in ["http://127.0.0.1:1/", "http://[::1]:1/", "http://LocalHost:1/"] {
             let error = ask(&nobody, url, LIMITS).await.unwrap_err();
             assert!(error.contains("refused") || error.contains("address"), "{error}");
+            // At which step, and why.
+            assert!(error.contains("(Connect): tcp connect error: "), "{error}");
         }
         assert!(!is_this_host("localhost.example.org") && !is_this_host("127.0.0.1.example.org"));
     }

@@ -80,7 +80,7 @@ fn a_secret_that_is_no_file_is_not_rotated_and_what_to_change_is_told() -> Resul
 #[test]
 fn what_a_former_secret_signed_is_good_until_its_time_is_over_and_no_guess_afterwards() -> Result<()> {
     let lab = Lab::new()?;
-    let mut edge = Edge::start_with(&lab, |config| {
+    let edge = Edge::start_with(&lab, |config| {
         config.text("auth", "access_ttl", "3s").text("auth", "leeway", "0s").set("learn", "threshold", "1");
     })?;
     let client = Client::new(&lab, &edge, NEIGHBOUR4);
