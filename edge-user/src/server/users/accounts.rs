@@ -4,7 +4,7 @@
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
-use super::{UserStore, password, random_id};
+use super::{UserStore, password, random_id, unfit};
 use crate::{clock::Wall, error::Failure};
 
 /// One row of `edge user list`.
@@ -161,10 +161,8 @@ impl UserStore {
 pub fn check_name(name: &str) -> Result<(), Failure> {
     let wrong = if name.contains(':') {
         "contains ':', which names of keys and of foreign callers have"
-    } else if name.chars().any(char::is_control) {
-        "contains a control character"
-    } else if !(1..=128).contains(&name.chars().count()) {
-        "is empty or longer than 128 characters"
+    } else if let Some(wrong) = unfit(name) {
+        wrong
     } else {
         return Ok(());
     };

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{
     UserStore,
     accounts::{check_roles, joined, split},
-    digest, id_of, id_text, random_id,
+    digest, id_of, id_text, random_id, unfit,
 };
 use crate::{clock::Wall, error::Failure, server::secret};
 
@@ -313,10 +313,8 @@ pub fn check_key_name(name: &str) -> Result<(), Failure> {
         "contains ':', which separates the kinds of callers"
     } else if name.starts_with('-') {
         "begins with '-', as options do"
-    } else if name.chars().any(char::is_control) {
-        "contains a control character"
-    } else if !(1..=128).contains(&name.chars().count()) {
-        "is empty or longer than 128 characters"
+    } else if let Some(wrong) = unfit(name) {
+        wrong
     } else {
         return Ok(());
     };

@@ -230,5 +230,16 @@ fn failure(path: &Path, error: &rusqlite::Error) -> Failure {
     Failure::new(blame, format!("the store of users {path} cannot be used: {error}{hint}"))
 }
 
+/// What no name has, of users or of keys.
+fn unfit(name: &str) -> Option<&'static str> {
+    if name.chars().any(char::is_control) {
+        Some("contains a control character")
+    } else if !(1..=128).contains(&name.chars().count()) {
+        Some("is empty or longer than 128 characters")
+    } else {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests;
