@@ -16,15 +16,15 @@ use super::{
     servers::Heard,
 };
 use crate::{
-    clock::Wall,
     config::{self, Config, KeysFrom, Mode},
+    control::protocol::{Acme, Certificate},
     error::Failure,
     logging::Logging,
     server::{
         auth::OidcProvider,
         counters,
         issuers::{Keys, TrustedIssuer},
-        link::{self, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
+        link::{self, AcmeState, FromAgent, FromServer, MAX_FROM_AGENT, MAX_FROM_SERVER, Metrics, ServerConfig},
         spawn::{self, Identity, Leash, Spawned},
         x509,
     },
@@ -53,11 +53,11 @@ pub struct Served {
 }
 
 impl Served {
-    /// The first name of each certificate, and when it ends; of one that is yet to be issued 0.
-    pub fn certificates(&self, acme_end: Option<Wall>) -> Vec<(String, Wall)> {
-        let files = self.config.certificates.iter().filter_map(|pem| x509::name_and_end(&pem.chain));
-        let acme = self.config.acme.as_ref().and_then(|acme| acme.domains.first().cloned());
-        files.chain(acme.map(|name| (name, acme_end.unwrap_or_default()))).collect()
+    /// In the order in which they are chosen; the one by ACME by the server's word.
+    pub fn certificates(&self, acme: Option<AcmeState>) -> Vec<Certificate> {
+        let files = self.config.certificates.iter().filter_map(|pem| x509::names_and_end(&pem.chain));
+        let files = files.map(|(names, expires)| Certificate { names, expires: Some(expires), acme: None });
+        files.chain(self.config.acme.as_ref().map(|of| issued(of, acme.unwrap_or_default()))).collect()
     }
 }
 
@@ -261,6 +261,12 @@ pub fn listen_on(served: &Served, held: &[Listener]) -> Result<(), Failure> {
     let (listen, redirect) = served.listeners.split_at(served.config.listen.len().min(served.listeners.len()));
     listener::listen_on(LISTEN, listen, held)?;
     listener::listen_on(REDIRECT, redirect, held)
+}
+
+fn issued(of: &link::Acme, state: AcmeState) -> Certificate {
+    let AcmeState { end, renews_at, failures, last_error, retries_at } = state;
+    let acme = Acme { directory: of.directory.clone(), renews_at, failures, last_error, retries_at };
+    Certificate { names: of.domains.clone(), expires: end, acme: Some(acme) }
 }
 
 fn acme(acme: &config::Acme) -> link::Acme {

@@ -53,7 +53,7 @@ use crate::{
     clock::{Boot, Now},
     config::{Config, Overrides},
     control::{
-        protocol::{Answer, Command, Reply, Stores},
+        protocol::{Answer, Certificate, Command, Reply, Stores},
         server::Order,
     },
     datapath::{Events, Lock, Singles6},
@@ -350,6 +350,7 @@ impl Agent {
         if let Ok(Reply::Status(status)) = &mut answer {
             let known = mem::take(&mut status.store.problems);
             status.store = Stores::with(known.into_iter().chain(self.users_problem()));
+            status.certificates = self.certificates();
             status.reload.reverts_at = self.trial.pending().map(|pending| pending.reverts_at);
         }
         match (&order.request.command, &answer) {
@@ -380,6 +381,11 @@ impl Agent {
     }
 
     /// What the server says of the store of users.
+    fn certificates(&self) -> Vec<Certificate> {
+        let acme = self.servers.metrics().acme;
+        self.servers.served().map(|served| served.certificates(acme)).unwrap_or_default()
+    }
+
     fn users_problem(&self) -> Option<String> {
         let directory = self.config.store.auth_directory();
         let what = || format!("the store of users in {} cannot be used; /auth/ answers 503", directory.display());
@@ -391,7 +397,10 @@ impl Agent {
         let now = Now::read();
         let connected = self.enforcer.connected();
         let server = self.servers.metrics();
-        let certificates = self.servers.served().map(|served| served.certificates(server.acme_end)).unwrap_or_default();
+        let certificates = self.certificates().into_iter().filter_map(|certificate| {
+            // Of one that is yet to be issued 0.
+            Some((certificate.names.into_iter().next()?, certificate.expires.unwrap_or_default()))
+        });
         let links = self.enforcer.links();
         let attached = links.attached().map(|one| (one.name.clone(), one.mode().to_owned(), true));
         let unfiltered = links.unfiltered().iter().map(|one| (one.name.clone(), one.mode().to_owned(), false));
@@ -410,7 +419,7 @@ impl Agent {
             audit_ok: self.audit.is_ok(),
             store_ok: self.enforcer.store_is_ok() && !server.store_failed,
             server,
-            certificates,
+            certificates: certificates.collect(),
             dry_run: self.config.filter.dry_run,
         })
     }

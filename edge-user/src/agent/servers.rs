@@ -213,7 +213,7 @@ impl Servers {
         let mut sum = self.counted.clone();
         self.current.iter().chain(&self.retired).for_each(|child| sum.add(&child.metrics));
         sum.store_failed = self.current.as_ref().is_some_and(|child| child.metrics.store_failed);
-        sum.acme_end = self.current.as_ref().and_then(|child| child.metrics.acme_end);
+        sum.acme = self.current.as_ref().and_then(|child| child.metrics.acme.clone());
         sum
     }
 

@@ -8,7 +8,10 @@ use super::{
     output::{Complaint, Outcome, fields, length},
     why,
 };
-use crate::control::protocol::{Command, ConnectionTotals, Reload, Reply, Status};
+use crate::{
+    control::protocol::{Acme, Certificate, Command, ConnectionTotals, Reload, Reply, Status},
+    printable::printable,
+};
 
 pub fn status(global: &Global) -> Result<Outcome, Complaint> {
     let Reply::Status(status) = ask::agent(global, Command::Status)? else { return Err(ask::mismatched()) };
@@ -43,6 +46,7 @@ fn text(status: &Status) -> String {
         ("store", if store.ok { "ok".to_owned() } else { store.problems.join("; ") }),
         ("config", config(&status.reload)),
     ];
+    rows.extend(status.certificates.iter().map(|one| ("certificate", certificate(one))));
     rows.splice(2..2, unfiltered);
     fields(&rows)
 }
@@ -50,6 +54,22 @@ fn text(status: &Status) -> String {
 fn config(Reload { generation, last_result, reverts_at }: &Reload) -> String {
     let reverts = reverts_at.map(|at| format!("; reverted at {at} unless `edge reload --keep` comes before"));
     format!("generation {generation}, last reload {}{}", last_result.name(), reverts.unwrap_or_default())
+}
+
+fn certificate(Certificate { names, expires, acme }: &Certificate) -> String {
+    let until = expires.map_or_else(|| "none yet".to_owned(), |expires| format!("expires at {expires}"));
+    let told = acme.as_ref().map(renewal).unwrap_or_default();
+    printable(&format!("{}: {until}{told}", names.join(", ")))
+}
+
+fn renewal(acme: &Acme) -> String {
+    let Acme { directory, renews_at, failures, last_error, retries_at } = acme;
+    let renewed = renews_at.map_or_else(String::new, |at| format!(", renewed at {at}"));
+    let failed = last_error.as_ref().zip(*retries_at).map(|(error, at)| {
+        let times = if *failures == 1 { "once".to_owned() } else { format!("{failures} times") };
+        format!("; failed {times}, tried again at {at}: {error}")
+    });
+    format!("{renewed}, issued by {directory}{}", failed.unwrap_or_default())
 }
 
 fn connections(totals: ConnectionTotals) -> String {

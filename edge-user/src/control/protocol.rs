@@ -446,7 +446,32 @@ pub struct Status {
     pub connections: ConnectionTotals,
     pub packets: Packets,
     pub store: Stores,
+    /// That are served, in the order in which they are chosen.
+    pub certificates: Vec<Certificate>,
     pub reload: Reload,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Of hosts and addresses; its subject where it has none.
+    pub names: Vec<String>,
+    /// Null: it is yet to be issued.
+    pub expires: Option<Wall>,
+    /// Null: it is from a file, or made by edge.
+    pub acme: Option<Acme>,
+}
+
+/// How it stands with the authority that issues it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acme {
+    pub directory: String,
+    /// When another is asked for, if all is well; null: there is none yet.
+    pub renews_at: Option<Wall>,
+    /// In a row, since the last one was issued.
+    pub failures: u32,
+    pub last_error: Option<String>,
+    /// When it is tried again, after a failure.
+    pub retries_at: Option<Wall>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

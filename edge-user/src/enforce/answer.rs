@@ -122,6 +122,7 @@ impl<T: Tables> Enforcer<T> {
             connections: self.connection_totals(),
             packets: packets(&counters),
             store: Stores::with(self.memory.problem()),
+            certificates: Vec::new(),
             reload: self.reload,
         })
     }

@@ -350,7 +350,7 @@ mod tests {
             auth_requests,
             tls_handshakes: vec![(name("success"), 8), (name("other"), 9)],
             store_failed: false,
-            acme_end: None,
+            acme: None,
         };
         let own = Own::new().unwrap();
         let before = series(&render(&snapshot(), &own));

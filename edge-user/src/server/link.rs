@@ -98,8 +98,22 @@ pub struct Metrics {
     pub tls_handshakes: Vec<(String, u64)>,
     /// The store of users cannot be used.
     pub store_failed: bool,
-    /// When the certificate that was had by ACME ends; `None`: there is none.
-    pub acme_end: Option<Wall>,
+    /// Of the certificate that is had by ACME; `None`: none is to be had.
+    pub acme: Option<AcmeState>,
+}
+
+/// How it stands with the certificate that an authority issues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcmeState {
+    /// Of what is served; `None`: there is none yet.
+    pub end: Option<Wall>,
+    /// When another is asked for, if all is well.
+    pub renews_at: Option<Wall>,
+    /// In a row, since the last one was issued.
+    pub failures: u32,
+    pub last_error: Option<String>,
+    pub retries_at: Option<Wall>,
 }
 
 impl Metrics {

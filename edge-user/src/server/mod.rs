@@ -295,6 +295,9 @@ async fn fetch_again(shared: Arc<Shared>, report: Arc<Report>) {
     if let Some(fetch) = &shared.fetch {
         fetch.read_roots().await;
     }
+    if let Some(acme) = &shared.acme {
+        acme.hurry();
+    }
     report.fetched(shared.auth.fetch_again().await).await;
 }
 
@@ -341,8 +344,8 @@ async fn count(shared: Arc<Shared>, report: Arc<Report>) {
     loop {
         second.tick().await;
         let store_failed = shared.auth.store_has_failed();
-        let acme_end = shared.acme.as_ref().and_then(|acme| acme.end());
-        report.metrics(Metrics { store_failed, acme_end, ..shared.counters.snapshot() });
+        let acme = shared.acme.as_ref().map(|acme| acme.state());
+        report.metrics(Metrics { store_failed, acme, ..shared.counters.snapshot() });
     }
 }
 

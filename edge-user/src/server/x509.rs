@@ -45,11 +45,16 @@ pub fn names(der: &[u8]) -> Vec<String> {
     hosts(&certificate).map(str::to_ascii_lowercase).collect()
 }
 
-/// The first name of the first certificate of a chain, and when it ends.
-pub fn name_and_end(pem: &str) -> Option<(String, Wall)> {
+/// The names of the first certificate of a chain, of hosts before addresses, else its subject; and when it ends.
+pub fn names_and_end(pem: &str) -> Option<(Vec<String>, Wall)> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;
-    Some((name(&certificate), wall(certificate.validity().not_after)))
+    let mut names: Vec<String> = hosts(&certificate).map(quotable).collect();
+    names.extend(addresses(&certificate).map(|address| address.to_string()));
+    if names.is_empty() {
+        names.push(name(&certificate));
+    }
+    Some((names, wall(certificate.validity().not_after)))
 }
 
 /// From when to when the first certificate of a chain is good.
@@ -191,11 +196,12 @@ mod tests {
         let early = out_of_date(&pem(2027, 2028), now).unwrap();
         assert!(early.contains("of edge.test is good from 2027-01-02T00:00:00.000Z only"), "{early}");
         assert!(out_of_date(&(pem(2026, 2027) + &pem(2025, 2026)), now).is_some(), "the rest of a chain counts too");
-        let (name, end) = name_and_end(&pem(2026, 2027)).unwrap();
-        assert_eq!((name.as_str(), end.to_string().as_str()), ("edge.test", "2027-01-02T00:00:00.000Z"));
+        let (names, end) = names_and_end(&pem(2026, 2027)).unwrap();
+        assert_eq!((&*names, end.to_string().as_str()), (&["edge.test".to_owned()][..], "2027-01-02T00:00:00.000Z"));
         let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
         let both = CertificateParams::new(names(&["edge.test", "::1", "192.0.2.1"])).unwrap();
         let both = both.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        assert_eq!(names_and_end(&both).unwrap().0, ["edge.test", "::1", "192.0.2.1"]);
         assert!(is_good_for(&both, &names(&["EDGE.test", "0:0::1", "192.0.2.1"]), now) && is_self_signed(&both));
         assert!(!is_good_for(&both, &names(&["192.0.2.2"]), now) && !is_good_for(&both, &names(&["a.test"]), now));
         assert!(!is_good_for(&pem(2025, 2026), &[], now) && !is_good_for("", &[], now));

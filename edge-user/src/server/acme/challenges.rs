@@ -6,10 +6,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use instant_acme::KeyAuthorization;
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::PrivatePkcs8KeyDer;
+
+use super::kept::Proof;
 
 #[derive(Debug, Default)]
 pub struct Challenges {
@@ -28,15 +29,16 @@ impl Challenges {
         locked(&self.proofs).get(token).cloned()
     }
 
-    pub(super) fn prove_by_certificate(&self, name: &str, key: &KeyAuthorization) -> Result<(), String> {
-        let certified = proving(name, key.digest().as_ref())
-            .map_err(|error| format!("no certificate can be made that proves {name}: {error}"))?;
-        locked(&self.certificates).insert(name.to_ascii_lowercase(), Arc::new(certified));
+    pub(super) fn prove(&self, proof: &Proof) -> Result<(), String> {
+        match proof {
+            Proof::Certificate { name, digest } => {
+                let certified = proving(name, digest)
+                    .map_err(|error| format!("no certificate can be made that proves {name}: {error}"))?;
+                locked(&self.certificates).insert(name.to_ascii_lowercase(), Arc::new(certified));
+            }
+            Proof::Text { token, text } => drop(locked(&self.proofs).insert(token.clone(), text.clone())),
+        }
         Ok(())
-    }
-
-    pub(super) fn prove_by_text(&self, token: &str, key: &KeyAuthorization) {
-        locked(&self.proofs).insert(token.to_owned(), key.as_str().to_owned());
     }
 
     pub(super) fn forget(&self) {

@@ -1,35 +1,39 @@
-//! The certificate that an authority issues by ACME (RFC 8555): had when there is none, renewed in time, kept over restarts.
-//! Runs in the server that is in service; when it renews is decided here, how by [`order`].
+//! The certificate that an authority issues by ACME (RFC 8555): had when there is none, renewed in time, kept over restarts,
+//! as are an order in flight and the pause after a failure. Runs in the server that is in service; when it renews is decided here, how by [`order`].
 
 mod challenges;
 mod kept;
 mod order;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use instant_acme::{CertificateIdentifier, ChallengeType};
 use rustls_pki_types::Der;
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 
 pub use challenges::Challenges;
-use kept::Kept;
+use kept::{Failures, Kept, Question};
 use order::Failed;
 
 use super::{
-    link::{Acme, CertificatePem, ServerConfig},
+    link::{Acme, AcmeState, CertificatePem, ServerConfig},
     tls::{Certificate, Certificates},
     x509,
 };
-use crate::{clock::Wall, fetch::Fetch, printable::quotable};
+use crate::{clock::Wall, fetch::Fetch, printable::printable};
 
 /// The wall clock may be set, and a machine may sleep: so long at most nobody looks.
 const LOOKS_EVERY: Duration = Duration::from_secs(600);
 /// While another server has the lock.
 const ASKS_EVERY: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+/// The longest pause after a failure.
+const LONGEST: Duration = Duration::from_secs(3_600);
+/// So much is told of one, in characters.
+const TOLD: usize = 400;
 /// Where the authority says nothing of when a certificate should be renewed.
 const ADVICE_EVERY: Duration = Duration::from_secs(6 * 3_600);
 
@@ -40,8 +44,8 @@ pub struct Issued {
     certificates: Arc<Certificates>,
     /// How names are proven, the first first.
     ways: Vec<ChallengeType>,
-    /// When what is served ends.
-    end: Mutex<Option<Wall>>,
+    state: Mutex<AcmeState>,
+    hurried: Notify,
 }
 
 /// What the authority says of when to renew (RFC 9773).
@@ -54,66 +58,100 @@ struct Advice {
 }
 
 impl Issued {
-    /// What was kept is served from the start.
+    /// What was kept is served from the start, and so are the proofs of an order that another server began.
     pub fn new(acme: Acme, config: &ServerConfig, fetch: Fetch, certificates: Arc<Certificates>) -> Issued {
-        let kept = Kept { folder: config.auth_store.clone() };
-        let issued = Issued { acme, kept, fetch, certificates, ways: ways(config), end: Mutex::default() };
+        let ways = ways(config);
+        let question = Question {
+            directory: acme.directory.clone(),
+            domains: acme.domains.clone(),
+            ways: ways.iter().map(|way| format!("{way:?}")).collect(),
+        };
+        let kept = Kept { folder: config.auth_store.clone(), question };
+        let issued = Issued { acme, kept, fetch, certificates, ways, state: Mutex::default(), hurried: Notify::new() };
         issued.serve(issued.kept.certificate());
+        issued.note_failures(&issued.kept.failures());
+        for proof in issued.kept.in_flight().iter().flat_map(|order| &order.proofs) {
+            let _ = issued.certificates.challenges.prove(proof);
+        }
         issued
     }
 
-    /// When the certificate that is served ends; `None`: there is none.
-    pub fn end(&self) -> Option<Wall> {
-        *self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn state(&self) -> AcmeState {
+        self.locked().clone()
+    }
+
+    /// Somebody mended what failed, perhaps: no pause is waited out.
+    pub fn hurry(&self) {
+        self.hurried.notify_one();
+    }
+
+    fn locked(&self) -> MutexGuard<'_, AcmeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes on for ever.
     pub async fn renew(&self) {
-        // Of one kind in a row, and how many orders came to nothing since the server began.
-        let (mut failures, mut ordered, mut refused) = (0, false, 0);
-        let (mut told, mut advice) = (String::new(), Advice::default());
+        let (mut failures, mut told, mut advice) = (self.kept.failures(), String::new(), Advice::default());
         loop {
             let kept = self.kept.certificate().filter(|pem| self.is_good(pem, Wall::now()));
             if let Some(kept) = &kept {
                 advice = self.advised(kept, advice).await;
                 let (due, now) = (self.due(kept, advice), Wall::now());
+                self.locked().renews_at = Some(due);
                 if now < due {
                     let until = due.min(advice.again.max(now.plus(MINUTE)));
                     sleep(span(now, until).clamp(Duration::from_millis(100), LOOKS_EVERY)).await;
                     continue;
                 }
             }
-            let pause = match self.order(kept, refused, advice.renew.is_some() && failures == 0).await {
+            tokio::select! {
+                () = sleep(backed_off(&failures, Wall::now())) => {}
+                () = self.hurried.notified() => {}
+            }
+            match self.order(kept, &failures, advice.renew.is_some() && failures.count == 0).await {
                 Ok(true) => {
-                    (failures, advice, told) = (0, Advice::default(), String::new());
-                    continue;
+                    (failures, advice, told) = (Failures::default(), Advice::default(), String::new());
+                    self.kept.forget_failures();
+                    self.note_failures(&failures);
                 }
-                Ok(false) => ASKS_EVERY,
+                Ok(false) => {
+                    sleep(ASKS_EVERY).await;
+                    // The other one may have met some.
+                    failures = self.kept.failures();
+                    self.note_failures(&failures);
+                }
                 Err(failed) => {
-                    failures = if failed.ordered == ordered { failures + 1 } else { 1 };
-                    ordered = failed.ordered;
-                    refused += usize::from(ordered);
-                    let pause = back_off(failures, failed.ordered);
-                    self.tell(&failed.message, &mut told, pause);
-                    pause
+                    failures = one_more(failures, failed, Wall::now());
+                    self.failed(&failures, &mut told);
                 }
-            };
-            sleep(pause).await;
+            }
         }
     }
 
-    /// Once for each reason.
-    fn tell(&self, failed: &str, told: &mut String, pause: Duration) {
-        let failed = quotable(failed);
-        if *told != failed {
-            let (names, directory) = (self.acme.domains.join(", "), &self.acme.directory);
-            tracing::error!("no certificate for {names} from {directory}: {failed}; tried again in {pause:?}");
-            *told = failed;
+    /// Told once for each reason; a restart is no way round the pause.
+    fn failed(&self, failures: &Failures, told: &mut String) {
+        if let Err(error) = self.kept.keep_failures(failures) {
+            tracing::warn!("what an authority refused cannot be kept: {error}");
         }
+        self.note_failures(failures);
+        if *told != failures.last {
+            let (names, directory) = (self.acme.domains.join(", "), &self.acme.directory);
+            let Failures { last, again, .. } = failures;
+            tracing::error!("no certificate for {names} from {directory}: {last}; tried again at {again}");
+            told.clone_from(&failures.last);
+        }
+    }
+
+    fn note_failures(&self, failures: &Failures) {
+        let mut state = self.locked();
+        state.failures = failures.count;
+        let failed = failures.count > 0;
+        state.last_error = failed.then(|| failures.last.clone());
+        state.retries_at = failed.then_some(failures.again);
     }
 
     /// Whether there is another than `before`; not, while another server sees to it.
-    async fn order(&self, before: Option<CertificatePem>, refused: usize, advised: bool) -> Result<bool, Failed> {
+    async fn order(&self, before: Option<CertificatePem>, failures: &Failures, advised: bool) -> Result<bool, Failed> {
         let unlocked = |error| Failed { message: format!("the lock cannot be had: {error}"), ordered: false };
         let Some(_lock) = self.kept.lock().map_err(unlocked)? else { return Ok(false) };
         // The other one has renewed it meanwhile.
@@ -122,9 +160,13 @@ impl Issued {
             self.serve(now);
             return Ok(true);
         }
+        // Or failed to.
+        if self.kept.failures() != *failures && self.kept.failures() != Failures::default() {
+            return Ok(false);
+        }
         // An authority that gives advice wants to know.
         let replaces = before.filter(|_| advised).and_then(|pem| identifier(&pem.chain));
-        let way = &self.ways[refused % self.ways.len()];
+        let way = &self.ways[failures.refused % self.ways.len()];
         let with = (&self.kept, &self.fetch, &self.certificates.challenges);
         let pem = order::order(&self.acme, with, way, replaces).await?;
         if !self.is_good(&pem, Wall::now()) {
@@ -133,7 +175,7 @@ impl Issued {
         }
         let kept = self.kept.keep_certificate(&pem);
         self.serve(Some(pem));
-        let (names, end) = (self.acme.domains.join(", "), self.end().unwrap_or_default());
+        let (names, end) = (self.acme.domains.join(", "), self.state().end.unwrap_or_default());
         tracing::info!("the certificate for {names} was issued by {}, good until {end}", self.acme.directory);
         let unkept = |error| Failed { message: format!("the certificate cannot be kept: {error}"), ordered: true };
         kept.map(|()| true).map_err(unkept)
@@ -148,8 +190,7 @@ impl Issued {
         let Some(pem) = pem else { return };
         if let Ok(certificate) = Certificate::from_pem(&pem.chain, &pem.key) {
             self.certificates.issued(certificate);
-            let end = x509::validity(&pem.chain).map(|(_, end)| end);
-            *self.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
+            self.locked().end = x509::validity(&pem.chain).map(|(_, end)| end);
         }
     }
 
@@ -205,9 +246,23 @@ fn span(from: Wall, until: Wall) -> Duration {
     Duration::from_millis(u64::try_from(until.0.saturating_sub(from.0)).unwrap_or_default())
 }
 
+/// After one more.
+fn one_more(before: Failures, failed: Failed, now: Wall) -> Failures {
+    let Failed { message, ordered } = failed;
+    let count = if before.count > 0 && before.ordered == ordered { before.count.saturating_add(1) } else { 1 };
+    let refused = before.refused.saturating_add(usize::from(ordered));
+    let last = printable(&message).chars().take(TOLD).collect();
+    Failures { count, ordered, refused, last, again: now.plus(back_off(count, ordered)) }
+}
+
+/// For how long nothing is asked: no longer than any pause, should the clock have been set.
+fn backed_off(failures: &Failures, now: Wall) -> Duration {
+    if failures.count == 0 { Duration::ZERO } else { span(now, failures.again).min(LONGEST) }
+}
+
 /// Let's Encrypt counts five failed orders an hour; who was not asked for one counts nothing.
 fn back_off(failures: u32, ordered: bool) -> Duration {
-    let (first, longest) = if ordered { (2 * MINUTE, 60 * MINUTE) } else { (MINUTE / 6, 10 * MINUTE) };
+    let (first, longest) = if ordered { (2 * MINUTE, LONGEST) } else { (MINUTE / 6, 10 * MINUTE) };
     (first * 2u32.saturating_pow(failures.saturating_sub(1).min(16))).min(longest)
 }
 
@@ -251,6 +306,24 @@ mod tests {
             [1, 2, 3, 4, 5, 6, 99].map(|failures| back_off(failures, true).as_secs() / 60),
             [2, 4, 8, 16, 32, 60, 60]
         );
+    }
+
+    #[test]
+    fn failures_of_one_kind_add_up_and_a_clock_that_was_set_holds_nothing_up() {
+        let failed = |ordered| Failed { message: "no\u{1b}".repeat(400), ordered };
+        let now = Wall(1_000_000);
+        let first = one_more(Failures::default(), failed(false), now);
+        assert_eq!((first.count, first.refused, first.again), (1, 0, now.plus(MINUTE / 6)));
+        assert!(first.last.chars().count() == TOLD && !first.last.contains('\u{1b}'));
+        let second = one_more(first.clone(), failed(false), now);
+        assert_eq!((second.count, second.again), (2, now.plus(MINUTE / 3)));
+        let other = one_more(second, failed(true), now);
+        assert_eq!((other.count, other.refused, other.again), (1, 1, now.plus(2 * MINUTE)));
+        assert_eq!(one_more(other.clone(), failed(true), now).again, now.plus(4 * MINUTE));
+        assert_eq!(backed_off(&other, now), 2 * MINUTE);
+        assert_eq!(backed_off(&other, now.plus(2 * MINUTE)), Duration::ZERO);
+        assert_eq!(backed_off(&other, Wall(-1_000_000_000_000)), LONGEST);
+        assert_eq!(backed_off(&Failures::default(), Wall(-1)), Duration::ZERO);
     }
 
     #[test]

@@ -6,12 +6,15 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use instant_acme::{
-    Account, AuthorizationStatus, BodyWrapper, BytesResponse, CertificateIdentifier, ChallengeType, Error, HttpClient,
-    Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AuthorizationStatus, BodyWrapper, BytesResponse, CertificateIdentifier, ChallengeHandle, ChallengeStatus,
+    ChallengeType, Error, HttpClient, Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 
-use super::{Challenges, Kept};
+use super::{
+    Challenges, Kept,
+    kept::{InFlight, Proof},
+};
 use crate::{
     fetch::{Fetch, Limits},
     server::link::{Acme, CertificatePem},
@@ -53,7 +56,7 @@ pub async fn account(acme: &Acme, kept: &Kept, fetch: &Fetch) -> Result<Account,
     Ok(account)
 }
 
-/// `way`: how names are proven; `replaces`: the certificate that this one is for.
+/// `way`: how names are proven; `replaces`: the certificate that this one is for. An order in flight is gone on with.
 pub async fn order(
     acme: &Acme,
     (kept, fetch, challenges): (&Kept, &Fetch, &Challenges),
@@ -61,22 +64,75 @@ pub async fn order(
     replaces: Option<CertificateIdentifier<'_>>,
 ) -> Result<CertificatePem, Failed> {
     let account = account(acme, kept, fetch).await?;
+    let (mut order, mut in_flight) = match in_flight(&account, kept).await? {
+        Some(found) => found,
+        None => begun(&account, acme, kept, replaces).await?,
+    };
+    let issued = finished(&mut order, &mut in_flight, (way, &acme.domains), (kept, challenges)).await;
+    challenges.forget();
+    kept.forget_in_flight();
+    issued.map_err(Failed::ordered)
+}
+
+/// That which a former server left, if the authority knows it.
+async fn in_flight(account: &Account, kept: &Kept) -> Result<Option<(Order, InFlight)>, Failed> {
+    let Some(in_flight) = kept.in_flight() else { return Ok(None) };
+    match account.order(in_flight.url.clone()).await {
+        Ok(order) => Ok(Some((order, in_flight))),
+        Err(Error::Api(_)) => {
+            kept.forget_in_flight();
+            Ok(None)
+        }
+        Err(error) => Err(Failed::before(error)),
+    }
+}
+
+async fn begun(
+    account: &Account,
+    acme: &Acme,
+    kept: &Kept,
+    replaces: Option<CertificateIdentifier<'_>>,
+) -> Result<(Order, InFlight), Failed> {
+    let key = KeyPair::generate().map_err(Failed::before)?.serialize_pem();
     let names: Vec<_> = acme.domains.iter().cloned().map(Identifier::Dns).collect();
     let mut new = NewOrder::new(&names);
     if let Some(replaces) = replaces {
         new = new.replaces(replaces);
     }
-    let mut order = account.new_order(&new).await.map_err(|error| {
+    let order = account.new_order(&new).await.map_err(|error| {
         if is_unknown_account(&error) {
             kept.forget_account();
         }
         Failed::before(error)
     })?;
-    let proven = prove(&mut order, way, challenges).await;
-    challenges.forget();
-    proven.map_err(Failed::ordered)?;
-    let issued = issue(&mut order, &acme.domains).await;
-    issued.map_err(Failed::ordered)
+    let in_flight = InFlight { url: order.url().to_owned(), key, proofs: Vec::new() };
+    keep_in_flight(kept, &in_flight);
+    Ok((order, in_flight))
+}
+
+/// Where it cannot be kept, the next server asks anew.
+fn keep_in_flight(kept: &Kept, in_flight: &InFlight) {
+    if let Err(error) = kept.keep_in_flight(in_flight) {
+        tracing::warn!("the order of a certificate cannot be kept: {error}");
+    }
+}
+
+/// From wherever it stands.
+async fn finished(
+    order: &mut Order,
+    in_flight: &mut InFlight,
+    (way, names): (&ChallengeType, &[String]),
+    (kept, challenges): (&Kept, &Challenges),
+) -> Result<CertificatePem, String> {
+    match order.state().status {
+        OrderStatus::Pending => {
+            prove(order, in_flight, way, (kept, challenges)).await?;
+            issue(order, names, &in_flight.key).await
+        }
+        OrderStatus::Ready => issue(order, names, &in_flight.key).await,
+        OrderStatus::Processing | OrderStatus::Valid => issued(order, &in_flight.key).await,
+        OrderStatus::Invalid => Err(why_refused(order).await),
+    }
 }
 
 fn is_unknown_account(error: &Error) -> bool {
@@ -84,7 +140,12 @@ fn is_unknown_account(error: &Error) -> bool {
     problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:accountDoesNotExist")
 }
 
-async fn prove(order: &mut Order, way: &ChallengeType, challenges: &Challenges) -> Result<(), String> {
+async fn prove(
+    order: &mut Order,
+    in_flight: &mut InFlight,
+    way: &ChallengeType,
+    (kept, challenges): (&Kept, &Challenges),
+) -> Result<(), String> {
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization.map_err(|error| error.to_string())?;
@@ -96,17 +157,29 @@ async fn prove(order: &mut Order, way: &ChallengeType, challenges: &Challenges) 
         let name = authorization.identifier().to_string();
         let challenge = authorization.challenge(way.clone());
         let mut challenge = challenge.ok_or_else(|| format!("the authority offers no {way:?} for {name}"))?;
-        let key = challenge.key_authorization();
-        match way {
-            ChallengeType::Http01 => challenges.prove_by_text(&challenge.token, &key),
-            _ => challenges.prove_by_certificate(&name, &key)?,
+        let proof = proof(name, &challenge, way);
+        challenges.prove(&proof)?;
+        if !in_flight.proofs.contains(&proof) {
+            in_flight.proofs.push(proof);
+            keep_in_flight(kept, in_flight);
         }
-        challenge.set_ready().await.map_err(|error| error.to_string())?;
+        // One that was told of already is looked at as it is.
+        if challenge.status == ChallengeStatus::Pending {
+            challenge.set_ready().await.map_err(|error| error.to_string())?;
+        }
     }
     match order.poll_ready(&POLLED).await {
         Ok(OrderStatus::Ready | OrderStatus::Valid) => Ok(()),
         Ok(_) => Err(why_refused(order).await),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn proof(name: String, challenge: &ChallengeHandle<'_>, way: &ChallengeType) -> Proof {
+    let key = challenge.key_authorization();
+    match way {
+        ChallengeType::Http01 => Proof::Text { token: challenge.token.clone(), text: key.as_str().to_owned() },
+        _ => Proof::Certificate { name, digest: key.digest().as_ref().to_vec() },
     }
 }
 
@@ -125,19 +198,22 @@ async fn why_refused(order: &mut Order) -> String {
     "the authority refused the order".to_owned()
 }
 
-async fn issue(order: &mut Order, names: &[String]) -> Result<CertificatePem, String> {
-    let (request, key) = signing_request(names).map_err(|error| error.to_string())?;
+async fn issue(order: &mut Order, names: &[String], key: &str) -> Result<CertificatePem, String> {
+    let request = signing_request(names, key).map_err(|error| error.to_string())?;
     order.finalize_csr(&request).await.map_err(|error| error.to_string())?;
-    let chain = order.poll_certificate(&POLLED).await.map_err(|error| error.to_string())?;
-    Ok(CertificatePem { chain, key })
+    issued(order, key).await
 }
 
-/// In DER, and its key in PEM.
-fn signing_request(names: &[String]) -> Result<(Vec<u8>, String), rcgen::Error> {
+async fn issued(order: &mut Order, key: &str) -> Result<CertificatePem, String> {
+    let chain = order.poll_certificate(&POLLED).await.map_err(|error| error.to_string())?;
+    Ok(CertificatePem { chain, key: key.to_owned() })
+}
+
+/// In DER.
+fn signing_request(names: &[String], key: &str) -> Result<Vec<u8>, rcgen::Error> {
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name = DistinguishedName::new();
-    let key = KeyPair::generate()?;
-    Ok((params.serialize_request(&key)?.der().to_vec(), key.serialize_pem()))
+    Ok(params.serialize_request(&KeyPair::from_pem(key)?)?.der().to_vec())
 }
 
 struct Client(Fetch);

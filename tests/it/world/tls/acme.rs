@@ -15,10 +15,11 @@ use edge_tests::{
     net::{HOST4, Lab, NEIGHBOUR4},
     run, wait_for,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::session::{Greeting, Session};
+use crate::world::time;
 
 const DOMAIN: &str = "api.example.org";
 /// Orders fail at random here as they do there, and are tried again after ten seconds, then twenty.
@@ -28,6 +29,8 @@ const ISSUED_WITHIN: Duration = Duration::from_secs(60);
 struct Authority {
     folder: TempDir,
     processes: Vec<Child>,
+    /// How long at most it waits before it looks whether a name leads where it should, in seconds.
+    looks_after: u32,
 }
 
 impl Authority {
@@ -51,7 +54,7 @@ impl Authority {
         command.args(["-addext", &format!("subjectAltName=IP:{NEIGHBOUR4}")]);
         command.arg("-keyout").arg(folder.path().join("key.pem")).arg("-out").arg(folder.path().join("cert.pem"));
         run(&mut command, b"")?.good()?;
-        Ok(Authority { folder, processes: Vec::new() })
+        Ok(Authority { folder, processes: Vec::new(), looks_after: 0 })
     }
 
     /// Certificates are good for so long.
@@ -85,8 +88,12 @@ impl Authority {
         let log = fs::File::options().create(true).append(true).open(self.folder.path().join("log"))?;
         let mut command = lab.client.command("setpriv");
         command.args(["--pdeathsig", "KILL", "--", program]).args(args);
-        // Each order is proven anew, and at once.
-        command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_AUTHZREUSE", "0").stdin(Stdio::null());
+        // Each order is proven anew.
+        command.env("PEBBLE_AUTHZREUSE", "0").stdin(Stdio::null());
+        match self.looks_after {
+            0 => command.env("PEBBLE_VA_NOSLEEP", "1"),
+            seconds => command.env("PEBBLE_VA_SLEEPTIME", seconds.to_string()),
+        };
         self.processes.push(command.stdout(log.try_clone()?).stderr(log).spawn().context(program.to_owned())?);
         Ok(())
     }
@@ -105,6 +112,11 @@ impl Authority {
     /// How often it issued a certificate.
     fn issued(&self) -> usize {
         self.log().matches("Issued certificate serial").count()
+    }
+
+    /// How often it was asked for one.
+    fn ordered(&self) -> usize {
+        self.log().matches("Added order").count()
     }
 
     /// Whether a client that trusts this authority is served under the name.
@@ -216,6 +228,82 @@ fn one_is_had_over_plain_http_and_renewed_in_time() -> Result<()> {
     }
     if edge.log().contains("no certificate for") {
         bail!("{}\n{}", edge.log(), authority.log());
+    }
+    Ok(())
+}
+
+/// The certificate by ACME, as `edge status` has it.
+fn told(edge: &Edge) -> Result<Value> {
+    let status = edge.json(&["status"])?;
+    let all = status["certificates"].as_array().with_context(|| format!("no certificates in {status}"))?;
+    ensure!(all.len() == 1 && all[0]["names"] == json!([DOMAIN]), "{status}");
+    Ok(all[0].clone())
+}
+
+#[test]
+fn the_pause_after_a_failure_outlasts_a_restart_and_status_says_how_it_stands() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut authority = Authority::new()?;
+    let mut edge = edge_with(&lab, &authority)?;
+    edge.run()?;
+    // The second is ten seconds after the first, the third would be twenty seconds later.
+    let failed = wait_for("two failures", ISSUED_WITHIN, || {
+        let told = told(&edge)?;
+        Ok((told["acme"]["failures"] == 2).then_some(told))
+    })?;
+    ensure!(failed["expires"].is_null() && failed["acme"]["renews_at"].is_null(), "{failed}");
+    ensure!(failed["acme"]["last_error"].as_str().is_some_and(|error| !error.is_empty()), "{failed}");
+    let text = edge.cli(&["status"])?.good()?;
+    ensure!(text.contains(&format!("{DOMAIN}: none yet")) && text.contains("failed 2 times, tried again at"), "{text}");
+    edge.kill()?;
+    edge.run()?;
+    let again = wait_for("a word of the next server", ISSUED_WITHIN, || {
+        let told = told(&edge)?;
+        Ok((told["acme"]["failures"] != 0).then_some(told))
+    })?;
+    let retries_at = time(&failed["acme"]["retries_at"])?;
+    // Unless all of this took longer than the pause.
+    ensure!(again == failed || jiff::Timestamp::now() >= retries_at, "{failed}, then {again}");
+    // Who mended it has it tried at once by a reload.
+    authority.start(&lab, Duration::from_secs(90 * 86_400))?;
+    edge.cli(&["reload"])?.good()?;
+    let good = wait_for("a certificate", ISSUED_WITHIN, || {
+        let told = told(&edge)?;
+        Ok((told["expires"].is_string() && told["acme"]["renews_at"].is_string()).then_some(told))
+    })?;
+    ensure!(time(&good["acme"]["renews_at"])? < time(&good["expires"])?, "{good}");
+    ensure!(good["acme"]["failures"] == 0 && good["acme"]["retries_at"].is_null(), "{good}");
+    ensure!(good["acme"]["last_error"].is_null(), "{good}");
+    Ok(())
+}
+
+#[test]
+fn another_server_goes_on_with_an_order_in_flight() -> Result<()> {
+    let lab = Lab::new()?;
+    for crashes in [false, true] {
+        let mut authority = Authority::new()?;
+        authority.looks_after = 6;
+        authority.start(&lab, Duration::from_secs(90 * 86_400))?;
+        let mut edge = edge_with(&lab, &authority)?;
+        edge.run()?;
+        let (order, proof) = (edge.path("edge.db-auth").join("acme-order.json"), "\"digest\"");
+        wait_for("an order", ISSUED_WITHIN, || {
+            let in_flight = fs::read_to_string(&order).is_ok_and(|order| order.contains(proof));
+            Ok((in_flight || authority.issued() > 0).then_some(()))
+        })?;
+        if crashes {
+            edge.kill()?;
+            edge.run()?;
+        } else {
+            edge.config.set("server", "max_handshakes", "100");
+            edge.write_config()?;
+            ensure!(edge.json(&["reload"])?["applied"] == json!(["server.max_handshakes"]));
+        }
+        issued_to(&edge, &authority, || authority.vouches_for(&lab, 443))?;
+        ensure!(authority.ordered() == 1, "crashed {crashes}: {}\n{}", edge.log(), authority.log());
+        wait_for("its end", ISSUED_WITHIN, || Ok((!order.exists()).then_some(())))?;
+        edge.stop()?;
+        edge.cli(&["unload"])?.good()?;
     }
     Ok(())
 }
