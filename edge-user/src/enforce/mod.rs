@@ -17,13 +17,13 @@ mod offline;
 mod protect;
 mod reload;
 mod restore;
+mod start;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
     net::IpAddr,
 };
 
@@ -36,23 +36,22 @@ use self::{
     connections::{Counting, Ever},
     late::Meanwhile,
     ledger::Ledger,
-    memory::{Memory, Remembered},
+    memory::Memory,
+    start::{Held, RECOVERED},
     write::{Gone, Limits},
 };
 use crate::{
-    batch::{Batch, Terms},
+    batch::Terms,
     block::{Block, Origin, Target},
     clock::{Boot, Now, Wall},
-    config::{self, Config},
+    config::Config,
     control::protocol::{LastResult, Reload},
-    datapath::{self, Difference, Events, Generation, Links, Lock, Look, Plan, Tables},
+    datapath::{self, Difference, Events, Generation, Links, Look, Tables},
     drops::{Drops, Sample},
     error::Failure,
     metrics::{Drift, Own, Removed},
-    netlink,
     offense::{self, Decision, History, Kind, Learner},
     store::Changes,
-    targets::Targets,
 };
 
 /// The failures that led to a block: when, what kind, for which account.
@@ -95,19 +94,6 @@ pub struct Enforcer<T = Generation> {
     metrics: Own,
 }
 
-/// What the kernel holds where the store cannot say what it should hold.
-#[derive(Clone, Debug, Default)]
-struct Held {
-    blocks: Vec<(Target, Until)>,
-    allowed: Vec<Target>,
-}
-
-impl Held {
-    fn by(generation: &Generation) -> Held {
-        Held { blocks: generation.entries(), allowed: generation.allowed() }
-    }
-}
-
 /// What an offence came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -119,68 +105,6 @@ pub enum Outcome {
 }
 
 impl Enforcer {
-    /// Builds tables from the store, fills them and puts them into force on `links`; what the generation before
-    /// counted is taken over. A failure leaves in force what was.
-    pub fn start(
-        config: &Config,
-        lock: &Lock,
-        links: &[netlink::Link],
-        surroundings: Surroundings,
-        metrics: Own,
-        now: Now,
-    ) -> Result<Enforcer, Failure> {
-        let mut memory = Memory::open(config.store.path.clone())?.marking(lock.path());
-        let is_marked = memory.is_marked();
-        let remembered = memory.recall(now);
-        let before = Generation::live(lock).unwrap_or_else(|failure| {
-            tracing::warn!("{failure}; blocks come from the store, their counts begin anew");
-            None
-        });
-        let singles6 = match &remembered {
-            Some(remembered) => remembered.singles6(),
-            None => before.as_ref().map(Generation::singles6).unwrap_or_default(),
-        };
-        let tables = Generation::build(lock, &Plan::of(&config.filter, singles6), before.as_ref())?;
-        let mut enforcer = Enforcer::new(config, memory, tables, surroundings, metrics, now);
-        let held = |_: &Generation| before.as_ref().map(Held::by).unwrap_or_default();
-        enforcer.restore(remembered, held, now).inspect_err(|_| enforcer.tables.discard())?;
-        if let Some(before) = before.as_ref().filter(|_| is_marked) {
-            enforcer.catch_up(Held::by(before), now);
-        }
-        enforcer.unread = before.as_ref().and_then(|before| before.events().ok());
-        enforcer.put_into_force(lock, links, config.filter.attach, before.as_ref())?;
-        Ok(enforcer)
-    }
-
-    /// Fills the tables from the model and puts them into force in place of those of `before`, whose counts go on. A
-    /// failure leaves in force what was, and removes these tables' pins.
-    fn put_into_force(
-        &mut self,
-        lock: &Lock,
-        links: &[netlink::Link],
-        mode: config::Attach,
-        before: Option<&Generation>,
-    ) -> Result<(), Failure> {
-        let former = before.map(Generation::directory);
-        let attached = self.fill().and_then(|()| datapath::attach(&mut self.tables, former, lock.path(), links, mode));
-        let links = attached.inspect_err(|_| self.tables.discard())?;
-        mem::replace(&mut self.links, links).hand_over(&self.links);
-        // The rest loses no packet and no block, so it undoes nothing.
-        if let Some(Err(failure)) = before.map(|before| self.take_over(before)) {
-            tracing::error!("what was counted of blocked addresses is lost in part: {failure}");
-        }
-        if let Err(failure) = self.tables.forget_others(lock) {
-            tracing::error!("pins of the tables before are left: {failure}");
-        }
-        Ok(())
-    }
-
-    /// Counts go on through a start: the generation before is read once no CPU runs it any more.
-    fn take_over(&mut self, before: &Generation) -> Result<(), Failure> {
-        let counted = before.counted().into_iter().filter(|(target, _)| self.ledger.contains(*target));
-        counted.into_iter().try_for_each(|(target, hits)| self.tables.add_hits(target, hits))
-    }
-
     /// Puts the links and pins right that came loose from outside, and follows interfaces as they come and go.
     pub fn mend(&mut self, look: &Look) -> Result<(), Failure> {
         let pinned = self.tables.pin_again();
@@ -261,54 +185,6 @@ impl<T: Tables> Enforcer<T> {
             started: now.boot,
             metrics,
         }
-    }
-
-    /// The model as the store has it, or as the kernel has it where there is no store to read; then what the config
-    /// names.
-    fn recall(&mut self, held: impl FnOnce(&T) -> Held, now: Now) -> Result<(), Failure> {
-        let remembered = self.memory.recall(now);
-        self.restore(remembered, held, now)
-    }
-
-    fn restore(
-        &mut self,
-        remembered: Option<Remembered>,
-        held: impl FnOnce(&T) -> Held,
-        now: Now,
-    ) -> Result<(), Failure> {
-        match remembered {
-            Some(remembered) => {
-                for block in remembered.blocked.blocks.into_iter().filter(|block| block.origin != Origin::Config) {
-                    self.ledger.put(block);
-                }
-                remembered.blocked.batches.into_iter().for_each(|(id, batch)| drop(self.ledger.insert(id, batch)));
-                self.allowed = remembered.allowed.into_iter().collect();
-                remembered.history.into_iter().for_each(|history| self.learner.restore(history));
-                if self.memory.is_of_another_boot() {
-                    self.rewrite(now);
-                }
-            }
-            None => {
-                let held = held(&self.tables);
-                self.adopt(held, now);
-            }
-        }
-        self.block_named(&BTreeMap::new(), now);
-        self.within_limits()
-    }
-
-    /// What the kernel holds is taken over, and stored where that can be.
-    fn adopt(&mut self, held: Held, now: Now) {
-        let Held { blocks, allowed } = held;
-        let mut of_end: BTreeMap<Until, Targets> = BTreeMap::new();
-        for (target, until) in blocks.into_iter().filter(|(target, _)| !self.named.contains(target)) {
-            of_end.entry(until).or_default().push(target);
-        }
-        for (until, targets) in of_end {
-            self.ledger.add(Batch::new(recovered(until, now), targets.sorted()));
-        }
-        self.allowed = allowed.into_iter().filter(|target| !self.configured.contains(target)).collect();
-        self.rewrite(now);
     }
 
     /// Blocks that the config names: in force while it names them, never stored. What it named before is as old as it
@@ -503,21 +379,6 @@ fn of_config(target: Target, created: Wall) -> Block {
         created,
         until: None,
         expires: None,
-        offence: 1,
-    }
-}
-
-const RECOVERED: &str = "taken over from the kernel, the store could not be read";
-
-/// What can be said of the kernel's entries whose story is lost with the store.
-fn recovered(until: Until, now: Now) -> Terms {
-    let end = (until != Until::NEVER).then(|| Boot(u64::from(until.bits()) << 28));
-    Terms {
-        origin: Origin::Manual,
-        reason: RECOVERED.to_owned(),
-        created: now.wall,
-        until: end,
-        expires: end.map(|end| now.wall.plus(end.since(now.boot))),
         offence: 1,
     }
 }
