@@ -71,22 +71,16 @@ impl Agent {
         links: &[netlink::Link],
         stop: &mut Stop,
     ) -> Result<Option<Agent>, Failure> {
-        let prepared = tokio::select! {
-            biased;
-            () = stop.asked() => return Ok(stopped()),
-            prepared = Prepared::new(&config) => prepared?,
-        };
+        let Some(prepared) = unless_stopped(stop, Prepared::new(&config)).await? else { return Ok(None) };
         let surroundings = Surroundings::read(&config, None);
         let mut enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
         settle(&config, &enforcer);
         let (tell, heard) = mpsc::channel(256);
         let mut servers = Servers::new(tell);
-        if let Some(served) = prepared.served {
-            tokio::select! {
-                biased;
-                () = stop.asked() => return Ok(stopped()),
-                served = serve(&mut servers, &config, served) => served?,
-            }
+        if let Some(served) = prepared.served
+            && unless_stopped(stop, serve(&mut servers, &config, served)).await?.is_none()
+        {
+            return Ok(None);
         }
         let (order, orders) = mpsc::channel(ORDERS);
         let (later, due) = mpsc::channel(ORDERS);
@@ -98,14 +92,7 @@ impl Agent {
         }
         let scrape = Scrape::start(prepared.metrics, prepared.own.clone(), ask.clone())?;
         let admin = tokio::spawn(admin::serve(socket, order));
-        for attached in enforcer.links().attached() {
-            tracing::info!(
-                "{} is filtered in {} mode by program {}",
-                attached.name,
-                attached.mode(),
-                attached.program_id
-            );
-        }
+        tell_filtered(&enforcer);
         let mut audit = Audit::start(&config)?;
         audit.started(Now::read());
         let events = enforcer.unread().map_or_else(|| enforcer.events(), Ok)?;
@@ -139,14 +126,26 @@ impl Agent {
             config,
             overrides,
         };
-        agent.follow_drops();
-        agent.follow_connections()?;
-        systemd::ready(&agent.status_line());
-        tracing::info!("ready");
-        agent.own.reloaded(true, Wall::now());
-        // Who was blocked without an agent.
-        agent.end_blocked_connections();
+        agent.begin()?;
         Ok(Some(agent))
+    }
+
+    /// Everything is in its place.
+    fn begin(&mut self) -> Result<(), Failure> {
+        self.follow_drops();
+        self.follow_connections()?;
+        systemd::ready(&self.status_line());
+        tracing::info!("ready");
+        self.own.reloaded(true, Wall::now());
+        // Who was blocked without an agent.
+        self.end_blocked_connections();
+        Ok(())
+    }
+}
+
+fn tell_filtered(enforcer: &Enforcer) {
+    for attached in enforcer.links().attached() {
+        tracing::info!("{} is filtered in {} mode by program {}", attached.name, attached.mode(), attached.program_id);
     }
 }
 
@@ -170,10 +169,19 @@ async fn serve(servers: &mut Servers, config: &Config, served: Arc<Served>) -> R
     Ok(())
 }
 
-/// The end of a start that a signal ended.
-fn stopped() -> Option<Agent> {
-    tracing::info!("ended before it was ready; what is blocked stays blocked");
-    None
+/// A step of a start; `None`: a signal ended the start before.
+async fn unless_stopped<T>(
+    stop: &mut Stop,
+    step: impl Future<Output = Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
+    tokio::select! {
+        biased;
+        () = stop.asked() => {
+            tracing::info!("ended before it was ready; what is blocked stays blocked");
+            Ok(None)
+        }
+        done = step => done.map(Some),
+    }
 }
 
 /// What can fail and leaves nothing behind: listeners and metrics.
