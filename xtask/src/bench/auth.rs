@@ -37,7 +37,7 @@ pub fn measure() -> Result<Outcome> {
     let lab = Lab::new()?;
     let edge = Edge::start_with(&lab, |config| {
         // The flood is to go on.
-        config.set("learn", "threshold", "1000000000");
+        config.set("learn", "threshold", "1000000");
     })?;
     let token = log_in(&Client::new(&lab, &edge, NEIGHBOUR4))?;
     let verify = beside_haproxy(&lab, &edge, &token)?;
