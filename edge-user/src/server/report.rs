@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::link::{FromServer, Kind, Metrics, Offence};
@@ -25,6 +25,9 @@ const JUDGED_WITHIN: Duration = Duration::from_secs(1);
 const MAX_ACCOUNT: usize = 256;
 /// Attempts that may wait for the agent.
 const ATTEMPTS: usize = 4_096;
+/// An attempt waits so long for others, unless they are a message full: a message of each would cost both sides more than
+/// the requests do.
+const GATHERED_FOR: Duration = Duration::from_millis(5);
 
 pub struct Report {
     out: mpsc::Sender<FromServer>,
@@ -40,6 +43,16 @@ struct Attempts {
     list: VecDeque<Attempt>,
     /// How many found no room.
     lost: u64,
+    /// When the first of them came.
+    since: Option<Instant>,
+}
+
+impl Attempts {
+    /// When they are to go out; `None`: there are none.
+    fn due(&self) -> Option<Instant> {
+        let wait = if self.list.len() < AT_ONCE { GATHERED_FOR } else { Duration::ZERO };
+        self.since.map(|since| since + wait)
+    }
 }
 
 /// Both ends of an accepted connection.
@@ -69,18 +82,34 @@ impl Report {
         } else {
             attempts.lost += 1;
         }
+        let is_first = attempts.since.is_none();
+        attempts.since.get_or_insert_with(Instant::now);
+        // In between, whoever waits knows when.
+        let tells = is_first || attempts.list.len() == AT_ONCE;
         drop(attempts);
-        self.attempted.notify_one();
+        if tells {
+            self.attempted.notify_one();
+        }
     }
 
-    /// Waits until there is one. Cancel-safe.
+    /// Waits until there are some to send. Cancel-safe.
     pub async fn attempted(&self) {
-        self.attempted.notified().await;
+        loop {
+            let due = self.waiting_attempts().due();
+            let Some(due) = due else {
+                self.attempted.notified().await;
+                continue;
+            };
+            tokio::select! {
+                () = sleep_until(due) => return,
+                () = self.attempted.notified() => {}
+            }
+        }
     }
 
     /// Messages of all that there are now.
     pub fn attempts(&self) -> impl Iterator<Item = FromServer> {
-        let Attempts { mut list, mut lost } = mem::take(&mut *self.waiting_attempts());
+        let Attempts { mut list, mut lost, since: _ } = mem::take(&mut *self.waiting_attempts());
         std::iter::from_fn(move || {
             let count = list.len().min(AT_ONCE);
             let (attempts, lost) = (list.drain(..count).collect::<Vec<_>>(), mem::take(&mut lost));
