@@ -61,6 +61,13 @@ pub struct Bearer {
     pub expires: i64,
 }
 
+/// A good token as it was found.
+pub struct Found {
+    pub bearer: Bearer,
+    /// So long it stays good while nothing of the store changes; `None`: that cannot be told.
+    pub until: Option<Wall>,
+}
+
 impl Identity {
     /// As `edge key list` has it.
     pub fn key_id(&self) -> Option<String> {
@@ -111,41 +118,49 @@ impl Auth {
     /// Whom a bearer token names.
     pub(super) fn by_token(&self, token: &str) -> Result<Bearer, Denial> {
         let now = Wall::now();
+        let bearer = self.store.known(token, now, || self.look_up(token, now))?;
+        if let Kind::User { session: Some(session) } = bearer.identity.kind {
+            self.seen.session(session, now);
+        }
+        Ok(bearer)
+    }
+
+    fn look_up(&self, token: &str, now: Wall) -> Result<Found, Denial> {
         let mut verified = self.tokens.verify(token, now);
         if verified.is_err() && self.tokens.lacks_rotated() {
             self.read_rotated()?;
             verified = self.tokens.verify(token, now);
         }
-        let bearer = match verified {
-            Ok(caller) => self.by_own_token(caller, now)?,
+        let caller = match verified {
+            Ok(caller) => caller,
             Err(Bad::Issued) => return Err(Denial::Token { guessed: false, account: None }),
-            Err(Bad::Foreign) => self.by_external_token(token, now)?,
+            Err(Bad::Foreign) => return self.by_external_token(token, now).map(Found::for_once),
         };
-        if let Some(id) = &bearer.identity.token
-            && self.store.read(|store| store.is_token_revoked(&id.digest))?
-        {
-            return Err(ended(&bearer.identity.name));
+        match caller.name.strip_prefix("key:") {
+            // A key ends by itself too.
+            Some(key) => {
+                let identity = self.key_of_token(key, &caller, now)?;
+                Ok(Found::for_once(self.bearer(identity, caller)))
+            }
+            None => {
+                let (identity, until) = (self.user_of_token(&caller)?, Some(caller.until));
+                Ok(Found { bearer: self.bearer(identity, caller), until })
+            }
         }
-        Ok(bearer)
     }
 
-    fn by_own_token(&self, caller: Caller, now: Wall) -> Result<Bearer, Denial> {
-        let token = Some(TokenId { digest: caller.digest(), until: self.tokens.until(&caller) });
-        let identity = match caller.name.strip_prefix("key:") {
-            Some(key) => self.key_of_token(key, &caller, now)?,
-            None => self.user_of_token(&caller, now)?,
-        };
-        Ok(Bearer {
-            identity: Identity { token, ..identity },
+    fn bearer(&self, identity: Identity, caller: Caller) -> Bearer {
+        Bearer {
+            identity,
             issuer: self.tokens.issuer().to_owned(),
             subject: caller.name,
             audience: caller.audience,
             issued: caller.issued,
             expires: caller.expires,
-        })
+        }
     }
 
-    fn user_of_token(&self, caller: &Caller, now: Wall) -> Result<Identity, Denial> {
+    fn user_of_token(&self, caller: &Caller) -> Result<Identity, Denial> {
         let revoked = || ended(&caller.name);
         let account = self.store.read(|store| store.lookup(&caller.name))?.ok_or_else(revoked)?;
         let good = !account.disabled
@@ -158,17 +173,14 @@ impl Auth {
         if !good {
             return Err(revoked());
         }
-        let session = caller.stamp.map(|stamp| stamp.family);
-        if let Some(session) = session {
-            self.seen.session(session, now);
-        }
-        Ok(Identity {
-            name: account.name,
-            roles: account.roles,
-            email: None,
-            kind: Kind::User { session },
-            token: None,
-        })
+        let kind = Kind::User { session: caller.stamp.map(|stamp| stamp.family) };
+        let token = Some(self.unrevoked(id_of(caller), &caller.name)?);
+        Ok(Identity { name: account.name, roles: account.roles, email: None, kind, token })
+    }
+
+    /// The token, if it was not revoked by itself.
+    fn unrevoked(&self, id: TokenId, name: &str) -> Result<TokenId, Denial> {
+        if self.store.read(|store| store.is_token_revoked(&id.digest))? { Err(ended(name)) } else { Ok(id) }
     }
 
     /// A token issued with a key ends with it.
@@ -183,7 +195,7 @@ impl Auth {
             Some(Stamp { generation, .. }) => generation == key.generation,
             None => caller.issued >= key.not_before && key.kind == KeyKind::Api,
         };
-        if good { Ok(of_key(key, None)) } else { Err(revoked()) }
+        if good { Ok(of_key(key, Some(self.unrevoked(id_of(caller), &caller.name)?))) } else { Err(revoked()) }
     }
 
     /// A token that edge did not sign: good if it was issued after all revocations of its name.
@@ -193,9 +205,20 @@ impl Auth {
             return Err(ended(&name));
         }
         let id = TokenId { digest: signed_digest(token), until: self.tokens.end(expires) };
+        let id = self.unrevoked(id, &name)?;
         let identity = Identity { name, roles, email, kind: Kind::External, token: Some(id) };
         Ok(Bearer { identity, issuer, subject, audience, issued, expires })
     }
+}
+
+impl Found {
+    fn for_once(bearer: Bearer) -> Found {
+        Found { bearer, until: None }
+    }
+}
+
+fn id_of(caller: &Caller) -> TokenId {
+    TokenId { digest: caller.digest(), until: caller.until }
 }
 
 /// There are several lines, or it is no text.

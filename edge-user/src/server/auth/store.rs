@@ -2,24 +2,43 @@
 //! costs answers (503), not the server. Reads have a connection of their own and never wait for a write.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use super::Denial;
-use crate::{error::Failure, server::users::UserStore};
+use super::{
+    Denial,
+    credential::{Bearer, Found},
+};
+use crate::{
+    clock::Wall,
+    error::Failure,
+    server::users::{UserStore, Version},
+};
 
 pub struct Store {
     directory: PathBuf,
     reads: Mutex<Option<UserStore>>,
     writes: Mutex<Option<UserStore>>,
+    known: Mutex<Known>,
     /// Whether the last use failed: a failure is logged once, not at every request, and so is its end. A full disk can be
     /// read and not written.
     failed: [AtomicBool; 2],
 }
+
+/// Tokens that were good, and until when they are while nothing of the store changes.
+#[derive(Default)]
+struct Known {
+    version: Option<Version>,
+    tokens: HashMap<Box<str>, (Bearer, Wall)>,
+}
+
+/// A store where nothing changes for long, under many tokens: more than that begin anew.
+const MOST_KNOWN: usize = 8_192;
 
 /// What a use needs of the disk; a write that is done shows that it can be read too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +47,56 @@ enum Use {
     Write,
 }
 
+impl Known {
+    /// What is known of the store as it is now.
+    fn of(&mut self, version: Version) -> &HashMap<Box<str>, (Bearer, Wall)> {
+        if self.version != Some(version) || self.tokens.len() >= MOST_KNOWN {
+            *self = Known { version: Some(version), tokens: HashMap::new() };
+        }
+        &self.tokens
+    }
+}
+
 impl Store {
     pub fn new(directory: PathBuf) -> Store {
-        Store { directory, reads: Mutex::default(), writes: Mutex::default(), failed: Default::default() }
+        Store {
+            directory,
+            reads: Mutex::default(),
+            writes: Mutex::default(),
+            known: Mutex::default(),
+            failed: Default::default(),
+        }
     }
 
     /// A short look-up, on the calling thread.
     pub fn read<T>(&self, query: impl FnOnce(&mut UserStore) -> Result<T, Failure>) -> Result<T, Denial> {
         self.note(Use::Read, self.with(&self.reads, query))
+    }
+
+    /// Whom a token names: as it was found last, where nothing of the store has changed since. To find it takes a
+    /// signature and several queries, and most requests come with a token that was there before.
+    pub fn known(
+        &self,
+        token: &str,
+        now: Wall,
+        look_up: impl FnOnce() -> Result<Found, Denial>,
+    ) -> Result<Bearer, Denial> {
+        // Before the look-up, so that what changes during it makes what was found void.
+        let version = self.read(|store| store.version())?;
+        let known = self.all_known().of(version).get(token).filter(|(_, until)| now < *until).cloned();
+        if let Some((bearer, _)) = known {
+            return Ok(bearer);
+        }
+        let Found { bearer, until } = look_up()?;
+        let mut known = self.all_known();
+        if let Some(until) = until.filter(|_| known.version == Some(version)) {
+            known.tokens.insert(token.into(), (bearer.clone(), until));
+        }
+        Ok(bearer)
+    }
+
+    fn all_known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it can be used now; a failure is logged as that of any use is.
@@ -121,5 +182,57 @@ impl Store {
             }
             Denial::Unavailable
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::server::auth::credential::{Identity, Kind};
+
+    fn found(until: Option<Wall>) -> Found {
+        let kind = Kind::User { session: None };
+        let identity = Identity { name: "alice".to_owned(), roles: Vec::new(), email: None, kind, token: None };
+        let (issuer, subject) = ("https://a.test".to_owned(), "alice".to_owned());
+        Found { bearer: Bearer { identity, issuer, subject, audience: Vec::new(), issued: 0, expires: 9 }, until }
+    }
+
+    #[test]
+    fn a_token_is_looked_up_again_when_the_store_changed_or_its_time_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut users = UserStore::open(directory.path()).unwrap();
+        let store = Store::new(directory.path().to_owned());
+        let looked = Cell::new(0);
+        let ask = |token: &str, now: i64, until: Option<i64>| {
+            let look_up = || {
+                looked.set(looked.get() + 1);
+                Ok(found(until.map(Wall)))
+            };
+            store.known(token, Wall(now), look_up).unwrap();
+            looked.get()
+        };
+        assert_eq!((ask("one", 0, Some(10)), ask("one", 9, Some(10)), ask("other", 0, Some(10))), (1, 1, 2));
+        assert_eq!((ask("one", 10, Some(20)), ask("one", 19, None)), (3, 3), "its time was over");
+        users.add("bob", "correct horse", &[]).unwrap();
+        assert_eq!((ask("one", 0, None), ask("one", 0, None)), (4, 5), "something changed, and nothing is known of it");
+        assert_eq!((ask("one", 0, Some(10)), ask("one", 0, None)), (6, 6));
+        drop(users);
+        std::fs::rename(directory.path().join("users.db"), directory.path().join("old.db")).unwrap();
+        UserStore::open(directory.path()).unwrap();
+        assert_eq!(ask("one", 0, None), 7, "another file has another history");
+    }
+
+    #[test]
+    fn what_is_refused_is_not_kept_and_what_is_good_is_kept_up_to_a_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().to_owned());
+        let refused = || Err(Denial::Token { guessed: true, account: None });
+        assert!(store.known("bad", Wall(0), refused).is_err() && store.all_known().tokens.is_empty());
+        for number in 0..=MOST_KNOWN {
+            store.known(&number.to_string(), Wall(0), || Ok(found(Some(Wall(1))))).unwrap();
+        }
+        assert_eq!(store.all_known().tokens.len(), 1);
     }
 }

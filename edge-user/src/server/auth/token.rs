@@ -45,6 +45,8 @@ pub struct Caller {
     pub expires: i64,
     pub audience: Vec<String>,
     pub id: String,
+    /// Good no longer than this, whatever else: the token's end, or that of the former key that signed it.
+    pub until: Wall,
     /// `None`: rightly signed, but not written by edge itself.
     pub stamp: Option<Stamp>,
 }
@@ -143,10 +145,6 @@ impl Tokens {
         Wall(expires.saturating_mul(1000)).plus(self.leeway)
     }
 
-    pub fn until(&self, caller: &Caller) -> Wall {
-        self.end(caller.expires)
-    }
-
     pub fn issue_until(&self, name: &str, stamp: Stamp, now: Wall, ends: Wall) -> Result<String, Failure> {
         let iat = now.0 / 1000;
         let exp = ends.0 / 1000;
@@ -167,7 +165,7 @@ impl Tokens {
             if now < *until
                 && let Some(caller) = self.read(key, &signed, now)
             {
-                return Ok(caller);
+                return Ok(Caller { until: caller.until.min(*until), ..caller });
             }
         }
         Err(bad)
@@ -187,7 +185,8 @@ impl Tokens {
         let stamp = Stamp::parse(&claims.jti);
         let (issued, expires) = (i64::try_from(claims.iat).ok()?, i64::try_from(claims.exp).ok()?);
         let audience = claims.aud.names();
-        let caller = Caller { name: claims.sub, issued, expires, audience, id: claims.jti, stamp };
+        let until = self.end(expires);
+        let caller = Caller { name: claims.sub, issued, expires, audience, id: claims.jti, until, stamp };
         (in_time && is_for_us).then_some(caller)
     }
 }

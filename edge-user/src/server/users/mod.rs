@@ -19,6 +19,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -44,6 +45,16 @@ pub struct UserStore {
     path: PathBuf,
     /// Device and inode.
     file: (u64, u64),
+    /// Of all that this process has opened.
+    number: u64,
+}
+
+/// What the store held at a moment: it holds the same as long as this is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    number: u64,
+    /// SQLite's `data_version`: another with each change that others commit, of this process or not.
+    data: i64,
 }
 
 impl UserStore {
@@ -85,12 +96,21 @@ impl UserStore {
         db.pragma_update(None, "secure_delete", true)?;
         db.pragma_update(None, "cache_size", -512)?;
         schema::bring_up(&mut db)?;
-        Ok(UserStore { db, path: path.to_owned(), file: file_at(path) })
+        static OPENED: AtomicU64 = AtomicU64::new(0);
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        Ok(UserStore { db, path: path.to_owned(), file: file_at(path), number })
     }
 
     /// Whether what it has open is still what lies at its path.
     pub fn is_current(&self) -> bool {
         file_at(&self.path) == self.file
+    }
+
+    /// Of what others wrote; a store that writes itself does not see that here.
+    pub fn version(&self) -> Result<Version, Failure> {
+        let read = || self.db.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0));
+        let data = read().map_err(|error| self.failure(&error))?;
+        Ok(Version { number: self.number, data })
     }
 
     /// Whether the disk let it be opened for reading alone.
