@@ -19,7 +19,7 @@ const MAX_BODY: usize = 64 << 10;
 /// Of a longer body so much is read before it is refused, in bytes.
 const MAX_THROWN_AWAY: usize = 4 << 20;
 /// Whoever sends has sent something by then.
-const GOES_ON_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const GOES_ON_WITHIN: Duration = Duration::from_secs(1);
 
 impl Auth {
     /// A form that is said to be one and has no parameter twice.
@@ -53,14 +53,15 @@ impl Auth {
     /// Reads what is left of a body that nobody wants: many clients do not see an answer that comes before they have sent
     /// all, over HTTP/2 for the reset of the stream that may follow it (RFC 9113, section 8.1), over HTTP/1.1 for that of
     /// the connection. One that is too long, or does not come, is left; what is owed to such a client is an answer.
-    pub(super) async fn throw_away<B>(&self, mut body: Pin<&mut B>)
+    /// It is waited for as long as its next piece comes `within`.
+    pub(super) async fn throw_away<B>(&self, mut body: Pin<&mut B>, within: Duration)
     where
         B: Body<Data = Bytes> + Send,
     {
         let rest = async {
             let mut came = 0;
             while came <= MAX_THROWN_AWAY && !body.is_end_stream() {
-                match timeout(GOES_ON_WITHIN, body.frame()).await {
+                match timeout(within, body.frame()).await {
                     Ok(Some(Ok(frame))) => came += frame.data_ref().map_or(0, Bytes::len),
                     Ok(Some(Err(_)) | None) | Err(_) => return,
                 }

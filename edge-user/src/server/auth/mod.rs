@@ -23,7 +23,12 @@ pub mod token;
 mod verify;
 mod wellknown;
 
-use std::{net::IpAddr, pin::pin, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -32,6 +37,7 @@ use serde_json::json;
 
 use self::{
     answer::{Denial, KeyRefused, json_answer},
+    body::GOES_ON_WITHIN,
     browser::Asked,
     credential::Identity,
     hashing::Hashing,
@@ -68,10 +74,10 @@ pub struct Auth {
     report: Arc<Report>,
     counters: Arc<Counters>,
     seen: Seen,
-    refresh_ttl: std::time::Duration,
+    refresh_ttl: Duration,
     /// How long the session of a browser may be idle, and how long it may last.
-    browser_session: (std::time::Duration, std::time::Duration),
-    body_within: std::time::Duration,
+    browser_session: (Duration, Duration),
+    body_within: Duration,
     started: Instant,
 }
 
@@ -184,10 +190,6 @@ impl Auth {
             }
             None => Err(Denial::NotFound),
         };
-        // Before anything is reported: nothing more comes from who is blocked.
-        if comes_anyway && !matches!(result.as_ref().map_err(Denial::cause), Err(Denial::TooLarge | Denial::TooSlow)) {
-            self.throw_away(body).await;
-        }
         let outcome = result.as_ref().map_or_else(Denial::outcome, |_| Outcome::Success);
         if let Some(endpoint) = endpoint {
             self.counters.auth(endpoint, outcome);
@@ -195,12 +197,20 @@ impl Auth {
                 self.report.attempt(attempt);
             }
         }
-        let mut answer = match result {
-            Ok(good) => Answer { response: good.response, close: false },
-            Err(denial) => {
-                Answer { close: self.is_blocked(&denial, ends).await, response: denial.response(under_auth) }
-            }
+        // A guess counts before anything is waited for, however many are under way.
+        let close = match &result {
+            Ok(_) => false,
+            Err(denial) => self.is_blocked(denial, ends).await,
         };
+        if comes_anyway && !matches!(result.as_ref().map_err(Denial::cause), Err(Denial::TooLarge | Denial::TooSlow)) {
+            // Nothing more comes from who is blocked.
+            self.throw_away(body, if close { Duration::ZERO } else { GOES_ON_WITHIN }).await;
+        }
+        let response = match result {
+            Ok(good) => good.response,
+            Err(denial) => denial.response(under_auth),
+        };
+        let mut answer = Answer { response, close };
         answer::finish(&mut answer.response, under_auth, self.production);
         answer
     }

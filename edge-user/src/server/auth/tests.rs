@@ -266,6 +266,44 @@ async fn what_cannot_be_asked_is_refused_by_name() {
     assert_eq!(world.offences(), 0);
 }
 
+/// A body that is announced and does not come.
+struct Never;
+
+impl Body for Never {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn a_guess_counts_before_the_body_that_comes_with_it() {
+    let world = world();
+    let ends = Ends { peer: "203.0.113.7:5000".parse().unwrap(), local: "192.0.2.1:443".parse().unwrap() };
+    let guess = || {
+        let request = Request::post("/auth/verify").header("content-length", 9).header(AUTHORIZATION, "Bearer x.y.z");
+        world.auth.answer(ends, request.body(Never).unwrap())
+    };
+    for number in 1..=2 {
+        let counted = async {
+            while world.offences() < number {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = guess() => panic!("the body is not waited for"),
+            () = counted => {}
+        }
+    }
+    let blocked = guess().await;
+    assert!(blocked.close && blocked.response.status() == StatusCode::UNAUTHORIZED);
+}
+
 /// A body that comes piece by piece, and how much of it was taken.
 struct Pieces {
     left: usize,
