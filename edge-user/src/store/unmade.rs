@@ -31,17 +31,25 @@ impl Unmade {
         Some(Unmade { path: path.to_owned(), before, missing })
     }
 
-    /// Removes what was made since, unless another agent uses it by now.
+    /// Removes what was made since, unless another agent uses it by now. A directory with something in it stays: a command
+    /// may have added a user meanwhile.
     pub fn again(self) -> io::Result<()> {
         let Some(directory) = self.path.parent().filter(|directory| directory.is_dir()) else { return Ok(()) };
         {
             let Ok(_sole) = lock(&self.path) else { return Ok(()) };
             for name in named_after(&self.path)?.difference(&self.before) {
                 let made = directory.join(name);
-                if made.is_dir() { fs::remove_dir_all(made) } else { fs::remove_file(made) }?;
+                if made.is_dir() { if_empty(&made) } else { fs::remove_file(made) }?;
             }
         }
-        self.missing.iter().try_for_each(fs::remove_dir)
+        self.missing.iter().try_for_each(|directory| if_empty(directory))
+    }
+}
+
+fn if_empty(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed,
     }
 }
 
@@ -68,6 +76,15 @@ mod tests {
         assert!(Unmade::at(&path).is_none(), "there is one");
         unmade.again().unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+
+        let unmade = Unmade::at(&path).unwrap();
+        drop(Store::open(&path).unwrap());
+        let users = path.with_file_name("edge.db-auth/users.db");
+        fs::create_dir(users.parent().unwrap()).unwrap();
+        fs::write(&users, "").unwrap();
+        unmade.again().unwrap();
+        assert!(users.exists() && !path.exists(), "whoever was added meanwhile is not lost");
+        fs::remove_dir_all(directory.path().join("not")).unwrap();
 
         let path = directory.path().join("edge.db");
         for other in ["edge.db-auth", "another"] {
