@@ -36,6 +36,7 @@ mod keep;
 mod lists;
 pub mod logging;
 pub mod metrics;
+pub mod names;
 pub mod netlink;
 pub mod offense;
 mod parcel;

@@ -60,6 +60,7 @@ use crate::{
     enforce::{Enforcer, Outcome, Surroundings},
     error::{Blame, Context, Failure},
     metrics::{Lost, Own, Snapshot},
+    names::Names,
     netlink,
     server::link::{self, FromAgent, FromServer},
 };
@@ -123,6 +124,7 @@ struct Agent {
     reloads: Reloads,
     renewals: Renewals,
     trial: Trial,
+    names: Names,
     orders: mpsc::Receiver<Order>,
     /// What is answered when the audit log is written: whoever waits for a disk is not the agent.
     later: mpsc::Sender<(Order, Answer)>,
@@ -208,7 +210,8 @@ impl Agent {
 
     /// Follows what is to be protected.
     fn protect(&mut self) {
-        let surroundings = Surroundings::read(&self.config, Some(self.enforcer.surroundings()));
+        let named = self.names.addresses(&self.config, Boot::now());
+        let surroundings = Surroundings::read(&self.config, named, Some(self.enforcer.surroundings()));
         if surroundings != *self.enforcer.surroundings() {
             // Who is blocked may be protected no more.
             self.end_blocked_connections();
@@ -380,12 +383,13 @@ impl Agent {
         order.answered(answer);
     }
 
-    /// What the server says of the store of users.
+    /// Those that are served.
     fn certificates(&self) -> Vec<Certificate> {
         let acme = self.servers.metrics().acme;
         self.servers.served().map(|served| served.certificates(acme)).unwrap_or_default()
     }
 
+    /// What the server says of the store of users.
     fn users_problem(&self) -> Option<String> {
         let directory = self.config.store.auth_directory();
         let what = || format!("the store of users in {} cannot be used; /auth/ answers 503", directory.display());

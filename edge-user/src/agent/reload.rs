@@ -366,7 +366,8 @@ impl Agent {
         now: Now,
     ) -> Result<(), Failure> {
         let former = self.enforcer.surroundings().clone();
-        self.enforce(config, filters, Surroundings::read(config, Some(&former)), now)?;
+        let surroundings = Surroundings::read(config, self.names.addresses(config, now.boot), Some(&former));
+        self.enforce(config, filters, surroundings, now)?;
         let scrape = self.listen(server, metrics).inspect_err(|_| {
             let before = self.config.clone();
             logged("going back to the config before", self.enforce(&before, filters, former, now));

@@ -24,13 +24,14 @@ use super::{
 use crate::{
     audit::Audit,
     capability::{self, Capabilities},
-    clock::{Now, Wall},
+    clock::{Boot, Now, Wall},
     config::{Config, Overrides},
     control::server as admin,
     datapath::{self, Lock},
     enforce::{Enforcer, Surroundings},
     error::{Blame, Context, Failure},
     metrics::Own,
+    names::Names,
     netlink,
     server::users::{self, Settled},
     store::Unmade,
@@ -72,7 +73,8 @@ impl Agent {
         stop: &mut Stop,
     ) -> Result<Option<Agent>, Failure> {
         let Some(prepared) = unless_stopped(stop, Prepared::new(&config)).await? else { return Ok(None) };
-        let surroundings = Surroundings::read(&config, None);
+        let mut names = Names::default();
+        let surroundings = Surroundings::read(&config, names.addresses(&config, Boot::now()), None);
         let mut enforcer = Enforcer::start(&config, &lock, links, surroundings, prepared.own.clone(), Now::read())?;
         settle(&config, &enforcer);
         let (tell, heard) = mpsc::channel(256);
@@ -115,6 +117,7 @@ impl Agent {
             reloads: Reloads::default(),
             renewals,
             trial: Trial::None,
+            names,
             orders,
             later,
             due,

@@ -11,6 +11,7 @@ use crate::{
     config::{Config, Overrides, Place, Places},
     datapath,
     enforce::{Protected, Surroundings},
+    names,
 };
 
 pub fn check(global: &Global) -> Result<Outcome, Complaint> {
@@ -26,7 +27,7 @@ pub fn check(global: &Global) -> Result<Outcome, Complaint> {
 }
 
 fn look(config: &Config, places: &Places) -> Vec<(Place, String)> {
-    let protected = Protected::new(Surroundings::read(config, None));
+    let protected = Protected::new(Surroundings::read(config, names::found_soon(config), None));
     let blocked = places.filter.block.iter().filter_map(|(target, place)| {
         let why = never_blocked(*target, config, &protected)?;
         Some((place.clone(), format!("{target} is protected and stays served: {why}; take it out")))

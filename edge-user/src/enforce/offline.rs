@@ -13,6 +13,7 @@ use crate::{
     datapath::{self, Generation, Lock, Tables, Unloaded},
     error::{Blame, Context, Failure},
     metrics::Own,
+    names,
     netlink::{self, Closer, NetlinkError},
 };
 
@@ -82,7 +83,8 @@ fn memory(config: &Config, request: &Request) -> Result<Memory, Failure> {
 
 fn enforcer<T: Tables>(config: &Config, memory: Memory, tables: T, now: Now) -> Result<Enforcer<T>, Failure> {
     let metrics = Own::new().blame(Blame::Bug, || "the metrics contradict each other".to_owned())?;
-    Ok(Enforcer::new(config, memory, tables, Surroundings::read(config, None), metrics, now))
+    let surroundings = Surroundings::read(config, names::found_soon(config), None);
+    Ok(Enforcer::new(config, memory, tables, surroundings, metrics, now))
 }
 
 fn execute<T: Tables>(enforcer: &mut Enforcer<T>, request: &Request, now: Now) -> Answer {

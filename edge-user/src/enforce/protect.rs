@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use edge_common::table::Trust;
 
-use crate::{block::Target, config::Config, netlink, ssh};
+use crate::{block::Target, config::Config, names::Named, netlink, ssh};
 
 /// What the host's surroundings say, read afresh every few seconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,11 +14,12 @@ pub struct Surroundings {
     pub resolvers: Vec<IpAddr>,
     pub ssh_peers: Vec<IpAddr>,
     pub trusted_proxies: Vec<Target>,
+    pub named: Named,
 }
 
 impl Surroundings {
-    /// As the kernel says now. What cannot be read stays as it was read last.
-    pub fn read(config: &Config, last: Option<&Surroundings>) -> Surroundings {
+    /// As the kernel says now. What cannot be read stays as it was read last. `named`: what the config names.
+    pub fn read(config: &Config, named: Named, last: Option<&Surroundings>) -> Surroundings {
         let or_last =
             |what: &str, read: Result<Vec<IpAddr>, netlink::NetlinkError>, of: fn(&Surroundings) -> &Vec<IpAddr>| {
                 read.unwrap_or_else(|error| {
@@ -33,6 +34,7 @@ impl Surroundings {
             resolvers: netlink::resolvers(),
             ssh_peers: or_last("peers of SSH sessions", ssh::peers(), |last| &last.ssh_peers),
             trusted_proxies: proxies.into_iter().map(Target::from).collect(),
+            named,
         }
     }
 }
@@ -67,6 +69,7 @@ impl Protected {
     fn take(&mut self, surroundings: Surroundings) {
         let mut because = BTreeMap::new();
         let single = |addresses: &[IpAddr]| addresses.iter().copied().map(Target::of).collect::<Vec<_>>();
+        because.extend(surroundings.named.iter().map(|(address, what)| (Target::of(*address), *what)));
         let groups = [
             (single(&surroundings.ssh_peers), "an SSH session from it is open"),
             (single(&surroundings.resolvers), "it is a resolver of this host"),

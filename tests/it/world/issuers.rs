@@ -200,3 +200,26 @@ fn what_an_issuer_signed_is_no_guess_and_what_it_did_not_is_one() -> Result<()> 
     ensure!(edge.cli(&["check"])?.stderr.contains("auth.trusted_issuer.jwks_file"), "check");
     Ok(())
 }
+
+#[test]
+fn where_keys_come_from_is_never_blocked() -> Result<()> {
+    let lab = Lab::new()?;
+    let url = format!("jwks_url = \"https://{ATTACKER4}/jwks\"");
+    let mut edge = Edge::start_with(&lab, |config| trust(config, &url))?;
+    let block = |edge: &Edge| edge.cli(&["block", &ATTACKER4.to_string()]);
+    let is_protected = |edge: &Edge| {
+        let refused = block(edge)?;
+        ensure!(refused.code == 1 && refused.stderr.contains("it is an identity provider"), "{refused:?}");
+        Ok(())
+    };
+    is_protected(&edge)?;
+    edge.kill()?;
+    is_protected(&edge).context("without an agent")?;
+    edge.run()?;
+    trust(&mut edge.config, "jwks_url = \"https://[2001:db8:77::7]/jwks\"");
+    edge.write_config()?;
+    // Nobody is there, so the keys do not come; the rest applies.
+    edge.cli(&["reload"])?;
+    block(&edge)?.good()?;
+    shut_out(&Client::new(&lab, &edge, ATTACKER4))
+}
