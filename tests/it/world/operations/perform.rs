@@ -167,8 +167,9 @@ impl World<'_> {
         Ok(true)
     }
 
-    /// Somebody else's write is undone.
+    /// Somebody else's write is undone. What ends by itself before the agent looks need not be: so first that is over.
     fn wipe(&mut self, table: &str) -> Result<()> {
+        self.settle()?;
         let repaired = || Ok::<f64, anyhow::Error>(scrape(self.lab)?.sum("edge_drift_repaired_total", &[]));
         let before = repaired()?;
         if drift::wipe(self.lab, table)? == 0 {
