@@ -6,8 +6,8 @@
 //! - a **failed login**: [`server`] (the unprivileged child) → its link → [`agent`] → [`offense`] decides → [`enforce`]
 //!   writes → the next packet drops;
 //! - **`edge block`**: [`cli`] → [`control`] → the same [`enforce`];
-//! - a **start**: [`config`] reads, [`store`] remembers, [`netlink`] tells what is protected, [`datapath`] builds the
-//!   tables and swaps the program in place;
+//! - a **start**: [`config`] reads, [`store`] remembers, [`netlink`], [`ssh`] and [`names`] tell what is protected,
+//!   [`datapath`] builds the tables and swaps the program in place;
 //! - an **event of the audit log**: [`server`], a command or the kernel → `agent` → [`audit`], whose thread writes it;
 //! - a **reload**: `agent` reads the config again, `config` tells what differs, [`enforce`] does as at a start.
 //!

@@ -37,6 +37,8 @@ pub struct Names {
     resolve: Resolve,
     /// When each address was last in an answer.
     found: BTreeMap<String, BTreeMap<IpAddr, Boot>>,
+    /// Of which the last answer was none.
+    failing: BTreeSet<String>,
     asking: Option<Answers>,
     asked: Option<(Boot, BTreeSet<String>)>,
 }
@@ -49,7 +51,7 @@ impl Default for Names {
 
 impl Names {
     fn by(resolve: Resolve) -> Names {
-        Names { resolve, found: BTreeMap::new(), asking: None, asked: None }
+        Names { resolve, found: BTreeMap::new(), failing: BTreeSet::new(), asking: None, asked: None }
     }
 
     /// As far as they are known; asks again where that is due, and never waits.
@@ -59,6 +61,7 @@ impl Names {
 
     fn follow(&mut self, hosts: &BTreeMap<String, &'static str>, now: Boot) -> Named {
         self.found.retain(|host, _| hosts.contains_key(host));
+        self.failing.retain(|host| hosts.contains_key(host));
         self.take(now);
         self.ask(hosts.keys().filter(|host| literal(host).is_none()).cloned().collect(), now);
         named(hosts, |host| self.found.get(host).into_iter().flat_map(BTreeMap::keys).copied().collect())
@@ -69,6 +72,9 @@ impl Names {
         loop {
             match answers.try_recv() {
                 Ok((host, Ok(addresses))) => {
+                    if self.failing.remove(&host) {
+                        tracing::info!("{host}: its addresses are found again");
+                    }
                     let seen = self.found.entry(host).or_default();
                     seen.retain(|_, last| now.since(*last) < KEPT_FOR);
                     seen.extend(addresses.into_iter().map(|address| (address, now)));
@@ -79,7 +85,13 @@ impl Names {
                     }
                 }
                 // What was found before stays.
-                Ok((host, Err(error))) => tracing::warn!("{host}: its addresses cannot be found: {error}"),
+                Ok((host, Err(error))) => {
+                    if self.failing.insert(host.clone()) {
+                        tracing::warn!(
+                            "{host}: its addresses cannot be found: {error}; those found before stay protected"
+                        );
+                    }
+                }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => break,
             }

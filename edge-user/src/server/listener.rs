@@ -1,5 +1,6 @@
-//! A connection, from accept to close: TLS, then HTTP; or plain HTTP, which is sent on. The loop is our own, since the library's has no limit on
-//! handshakes, no way to close one client's connections, and no difference between a slow head and an idle connection.
+//! A connection, from accept to close: TLS, then HTTP; or plain HTTP, which is sent on. The loop is our own, since the
+//! library's has no limit on handshakes, no way to close one client's connections, and no difference between a slow head
+//! and an idle connection.
 
 use std::{convert::Infallible, io, net::SocketAddr, os::fd::AsFd, pin::pin, sync::Arc, time::Duration};
 

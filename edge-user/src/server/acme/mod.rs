@@ -1,5 +1,6 @@
 //! The certificate that an authority issues by ACME (RFC 8555): had when there is none, renewed in time, kept over restarts,
-//! as are an order in flight and the pause after a failure. Runs in the server that is in service; when it renews is decided here, how by [`order`].
+//! as are an order in flight and the pause after a failure. Runs in the server that is in service; when it renews is
+//! decided here, how by [`order`].
 
 mod challenges;
 mod kept;

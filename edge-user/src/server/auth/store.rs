@@ -39,6 +39,8 @@ struct Known {
 
 /// A store where nothing changes for long, under many tokens: more than that begin anew.
 const MOST_KNOWN: usize = 8_192;
+/// In bytes; edge's own are some 400. A longer one is looked up each time.
+const LONGEST_KNOWN: usize = 2_048;
 
 /// What a use needs of the disk; a write that is done shows that it can be read too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,15 +83,17 @@ impl Store {
         now: Wall,
         look_up: impl FnOnce() -> Result<Found, Denial>,
     ) -> Result<Bearer, Denial> {
-        // Before the look-up, so that what changes during it makes what was found void.
-        let version = self.read(|store| store.version())?;
+        // Before the look-up, so that what changes during it makes what was found void. Of a store that cannot be read
+        // nothing is known, and what is no token of anybody's is found to be none without it.
+        let Ok(version) = self.read(|store| store.version()) else { return Ok(look_up()?.bearer) };
         let known = self.all_known().of(version).get(token).filter(|(_, until)| now < *until).cloned();
         if let Some((bearer, _)) = known {
             return Ok(bearer);
         }
         let Found { bearer, until } = look_up()?;
         let mut known = self.all_known();
-        if let Some(until) = until.filter(|_| known.version == Some(version)) {
+        let is_kept = known.version == Some(version) && token.len() <= LONGEST_KNOWN;
+        if let Some(until) = until.filter(|_| is_kept) {
             known.tokens.insert(token.into(), (bearer.clone(), until));
         }
         Ok(bearer)
@@ -234,5 +238,16 @@ mod tests {
             store.known(&number.to_string(), Wall(0), || Ok(found(Some(Wall(1))))).unwrap();
         }
         assert_eq!(store.all_known().tokens.len(), 1);
+        store.known(&"x".repeat(LONGEST_KNOWN + 1), Wall(0), || Ok(found(Some(Wall(1))))).unwrap();
+        assert_eq!(store.all_known().tokens.len(), 1);
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_read_hides_no_guess() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("users.db")).unwrap();
+        let store = Store::new(directory.path().to_owned());
+        let guess = Denial::Token { guessed: true, account: None };
+        assert_eq!(store.known("bad", Wall(0), || Err(guess.clone())), Err(guess));
     }
 }
